@@ -1,0 +1,1 @@
+"""Normalizing flows as smooth molecular potentials and samplers."""

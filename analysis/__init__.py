@@ -1,0 +1,1 @@
+"""Reweighting, energy conservation, and the report."""

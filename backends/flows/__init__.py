@@ -1,0 +1,1 @@
+"""Transforms, one per file; each file is a plug-in."""

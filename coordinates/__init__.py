@@ -1,0 +1,1 @@
+"""Cartesian to internal coordinates and back, and charts fitted to data."""

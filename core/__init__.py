@@ -1,0 +1,1 @@
+"""What things are: manifolds, transforms, layers, flows, potentials, integrators and the plug-in registry."""

@@ -1,0 +1,66 @@
+"""Errors that say what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SmoothflowError(Exception):
+    """Base of every error that this package raises on purpose; its message is meant for the user."""
+
+
+class ConfigurationError(SmoothflowError):
+    """An option, a name or a combination of settings that cannot work."""
+
+
+class UnknownNameError(ConfigurationError):
+    """A name that no plug-in registered."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f' Did you mean "{near[0]}"?' if near else ""
+        super().__init__(f'No {kind} is called "{name}".{hint} Known: {", ".join(known) or "none"}.')
+
+
+class MissingDependencyError(SmoothflowError):
+    """A feature was asked for whose extra is not installed."""
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        super().__init__(
+            f'{feature} needs the package "{package}", which is not installed. '
+            f"Install it with: pip install 'smoothflow[{extra}]'."
+        )
+
+
+class PluginError(SmoothflowError):
+    """A plug-in that could not be loaded, or that broke the contract of its hook."""
+
+
+class ManifoldError(SmoothflowError):
+    """A value outside its manifold, or a transform asked for a manifold that it does not map."""
+
+
+class InversionError(SmoothflowError):
+    """A root finder that did not converge."""
+
+
+class TopologyError(SmoothflowError):
+    """A molecule that cannot be used as it is, or that does not match what it is used with."""
+
+
+class GeometryError(SmoothflowError):
+    """Positions that define no internal coordinates: not finite, overlapping or collinear atoms."""
+
+
+class FileFormatError(SmoothflowError):
+    """A file that is missing, truncated, of another format or of a newer schema."""
+
+
+class TrainingError(SmoothflowError):
+    """A training run that cannot go on."""
+
+
+class SimulationError(SmoothflowError):
+    """A simulation that cannot go on: energies or forces that are not finite."""

@@ -1,0 +1,75 @@
+"""A normalizing flow: a base distribution and layers."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .charts import LOG_SQRT_FULL_TURN
+from .conditioners import take_columns
+from .layers import Layer
+from .manifolds import Line, Product
+
+
+class Base(nn.Module):
+    """The base distribution: uniform on unit circles and unit intervals, standard normal on lines."""
+
+    def __init__(self, domain: Product) -> None:
+        super().__init__()
+        self.domain = domain
+        lines = domain.indices(Line)
+        self.register_buffer("lines", torch.tensor(lines, dtype=torch.long), persistent=False)
+        self.lines: Tensor
+
+    def log_prob(self, z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch"]:
+        """Log-density of latent vectors."""
+        return (-0.5 * take_columns(z, self.lines) ** 2 - LOG_SQRT_FULL_TURN).sum(-1)
+
+    def sample(self, n_samples: int, generator: torch.Generator, dtype: torch.dtype) -> Float[Tensor, "n_samples dim"]:
+        """Latent vectors, drawn on the generator's device."""
+        z = torch.rand((n_samples, len(self.domain)), generator=generator, dtype=dtype, device=generator.device)
+        normal = torch.randn((n_samples, len(self.lines)), generator=generator, dtype=dtype, device=generator.device)
+        return z.index_copy(-1, self.lines.to(z.device), normal)
+
+
+class Flow(nn.Module):
+    r"""A normalizing flow on a product of manifolds.
+
+    .. math:: \log p(x) = \log p_0(z) + \log |\det \partial z / \partial x|, \qquad z = \mathrm{encode}(x)
+
+    Args:
+        layer: The invertible map, usually a `Sequential`; the base lives on its codomain.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.layer = layer
+        self.base = Base(layer.codomain)
+
+    @property
+    def domain(self) -> Product:
+        """The columns on the data side."""
+        return self.layer.domain
+
+    def encode(self, x: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        """Data to latent, and log|det dz/dx|."""
+        return self.layer.encode(x)
+
+    def decode(self, z: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        """Latent to data, and log|det dx/dz|."""
+        return self.layer.decode(z)
+
+    def log_prob(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch"]:
+        """Log-density with respect to the domain's coordinates."""
+        z, log_abs_det = self.encode(x)
+        return self.base.log_prob(z) + log_abs_det
+
+    def sample(
+        self, n_samples: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n_samples dim"], Float[Tensor, "n_samples"]]:
+        """Samples and their log-densities, differentiable with respect to the flow's parameters."""
+        parameter = next(self.parameters())
+        z = self.base.sample(n_samples, generator, parameter.dtype).to(parameter.device)
+        x, log_abs_det = self.decode(z)
+        return x, self.base.log_prob(z) - log_abs_det

@@ -1,0 +1,166 @@
+"""Invertible maps of a coordinate vector."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .conditioners import Conditioner, take_columns
+from .errors import ConfigurationError, ManifoldError
+from .manifolds import Manifold, Product
+from .transforms import Transform
+
+
+class Layer(nn.Module, ABC):
+    r"""An invertible map from a product of manifolds (data side) to another (latent side).
+
+    `encode` goes from data to latent, `decode` back; both return the image and the logarithm of the absolute
+    Jacobian determinant of the map applied.
+    """
+
+    domain: Product
+    """The columns on the data side."""
+
+    codomain: Product
+    """The columns on the latent side."""
+
+    @abstractmethod
+    def encode(self, x: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        """Data to latent, and log|det dz/dx|."""
+
+    @abstractmethod
+    def decode(self, z: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        """Latent to data, and log|det dx/dz|."""
+
+
+class Sequential(Layer):
+    """Layers one after another, the first nearest to the data."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        super().__init__()
+        if not layers:
+            raise ConfigurationError("A sequence of layers needs at least one layer.")
+        for first, second in zip(layers[:-1], layers[1:], strict=True):
+            if first.codomain != second.domain:
+                raise ManifoldError(
+                    f"{type(first).__name__} maps onto {first.codomain}, but the next layer, "
+                    f"{type(second).__name__}, starts from {second.domain}."
+                )
+        self.layers = nn.ModuleList(layers)
+        self.domain = layers[0].domain
+        self.codomain = layers[-1].codomain
+
+    def encode(self, x: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        total = x.new_zeros(x.shape[0])
+        for layer in cast("Sequence[Layer]", self.layers):
+            x, log_abs_det = layer.encode(x)
+            total = total + log_abs_det
+        return x, total
+
+    def decode(self, z: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        total = z.new_zeros(z.shape[0])
+        for layer in reversed(cast("Sequence[Layer]", self.layers)):
+            z, log_abs_det = layer.decode(z)
+            total = total + log_abs_det
+        return z, total
+
+
+class Coupling(Layer):
+    r"""Some columns are transformed, with parameters that a network computes from other columns, left as they are.
+
+    .. math:: z_i = f(x_i; p_i(x_C)) \text{ for } i \in T, \qquad z_j = x_j \text{ for } j \notin T, \qquad C \cap T = \emptyset
+
+    Args:
+        domain: All columns; a coupling maps this product onto itself.
+        transformed: Indices of the transformed columns T.
+        conditioning: Indices of the conditioning columns C.
+        transforms: For each kind of manifold among T, the transform of its columns.
+        conditioner: From columns C (in the order given) to the parameters of the columns T: all of the first manifold
+            kind in ``transforms``, column after column, then of the next kind.
+        analytic: Which direction uses the transforms' analytic one.
+
+    Reference: Dinh et al., Density estimation using Real NVP, ICLR 2017, arXiv 1605.08803.
+    """
+
+    def __init__(
+        self,
+        domain: Product,
+        transformed: Sequence[int],
+        conditioning: Sequence[int],
+        transforms: Mapping[type[Manifold], Transform],
+        conditioner: Conditioner,
+        analytic: Literal["encode", "decode"] = "encode",
+    ) -> None:
+        super().__init__()
+        both = sorted(set(transformed) & set(conditioning))
+        if both:
+            names = ", ".join(domain.names[i] for i in both)
+            raise ConfigurationError(f"Columns cannot be both transformed and conditioning: {names}.")
+        self.domain = self.codomain = domain
+        self.conditioner = conditioner
+        self.analytic = analytic
+        self.groups: list[tuple[Transform, int]] = []
+        grouped: list[int] = []
+        for kind, transform in transforms.items():
+            members = [i for i in transformed if isinstance(domain.columns[i].manifold, kind)]
+            if members:
+                self.groups.append((transform, len(members)))
+                grouped += members
+        missing = sorted(set(transformed) - set(grouped))
+        if missing:
+            column = domain.columns[missing[0]]
+            raise ConfigurationError(
+                f'Column "{column.name}" lives on the {column.manifold.name}, for which no transform was given.'
+            )
+        kept = [i for i in range(len(domain)) if i not in set(transformed)]
+        order = torch.argsort(torch.tensor([*kept, *grouped], dtype=torch.long))
+        self.register_buffer("kept", torch.tensor(kept, dtype=torch.long), persistent=False)
+        self.register_buffer("grouped", torch.tensor(grouped, dtype=torch.long), persistent=False)
+        self.register_buffer("conditioning", torch.tensor(conditioning, dtype=torch.long), persistent=False)
+        self.register_buffer("order", order, persistent=False)
+        self.kept: Tensor
+        self.grouped: Tensor
+        self.conditioning: Tensor
+        self.order: Tensor
+
+    @staticmethod
+    def initial_outputs(
+        domain: Product, transformed: Sequence[int], transforms: Mapping[type[Manifold], Transform]
+    ) -> Float[Tensor, "n_outputs"]:
+        """The conditioner's outputs from which training starts, in the order that `Coupling` expects."""
+        pieces = [
+            transform.initial_params()
+            for kind, transform in transforms.items()
+            for i in transformed
+            if isinstance(domain.columns[i].manifold, kind)
+        ]
+        return torch.cat(pieces)
+
+    def encode(self, x: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        return self._apply_transforms(x, self.analytic == "encode")
+
+    def decode(self, z: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        return self._apply_transforms(z, self.analytic == "decode")
+
+    def _apply_transforms(
+        self, x: Float[Tensor, "batch dim"], analytically: bool
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        outputs: Tensor = self.conditioner(take_columns(x, self.conditioning))
+        values = take_columns(x, self.grouped)
+        pieces = [take_columns(x, self.kept)]
+        log_abs_det = x.new_zeros(x.shape[0])
+        for transform, n_columns in self.groups:
+            n_outputs = n_columns * transform.n_params
+            params = outputs[:, :n_outputs].reshape(-1, n_columns, transform.n_params)
+            outputs = outputs[:, n_outputs:]
+            apply = transform.forward if analytically else transform.inverse
+            image, log_derivative = apply(values[:, :n_columns], params)
+            values = values[:, n_columns:]
+            pieces.append(image)
+            log_abs_det = log_abs_det + log_derivative.sum(-1)
+        return take_columns(torch.cat(pieces, dim=-1), self.order), log_abs_det

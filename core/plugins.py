@@ -1,0 +1,220 @@
+"""Hook specifications, and the registry through which everything pluggable is found by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import pluggy
+
+from .engine import Engine
+from .errors import PluginError, UnknownNameError
+from .integrator import Integrator
+from .potential import Potential
+from .transforms import Transform
+
+GROUP = "smoothflow"
+"""The entry-point group of plug-ins, and the name of the hooks' project."""
+
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+Kind = Literal["transform", "provider", "integrator", "engine"]
+
+
+class PotentialProvider(Protocol):
+    """Makes a potential from the text after the colon in ``name:argument`` and a structure file (PDB)."""
+
+    def __call__(self, argument: str, structure: Path) -> Potential: ...
+
+
+class Hooks:
+    """The hooks that a plug-in may implement; each returns a mapping from names to what it offers."""
+
+    @hookspec
+    def smoothflow_transforms(self) -> Mapping[str, type[Transform]]:  # type: ignore[empty-body]
+        """Transforms, by the name that configurations use."""
+
+    @hookspec
+    def smoothflow_providers(self) -> Mapping[str, PotentialProvider]:  # type: ignore[empty-body]
+        """Providers of potentials: force fields and calculators of other programs."""
+
+    @hookspec
+    def smoothflow_integrators(self) -> Mapping[str, type[Integrator]]:  # type: ignore[empty-body]
+        """Integrators of the equations of motion."""
+
+    @hookspec
+    def smoothflow_engines(self) -> Mapping[str, type[Engine]]:  # type: ignore[empty-body]
+        """Engines: ways to run molecular dynamics with any potential."""
+
+
+KINDS: dict[Kind, str] = {
+    "transform": "smoothflow_transforms",
+    "provider": "smoothflow_providers",
+    "integrator": "smoothflow_integrators",
+    "engine": "smoothflow_engines",
+}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One thing that a plug-in offers, and where it comes from."""
+
+    kind: Kind
+    name: str
+    value: Any
+    plugin: str
+    distribution: str
+    version: str
+
+
+@dataclass(frozen=True)
+class BrokenPlugin:
+    """A plug-in that could not be used, with the reason."""
+
+    plugin: str
+    distribution: str
+    version: str
+    error: str
+
+
+class Registry:
+    """Everything that plug-ins offer, by kind and name.
+
+    A plug-in that raises on import, misspells a hook or returns the wrong type is kept in `broken` with its error and
+    raises only when something is asked for by a name that nobody else supplies.
+    """
+
+    def __init__(self) -> None:
+        self.entries: dict[tuple[Kind, str], Registered] = {}
+        self.conflicts: dict[tuple[Kind, str], str] = {}
+        self.broken: list[BrokenPlugin] = []
+
+    def register(self, plugin: Any, name: str, distribution: str = "unknown", version: str = "unknown") -> None:
+        """Take in one plug-in: a module or object whose functions are marked with ``hookimpl``."""
+        manager = pluggy.PluginManager(GROUP)
+        manager.add_hookspecs(Hooks)
+        try:
+            manager.register(plugin, name=name)
+            manager.check_pending()
+            found = [
+                Registered(kind, key, value, name, distribution, version)
+                for kind, hook in KINDS.items()
+                for offered in getattr(manager.hook, hook)()
+                for key, value in _checked(kind, offered).items()
+            ]
+        except Exception as error:
+            self.broken.append(BrokenPlugin(name, distribution, version, f"{type(error).__name__}: {error}"))
+            return
+        for entry in found:
+            key = (entry.kind, entry.name)
+            if key in self.entries:
+                first = self.entries[key]
+                self.conflicts[key] = (
+                    f'Two plug-ins offer a {entry.kind} called "{entry.name}": {first.plugin} of {first.distribution} '
+                    f"and {name} of {distribution}. Uninstall one of them, or rename one."
+                )
+            else:
+                self.entries[key] = entry
+
+    def unregister(self, name: str) -> None:
+        """Forget a plug-in that `register` took in."""
+        self.entries = {key: entry for key, entry in self.entries.items() if entry.plugin != name}
+        self.broken = [broken for broken in self.broken if broken.plugin != name]
+        self.conflicts = {key: text for key, text in self.conflicts.items() if f" {name} of " not in text}
+
+    def load_entry_point(self, entry_point: EntryPoint) -> None:
+        """Take in the plug-in behind an installed entry point."""
+        distribution = entry_point.dist.name if entry_point.dist else "unknown"
+        version = entry_point.dist.version if entry_point.dist else "unknown"
+        try:
+            plugin = entry_point.load()
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            self.broken.append(BrokenPlugin(entry_point.name, distribution, version, text))
+            return
+        self.register(plugin, entry_point.name, distribution, version)
+
+    def names(self, kind: Kind) -> list[str]:
+        """The names on offer of one kind, sorted."""
+        return sorted(name for entry_kind, name in self.entries if entry_kind == kind)
+
+    def entry(self, kind: Kind, name: str) -> Registered:
+        """What is registered under a name.
+
+        Raises:
+            UnknownNameError: If nothing is.
+            PluginError: If two plug-ins claim the name, or a broken plug-in bears it.
+        """
+        key = (kind, name)
+        if key in self.conflicts:
+            raise PluginError(self.conflicts[key])
+        if key in self.entries:
+            return self.entries[key]
+        for broken in self.broken:
+            if broken.plugin == name:
+                raise PluginError(
+                    f'The plug-in "{name}" of {broken.distribution} {broken.version} is broken: {broken.error}'
+                )
+        raise UnknownNameError(kind, name, self.names(kind))
+
+    def transform(self, name: str) -> type[Transform]:
+        """The transform class of that name; raises as `entry` does."""
+        value: type[Transform] = self.entry("transform", name).value
+        return value
+
+    def provider(self, name: str) -> PotentialProvider:
+        """The provider of that name; raises as `entry` does."""
+        value: PotentialProvider = self.entry("provider", name).value
+        return value
+
+    def integrator(self, name: str) -> type[Integrator]:
+        """The integrator class of that name; raises as `entry` does."""
+        value: type[Integrator] = self.entry("integrator", name).value
+        return value
+
+    def engine(self, name: str) -> type[Engine]:
+        """The engine class of that name; raises as `entry` does."""
+        value: type[Engine] = self.entry("engine", name).value
+        return value
+
+
+def _checked(kind: Kind, offered: object) -> Mapping[str, Any]:
+    """What a hook returned, or a `PluginError` that says what it should have been."""
+    bases = {"transform": Transform, "integrator": Integrator, "engine": Engine}
+    if not isinstance(offered, Mapping):
+        raise PluginError(f"{KINDS[kind]} must return a mapping of names, not {type(offered).__name__}.")
+    for name, value in offered.items():
+        if not isinstance(name, str):
+            raise PluginError(f"{KINDS[kind]} must map names to values, but one key is {name!r}.")
+        base = bases.get(kind)
+        if base is None:
+            if not callable(value):
+                raise PluginError(f'{KINDS[kind]}: "{name}" must be callable, not {type(value).__name__}.')
+        elif not (isinstance(value, type) and issubclass(value, base)):
+            raise PluginError(f'{KINDS[kind]}: "{name}" must be a subclass of {base.__name__}, not {value!r}.')
+    return offered
+
+
+@cache
+def registry() -> Registry:
+    """The registry of installed plug-ins, loaded at the first call.
+
+    The environment variable ``SMOOTHFLOW_PLUGINS`` limits third-party plug-ins to the comma-separated entry-point names
+    in it; set but empty, it switches all of them off. Built-ins are always there.
+    """
+    allowed = os.environ.get("SMOOTHFLOW_PLUGINS")
+    names = None if allowed is None else {name.strip() for name in allowed.split(",")}
+    loaded = Registry()
+    points = entry_points(group=GROUP)
+    # ours first, so that a conflict names the newcomer second
+    for point in sorted(points, key=lambda p: (p.dist is None or p.dist.name != GROUP, p.name)):
+        ours = point.dist is not None and point.dist.name == GROUP
+        if ours or names is None or point.name in names:
+            loaded.load_entry_point(point)
+    return loaded

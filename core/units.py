@@ -1,0 +1,23 @@
+"""Units: nm, kJ/mol, ps, amu, K and radians inside; conversion happens at an engine's border and nowhere else.
+
+With these units energies, masses and velocities are consistent: 1 amu (nm/ps)^2 = 1 kJ/mol.
+"""
+
+from __future__ import annotations
+
+BOLTZMANN = 0.00831446261815324
+"""Boltzmann constant times Avogadro's number, kJ/mol/K (exact in the SI of 2019)."""
+
+ANGSTROM = 0.1
+"""One Å in nm."""
+
+ELECTRONVOLT = 96.48533212331002
+"""One eV in kJ/mol (exact in the SI of 2019)."""
+
+FEMTOSECOND = 0.001
+"""One fs in ps."""
+
+
+def thermal_energy(temperature: float) -> float:
+    """kT in kJ/mol at ``temperature`` in K."""
+    return BOLTZMANN * temperature

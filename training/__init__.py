@@ -1,0 +1,1 @@
+"""Frames, losses and the training loop."""
