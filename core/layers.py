@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Literal, cast
 
 import torch
@@ -45,7 +46,7 @@ class Sequential(Layer):
         super().__init__()
         if not layers:
             raise ConfigurationError("A sequence of layers needs at least one layer.")
-        for first, second in zip(layers[:-1], layers[1:], strict=True):
+        for first, second in pairwise(layers):
             if first.codomain != second.domain:
                 raise ManifoldError(
                     f"{type(first).__name__} maps onto {first.codomain}, but the next layer, "
@@ -73,7 +74,7 @@ class Sequential(Layer):
 class Coupling(Layer):
     r"""Some columns are transformed, with parameters that a network computes from other columns, left as they are.
 
-    .. math:: z_i = f(x_i; p_i(x_C)) \text{ for } i \in T, \qquad z_j = x_j \text{ for } j \notin T, \qquad C \cap T = \emptyset
+    .. math:: z_i = f(x_i; p_i(x_C)), \; i \in T, \qquad z_j = x_j, \; j \notin T, \qquad C \cap T = \emptyset
 
     Args:
         domain: All columns; a coupling maps this product onto itself.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import TopologyError
 
@@ -41,6 +42,27 @@ class Topology:
     def elements(self) -> tuple[str, ...]:
         """The element symbol of each atom."""
         return tuple(atom.element for atom in self.atoms)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The topology in plain JSON types; `from_dict` reads it back."""
+        return {
+            "atoms": [[atom.element, atom.name, atom.residue_name, atom.residue_index] for atom in self.atoms],
+            "bonds": [list(bond) for bond in self.bonds],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Topology:
+        """The topology that `to_dict` wrote.
+
+        Raises:
+            TopologyError: If ``data`` is something else.
+        """
+        try:
+            atoms = tuple(Atom(str(e), str(name), str(residue), int(i)) for e, name, residue, i in data["atoms"])
+            bonds = tuple((int(first), int(second)) for first, second in data["bonds"])
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            raise TopologyError(f"This is no topology: {type(error).__name__}: {error}.") from error
+        return cls(atoms, bonds)
 
     def neighbours(self) -> list[list[int]]:
         """The atoms bonded to each atom, in increasing order."""

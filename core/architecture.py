@@ -1,0 +1,169 @@
+"""From a few settings to a flow: which couplings, in which order, with which transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from .charts import Chart, NormalInterval
+from .conditioners import MLPConditioner
+from .errors import ConfigurationError
+from .flow import Flow
+from .layers import Coupling, Layer, Sequential
+from .manifolds import UNIT_MANIFOLDS, Circle, Interval, Line, Manifold, Product
+from .plugins import registry
+from .transforms import Transform
+
+DEFAULT_TRANSFORMS = MappingProxyType({"circle": "smooth", "interval": "smooth", "line": "affine"})
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """The architecture of a flow.
+
+    Data to latent: couplings of the lines, the lines' map onto intervals, couplings of the intervals, all conditioned
+    on the circles as well; then couplings of the circles. So p = p(circles) p(intervals | circles).
+
+    Attributes:
+        transforms: The transform of each kind of manifold, by name. Without one for the interval, lines stay lines.
+        options: For each transform's name, arguments of its constructor.
+        line_pairs: Pairs of couplings over the lines (each half given the other).
+        interval_pairs: Pairs of couplings over the intervals.
+        circle_pairs: Pairs of couplings over the circles.
+        hidden: Width of the conditioners' hidden layers.
+        n_hidden_layers: Their number.
+        n_harmonics: Harmonics of each circle that enter the conditioners.
+        tail_scale: Width of the cumulative normal that maps lines onto intervals, in standard deviations of the data.
+        seed: Of the initial weights.
+    """
+
+    transforms: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_TRANSFORMS))
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    line_pairs: int = 1
+    interval_pairs: int = 3
+    circle_pairs: int = 3
+    hidden: int = 96
+    n_hidden_layers: int = 2
+    n_harmonics: int = 3
+    tail_scale: float = 1.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for kind in self.transforms:
+            if kind not in UNIT_MANIFOLDS:
+                raise ConfigurationError(
+                    f'Transforms are chosen for {", ".join(UNIT_MANIFOLDS)}; "{kind}" is no kind of manifold.'
+                )
+        unused = sorted(set(self.options) - set(self.transforms.values()))
+        if unused:
+            raise ConfigurationError(f"Options are given for transforms that are not used: {', '.join(unused)}.")
+        for name in ("line_pairs", "interval_pairs", "circle_pairs"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"{name} must not be negative; it is {getattr(self, name)}.")
+        for name in ("hidden", "n_hidden_layers", "n_harmonics"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be at least 1; it is {getattr(self, name)}.")
+        if not self.tail_scale > 0:
+            raise ConfigurationError(f"tail_scale must be positive; it is {self.tail_scale}.")
+
+    @property
+    def cuts_circles(self) -> bool:
+        """Whether circles have to be cut open, for want of a transform that maps them."""
+        return "circle" not in self.transforms
+
+    def make_transforms(self) -> dict[type[Manifold], Transform]:
+        """The transforms, one for each kind of manifold.
+
+        Raises:
+            UnknownNameError: If no plug-in offers a transform of that name.
+            ManifoldError: If a transform does not map the kind of manifold it was chosen for.
+            ConfigurationError: If a transform does not take an option.
+        """
+        made: dict[type[Manifold], Transform] = {}
+        for kind, name in self.transforms.items():
+            manifold = UNIT_MANIFOLDS[kind]
+            options = self.options.get(name, {})
+            try:
+                made[type(manifold)] = registry().transform(name)(manifold, **options)
+            except TypeError as error:
+                raise ConfigurationError(
+                    f'Transform "{name}" cannot take the options {dict(options)}: {error}.'
+                ) from error
+        return made
+
+
+def transforms_for(name: str) -> dict[str, str]:
+    """The transforms of a flow named after one transform: that one wherever it can be, well-tried ones elsewhere.
+
+    A transform that maps only the line gives a flow on lines alone; otherwise an affine step on the line carries the
+    bulk of each conditional, and what the transform does not map is left to the smooth one.
+    """
+    kinds = {kind.__name__.lower() for kind in registry().transform(name).manifolds}
+    if kinds == {"line"}:
+        return {"line": name}
+    return {**DEFAULT_TRANSFORMS, **dict.fromkeys(sorted(kinds), name)}
+
+
+def build_flow(settings: FlowSettings, start: Chart | Product) -> Flow:
+    """The flow of these settings, with initial weights.
+
+    Args:
+        settings: The architecture.
+        start: The chart of physical coordinates, or a product of unit manifolds to start from.
+
+    Raises:
+        ConfigurationError: If a column lives on a manifold for which no transform was chosen.
+    """
+    transforms = settings.make_transforms()
+    domain = start if isinstance(start, Product) else start.codomain
+    layers: list[Layer] = [] if isinstance(start, Product) else [start]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        circles = domain.indices(Circle)
+        lines = domain.indices(Line)
+        if Interval in transforms:
+            layers += _couplings(settings, transforms, domain, lines, circles, settings.line_pairs)
+            if lines:
+                to_intervals = NormalInterval(domain, settings.tail_scale)
+                layers.append(to_intervals)
+                domain = to_intervals.codomain
+            layers += _couplings(
+                settings, transforms, domain, domain.indices(Interval), circles, settings.interval_pairs
+            )
+        else:
+            n_pairs = settings.line_pairs + settings.interval_pairs
+            layers += _couplings(settings, transforms, domain, lines, circles, n_pairs)
+        layers += _couplings(settings, transforms, domain, circles, [], settings.circle_pairs)
+    if not layers:
+        raise ConfigurationError("These settings give a flow without a layer; ask for at least one pair of couplings.")
+    return Flow(Sequential(layers))
+
+
+def _couplings(
+    settings: FlowSettings,
+    transforms: Mapping[type[Manifold], Transform],
+    domain: Product,
+    members: Sequence[int],
+    context: Sequence[int],
+    n_pairs: int,
+) -> list[Layer]:
+    """Pairs of couplings over ``members``: each half is transformed given the other half and the context."""
+    layers: list[Layer] = []
+    n_bits = max(1, (len(members) - 1).bit_length())
+    for pair in range(n_pairs):
+        # halves by one bit of the rank: after n_bits pairs, every two columns have been apart
+        halves = [[i for rank, i in enumerate(members) if (rank >> pair % n_bits) & 1 == side] for side in (0, 1)]
+        for transformed, other in (halves, halves[::-1]):
+            if not transformed:
+                continue
+            conditioning = [*other, *context]
+            initial = Coupling.initial_outputs(domain, transformed, transforms)
+            conditioner = MLPConditioner(
+                domain.select(conditioning), initial, settings.hidden, settings.n_hidden_layers, settings.n_harmonics
+            )
+            layers.append(Coupling(domain, transformed, conditioning, transforms, conditioner))
+    return layers

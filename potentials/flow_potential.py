@@ -1,0 +1,74 @@
+"""A normalizing flow as a molecular potential."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..coordinates.internal import InternalCoordinates
+from ..core.errors import ManifoldError
+from ..core.flow import Flow
+from ..core.potential import Potential
+from ..core.topology import Topology
+from ..core.units import thermal_energy
+
+
+class FlowPotential(Potential):
+    r"""The potential of which a flow is the Boltzmann distribution.
+
+    .. math:: U(x) = -kT \left[ \log p_{\mathrm{flow}}(q(x)) + \log |\det \partial q / \partial x| \right]
+
+    The density is over Cartesian positions modulo rigid motion, so that U is comparable with a force field's energy up to
+    one constant. It depends on internal coordinates alone: net force and net torque vanish.
+
+    Args:
+        flow: A flow on the internal coordinates (nm, radians).
+        coordinates: Between positions and internal coordinates.
+        topology: The molecule.
+        temperature: K; of the distribution.
+
+    Raises:
+        ManifoldError: If the flow does not live on the coordinates' columns.
+
+    Reference: Köhler, Krämer, Noé, Smooth Normalizing Flows, NeurIPS 2021, section 3, arXiv 2110.00351.
+    """
+
+    def __init__(self, flow: Flow, coordinates: InternalCoordinates, topology: Topology, temperature: float) -> None:
+        super().__init__()
+        if flow.domain != coordinates.codomain:
+            raise ManifoldError(
+                f"The flow lives on the columns {', '.join(flow.domain.names[:4])}, ..., but the internal coordinates are "
+                f"{', '.join(coordinates.codomain.names[:4])}, ...; build both from one topology."
+            )
+        self.flow = flow
+        self.coordinates = coordinates
+        self.topology = topology
+        self.temperature = temperature
+        self.shape = (len(topology), 3)
+
+    @property
+    def kT(self) -> float:
+        """Thermal energy, kJ/mol."""
+        return thermal_energy(self.temperature)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the flow's weights."""
+        return next(self.flow.parameters()).dtype
+
+    def log_prob(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
+        """Log-density over positions (nm) modulo rigid motion."""
+        q, log_abs_det = self.coordinates.encode(positions)
+        return self.flow.log_prob(q) + log_abs_det
+
+    def energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
+        return -self.kT * self.log_prob(positions)
+
+    def sample(
+        self, n_samples: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n_samples atoms 3"], Float[Tensor, "n_samples"]]:
+        """Positions (nm) drawn without molecular dynamics, and their log-densities as `log_prob` defines them."""
+        q, log_prob = self.flow.sample(n_samples, generator)
+        positions, log_abs_det = self.coordinates.decode(q)
+        return positions, log_prob - log_abs_det

@@ -1,0 +1,161 @@
+"""Model files: a flow potential in one safetensors file, architecture and provenance in its header.
+
+Nothing in the file is code, and nothing is unpickled: opening a stranger's model is safe.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from ..coordinates.internal import InternalCoordinates
+from ..coordinates.zmatrix import ZMatrix
+from ..core.architecture import FlowSettings, build_flow
+from ..core.charts import Chart, ColumnChart
+from ..core.errors import FileFormatError, PluginError, SmoothflowError
+from ..core.files import write_atomically
+from ..core.plugins import registry
+from ..core.topology import Topology
+from .flow_potential import FlowPotential
+
+FORMAT = "smoothflow-model"
+SCHEMA = 1
+MAX_HEADER_BYTES = 16 * 2**20
+
+
+def save_model(
+    potential: FlowPotential, settings: FlowSettings, path: str | Path, provenance: Mapping[str, Any]
+) -> None:
+    """Write a model file, complete or not at all.
+
+    Args:
+        potential: What to save; its flow must have been built by `build_flow` from ``settings`` and a `Chart`.
+        settings: The architecture.
+        path: The file's final name.
+        provenance: How the model came to be, in JSON types.
+    """
+    chart = potential.flow.layer.get_submodule("layers.0")
+    if not isinstance(chart, Chart):
+        raise FileFormatError("Only flows that start with a Chart can be saved as a model of a molecule.")
+    header = {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "settings": asdict(settings),
+        "charts": [asdict(column) for column in chart.columns],
+        "zmatrix": [list(row) for row in potential.coordinates.zmatrix.rows],
+        "topology": potential.topology.to_dict() if potential.topology else None,
+        "temperature": potential.temperature,
+        "units": {"length": "nm", "energy": "kJ/mol", "angle": "radian", "temperature": "K"},
+        "plugins": {
+            name: {"distribution": entry.distribution, "version": entry.version}
+            for name in sorted(set(settings.transforms.values()))
+            for entry in [registry().entry("transform", name)]
+        },
+        "provenance": dict(provenance),
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in potential.flow.state_dict().items()}
+    write_atomically(Path(path), save(tensors, metadata={"smoothflow": json.dumps(header)}))
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The header of a model file: architecture, charts, topology, temperature, plug-ins and provenance.
+
+    Raises:
+        FileFormatError: If the file is missing, truncated, no model, or of a newer schema.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            n_header = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < n_header <= MAX_HEADER_BYTES:
+            raise FileFormatError(f'"{path}" is no smoothflow model: it does not begin like a safetensors file.')
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        header = json.loads(metadata["smoothflow"])
+    except FileNotFoundError as error:
+        raise FileFormatError(
+            f'There is no file "{path}". Give the path of a model written by "smoothflow train".'
+        ) from error
+    except OSError as error:
+        raise FileFormatError(f'"{path}" cannot be read: {error.strerror or error}.') from error
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise FileFormatError(
+            f'"{path}" is no smoothflow model, or it is truncated ({type(error).__name__}: {error}). '
+            'Give a file written by "smoothflow train".'
+        ) from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise FileFormatError(f'"{path}" is a safetensors file, but no smoothflow model.')
+    if not isinstance(header.get("schema"), int) or header["schema"] > SCHEMA:
+        raise FileFormatError(
+            f'"{path}" has schema {header.get("schema")}; this version reads up to {SCHEMA}. Install a newer smoothflow.'
+        )
+    return header
+
+
+def load_model(
+    path: str | Path, dtype: torch.dtype = torch.float64, device: str | torch.device = "cpu"
+) -> FlowPotential:
+    """The potential in a model file, ready to evaluate.
+
+    Args:
+        path: A file written by `save_model`.
+        dtype: Precision of weights and coordinates; float64 for molecular dynamics.
+        device: Where to put it.
+
+    Raises:
+        FileFormatError: If the file is missing, damaged, no model, or does not fit its own header.
+        PluginError: If a plug-in that supplied a transform is not installed; says which distribution to install.
+    """
+    header = read_header(path)
+    _require_plugins(header, Path(path))
+    try:
+        topology = Topology.from_dict(header["topology"])
+        coordinates = InternalCoordinates(ZMatrix(tuple(tuple(row) for row in header["zmatrix"])), topology)
+        settings = FlowSettings(**header["settings"])
+        charts = [ColumnChart(**column) for column in header["charts"]]
+        temperature = float(header["temperature"])
+        with safe_open(Path(path), framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            # without memory for the weights, so that a header that lies about its size costs nothing
+            with torch.device("meta"):
+                sketch = build_flow(settings, Chart(coordinates.codomain, charts)).state_dict()
+            expected = {name: tuple(value.shape) for name, value in sketch.items()}
+            if shapes != expected:
+                wrong = sorted(set(shapes.items()) ^ set(expected.items()))[0]
+                raise FileFormatError(
+                    f'The weights in "{path}" do not fit the architecture in its header (first at {wrong[0]}). '
+                    "The file is damaged; get it again."
+                )
+            flow = build_flow(settings, Chart(coordinates.codomain, charts))
+            weights = {name: file.get_tensor(name) for name in shapes}
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileFormatError(
+            f'The header of "{path}" is damaged ({type(error).__name__}: {error}). Get the file again.'
+        ) from error
+    for name, weight in weights.items():
+        if not bool(torch.isfinite(weight).all()):
+            raise FileFormatError(f'The weight {name} in "{path}" is not finite. The file is damaged; get it again.')
+    flow.load_state_dict(weights)
+    potential = FlowPotential(flow, coordinates, topology, temperature).to(device=device, dtype=dtype)
+    return potential.requires_grad_(False).eval()
+
+
+def _require_plugins(header: Mapping[str, Any], path: Path) -> None:
+    for name, origin in header.get("plugins", {}).items():
+        try:
+            registry().transform(name)
+        except SmoothflowError as error:
+            raise PluginError(
+                f'The model "{path}" uses the transform "{name}" of {origin.get("distribution")} '
+                f"{origin.get('version')}, which cannot be had here: {error} "
+                f"Install it with: pip install {origin.get('distribution')}."
+            ) from error
