@@ -1,1 +1,7 @@
-"""The command line."""
+"""The command line: parse, call the library, print."""
+
+from __future__ import annotations
+
+from .app import main
+
+__all__ = ["main"]

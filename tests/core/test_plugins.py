@@ -1,0 +1,124 @@
+"""The registry: names found, broken plug-ins kept apart, conflicts named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from smoothflow.core.errors import PluginError, UnknownNameError
+from smoothflow.core.manifolds import Line
+from smoothflow.core.plugins import Registry, hookimpl, registry
+from smoothflow.core.transforms import Transform
+from torch import Tensor
+
+
+class Identity(Transform):
+    """The identity of the line."""
+
+    name = "identity"
+    manifolds = frozenset({Line})
+    smoothness = float("inf")
+
+    @property
+    def n_params(self) -> int:
+        return 0
+
+    def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x * 0
+
+
+def plugin_with(**hooks: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{name: hookimpl(function) for name, function in hooks.items()})
+
+
+def identity_plugin() -> SimpleNamespace:
+    def smoothflow_transforms() -> Mapping[str, type[Transform]]:
+        return {"identity": Identity}
+
+    return plugin_with(smoothflow_transforms=smoothflow_transforms)
+
+
+def test_a_registered_transform_is_found_by_name_and_gone_after_unregistering() -> None:
+    found = Registry()
+    found.register(identity_plugin(), "mine", "my-distribution", "1.2")
+    assert found.transform("identity") is Identity
+    assert found.entry("transform", "identity").distribution == "my-distribution"
+    found.unregister("mine")
+    with pytest.raises(UnknownNameError):
+        found.transform("identity")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_and_all_known() -> None:
+    found = Registry()
+    found.register(identity_plugin(), "mine")
+    with pytest.raises(UnknownNameError, match=r'called "identty"\. Did you mean "identity"\? Known: identity'):
+        found.transform("identty")
+
+
+def test_two_plugins_with_one_name_are_an_error_that_names_both() -> None:
+    found = Registry()
+    found.register(identity_plugin(), "first", "alpha")
+    found.register(identity_plugin(), "second", "beta")
+    with pytest.raises(PluginError, match=r"first of alpha and second of beta"):
+        found.transform("identity")
+
+
+def test_a_misspelt_hook_is_caught_and_leaves_the_others_working() -> None:
+    found = Registry()
+    found.register(identity_plugin(), "good")
+    found.register(plugin_with(smoothflow_transfroms=dict), "typo")
+    assert [broken.plugin for broken in found.broken] == ["typo"]
+    assert "smoothflow_transfroms" in found.broken[0].error
+    assert found.names("transform") == ["identity"]
+
+
+@pytest.mark.parametrize(
+    ("offered", "message"),
+    [
+        (["identity"], "must return a mapping of names, not list"),
+        ({"identity": int}, "must be a subclass of Transform"),
+        ({1: Identity}, "one key is 1"),
+    ],
+)
+def test_a_hook_that_returns_the_wrong_type_is_broken(offered: Any, message: str) -> None:
+    found = Registry()
+    found.register(plugin_with(smoothflow_transforms=lambda: offered), "bad")
+    assert message in found.broken[0].error
+    with pytest.raises(PluginError, match="is broken"):
+        found.transform("bad")
+
+
+def test_a_plugin_that_raises_on_import_is_listed_and_raises_only_when_asked_for() -> None:
+    class EntryPoint:
+        name = "exploding"
+        dist = SimpleNamespace(name="explosives", version="0.1")
+
+        def load(self) -> None:
+            raise ImportError("no module named gunpowder")
+
+    found = Registry()
+    found.register(identity_plugin(), "good")
+    found.load_entry_point(EntryPoint())  # type: ignore[arg-type]
+    assert found.transform("identity") is Identity
+    with pytest.raises(PluginError, match=r"exploding.*explosives 0.1.*gunpowder"):
+        found.transform("exploding")
+
+
+def test_every_built_in_plugin_loads() -> None:
+    assert registry().broken == []
+    assert registry().conflicts == {}
+
+
+def test_third_party_plugins_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [
+        SimpleNamespace(name="theirs", dist=SimpleNamespace(name="third", version="1"), load=identity_plugin),
+    ]
+    monkeypatch.setattr("smoothflow.core.plugins.entry_points", lambda group: points)
+    for value, expected in [("", []), ("other", []), ("theirs", ["identity"]), (None, ["identity"])]:
+        if value is None:
+            monkeypatch.delenv("SMOOTHFLOW_PLUGINS")
+        else:
+            monkeypatch.setenv("SMOOTHFLOW_PLUGINS", value)
+        assert registry.__wrapped__().names("transform") == expected
