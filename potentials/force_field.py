@@ -1,0 +1,256 @@
+"""A molecular-mechanics force field as a batched, differentiable potential."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..core.errors import ConfigurationError, TopologyError
+from ..core.potential import Potential
+from ..core.topology import Topology
+from .force_terms import GeneralizedBorn, HarmonicAngles, HarmonicBonds, Nonbonded, Torsions
+
+CHUNK_ELEMENTS = {"cpu": 2**17, "cuda": 2**23}
+"""Pair distances that are worked on at once: on a CPU what its cache holds, elsewhere what memory holds."""
+
+
+class HasSystem(Protocol):
+    """A potential that OpenMM evaluates: it keeps its ``openmm.System``."""
+
+    system: Any
+    topology: Topology | None
+
+
+class ForceField(Potential):
+    r"""A molecular-mechanics force field: the energy of an OpenMM System, in torch.
+
+    .. math:: U = U_{\mathrm{bonds}} + U_{\mathrm{angles}} + U_{\mathrm{torsions}} + U_{\mathrm{nonbonded}}
+        + U_{\mathrm{solvent}}
+
+    Energies and forces are those of OpenMM's Reference platform; besides, a batch is evaluated at once, on any device,
+    and derivatives of any order come from autograd. It computes in the precision it is moved to (`to`; float64 at
+    first) and answers in the precision of the positions.
+
+    Args:
+        bonded: Terms that take positions, atoms first and batch last.
+        pairwise: Terms that take the distances of all pairs i < j.
+        topology: The molecule.
+    """
+
+    pairs: Tensor
+
+    def __init__(self, bonded: list[nn.Module], pairwise: list[nn.Module], topology: Topology) -> None:
+        super().__init__()
+        self.bonded = nn.ModuleList(bonded)
+        self.pairwise = nn.ModuleList(pairwise)
+        self.topology = topology
+        self.shape = (len(topology), 3)
+        self.register_buffer("precision", torch.zeros((), dtype=torch.float64), persistent=False)
+        self.register_buffer("pairs", torch.triu_indices(len(topology), len(topology), 1), persistent=False)
+
+    @classmethod
+    def from_system(cls, system: Any, topology: Topology) -> ForceField:
+        """The force field of an ``openmm.System`` made of the standard forces.
+
+        Args:
+            system: With HarmonicBondForce, HarmonicAngleForce, PeriodicTorsionForce, RBTorsionForce, NonbondedForce and
+                GBSAOBCForce, without cutoff, periodicity or constraints. A CMMotionRemover is no part of the energy.
+            topology: The same atoms in the same order.
+
+        Raises:
+            ConfigurationError: If the System has a force or a feature that this class does not know.
+            TopologyError: If the number of atoms differs.
+        """
+        n_atoms = system.getNumParticles()
+        if n_atoms != len(topology):
+            raise TopologyError(
+                f"The OpenMM System has {n_atoms} particles and the topology {len(topology)} atoms. Create the System "
+                "from this topology."
+            )
+        _require_plain(system)
+        terms: list[nn.Module] = []
+        for force in system.getForces():
+            kind = type(force).__name__
+            if kind == "CMMotionRemover":
+                continue
+            if kind not in READERS:
+                raise ConfigurationError(
+                    f"The torch force field does not know {kind}; it knows {', '.join(READERS)}. Remove that force, or "
+                    "evaluate the System with OpenMM itself."
+                )
+            _require_unbounded(force)
+            terms += READERS[kind](force)
+        pairwise = [term for term in terms if isinstance(term, Nonbonded | GeneralizedBorn)]
+        return cls([term for term in terms if term not in pairwise], list(pairwise), topology)
+
+    @classmethod
+    def from_potential(cls, potential: HasSystem) -> ForceField:
+        """The force field of a potential that OpenMM evaluates; raises as `from_system` does."""
+        if potential.topology is None:
+            raise TopologyError("This potential has no topology; use ForceField.from_system with one.")
+        return cls.from_system(potential.system, potential.topology)
+
+    def energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
+        return torch.cat([self._energy(chunk) for chunk in self._chunks(positions)])
+
+    def energy_and_forces(
+        self, positions: Float[Tensor, "batch atoms 3"]
+    ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch atoms 3"]]:
+        # one chunk's graph at a time
+        parts = [super(ForceField, self).energy_and_forces(chunk) for chunk in self._chunks(positions)]
+        energies, forces = zip(*parts, strict=True)
+        return torch.cat(energies), torch.cat(forces)
+
+    def _chunks(self, positions: Float[Tensor, "batch atoms 3"]) -> tuple[Float[Tensor, "chunk atoms 3"], ...]:
+        if positions.ndim != 3 or positions.shape[1:] != self.shape:
+            raise TopologyError(
+                f"Positions must have shape (batch, {self.shape[0]}, 3) for this force field; got "
+                f"{tuple(positions.shape)}."
+            )
+        elements = CHUNK_ELEMENTS.get(positions.device.type, CHUNK_ELEMENTS["cuda"])
+        return positions.split(max(1, elements // max(1, self.pairs.shape[1])))
+
+    def _energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
+        dtype = self.get_buffer("precision").dtype
+        columns = positions.to(dtype).permute(1, 2, 0).contiguous()
+        energy = columns.new_zeros(positions.shape[0])
+        for term in self.bonded:
+            energy = energy + term(columns)
+        if self.pairwise:
+            first, second = (columns.index_select(0, self.pairs[side]) for side in (0, 1))
+            distances = torch.linalg.vector_norm(first - second, dim=1)
+            for term in self.pairwise:
+                energy = energy + term(distances)
+        return energy.to(positions.dtype)
+
+
+def _require_plain(system: Any) -> None:
+    n_constraints = system.getNumConstraints()
+    if n_constraints:
+        raise ConfigurationError(
+            f"The System constrains {n_constraints} distances, so it has no energy for all positions. Create it with "
+            "constraints=None and rigidWater=False."
+        )
+    for i in range(system.getNumParticles()):
+        if system.isVirtualSite(i):
+            raise ConfigurationError(
+                f"Particle {i} of the System is a virtual site; the torch force field knows atoms only. Choose a "
+                "force field without virtual sites."
+            )
+
+
+def _require_unbounded(force: Any) -> None:
+    kind = type(force).__name__
+    if force.usesPeriodicBoundaryConditions():
+        raise ConfigurationError(
+            f"The System's {kind} is periodic; the torch force field is for one molecule in vacuum or implicit "
+            "solvent. Create the System with nonbondedMethod=NoCutoff."
+        )
+    if hasattr(force, "getNonbondedMethod") and force.getNonbondedMethod() != force.NoCutoff:
+        raise ConfigurationError(
+            f"The System's {kind} has a cutoff; the torch force field sums over all pairs. Create the System with "
+            "nonbondedMethod=NoCutoff."
+        )
+
+
+def _plain(values: list[Any]) -> list[Any]:
+    """Numbers in nm, kJ/mol, e and radians from OpenMM's quantities."""
+    from openmm import unit
+
+    system = unit.md_unit_system
+    return [value.value_in_unit_system(system) if unit.is_quantity(value) else value for value in values]
+
+
+def _rows(number: int, get: Callable[[int], list[Any]]) -> Iterator[list[Any]]:
+    return (_plain(get(i)) for i in range(number))
+
+
+def _read_bonds(force: Any) -> list[nn.Module]:
+    rows = list(_rows(force.getNumBonds(), force.getBondParameters))
+    if not rows:
+        return []
+    return [HarmonicBonds([(i, j) for i, j, *_ in rows], [row[2] for row in rows], [row[3] for row in rows])]
+
+
+def _read_angles(force: Any) -> list[nn.Module]:
+    rows = list(_rows(force.getNumAngles(), force.getAngleParameters))
+    if not rows:
+        return []
+    return [HarmonicAngles([(i, j, k) for i, j, k, *_ in rows], [row[3] for row in rows], [row[4] for row in rows])]
+
+
+def _read_periodic_torsions(force: Any) -> list[nn.Module]:
+    rows = [row for row in _rows(force.getNumTorsions(), force.getTorsionParameters) if row[6] != 0]
+    if not rows:
+        return []
+    atoms = [(i, j, k, m) for i, j, k, m, *_ in rows]
+    amplitudes = [row[6] for row in rows]
+    return [Torsions(atoms, [row[4] for row in rows], [row[5] for row in rows], amplitudes, math.fsum(amplitudes))]
+
+
+def _read_rb_torsions(force: Any) -> list[nn.Module]:
+    rows = list(_rows(force.getNumTorsions(), force.getTorsionParameters))
+    if not rows:
+        return []
+    series = [_cosine_series(row[4:]) for row in rows]
+    atoms = [(i, j, k, m) for i, j, k, m, *_ in rows for _ in range(5)]
+    harmonics = [n for _ in rows for n in range(1, 6)]
+    # a Ryckaert-Bellemans torsion is measured from cis: the angle less pi
+    phases = [n * math.pi for n in harmonics]
+    amplitudes = [amplitude for one in series for amplitude in one[1:]]
+    return [Torsions(atoms, harmonics, phases, amplitudes, math.fsum(one[0] for one in series))]
+
+
+def _cosine_series(c: list[float]) -> list[float]:
+    r"""The coefficients of :math:`\cos n\psi`, n = 0 to 5, in :math:`\sum_n c_n \cos^n \psi`."""
+    return [
+        c[0] + c[2] / 2 + 3 * c[4] / 8,
+        c[1] + 3 * c[3] / 4 + 5 * c[5] / 8,
+        c[2] / 2 + c[4] / 2,
+        c[3] / 4 + 5 * c[5] / 16,
+        c[4] / 8,
+        c[5] / 16,
+    ]
+
+
+def _read_nonbonded(force: Any) -> list[nn.Module]:
+    if force.getNumParticleParameterOffsets() or force.getNumExceptionParameterOffsets():
+        raise ConfigurationError(
+            "The System's NonbondedForce has parameter offsets, which depend on a Context; the torch force field needs "
+            "fixed parameters. Write them into the particles first."
+        )
+    n_atoms = force.getNumParticles()
+    particles = torch.tensor(list(_rows(n_atoms, force.getParticleParameters)), dtype=torch.float64).reshape(-1, 3)
+    charges, sigmas, epsilons = particles.T
+    charge_table = charges[:, None] * charges
+    sigma_table = 0.5 * (sigmas[:, None] + sigmas)
+    epsilon_table = (epsilons[:, None] * epsilons).sqrt()
+    for i, j, charge, sigma, epsilon in _rows(force.getNumExceptions(), force.getExceptionParameters):
+        i, j = min(i, j), max(i, j)
+        charge_table[i, j], sigma_table[i, j], epsilon_table[i, j] = charge, sigma, epsilon
+    first, second = torch.triu_indices(n_atoms, n_atoms, 1)
+    return [Nonbonded(charge_table[first, second], sigma_table[first, second], epsilon_table[first, second])]
+
+
+def _read_generalized_born(force: Any) -> list[nn.Module]:
+    rows = list(_rows(force.getNumParticles(), force.getParticleParameters))
+    charges, radii, scales = torch.tensor(rows, dtype=torch.float64).reshape(-1, 3).T
+    (tension,) = _plain([force.getSurfaceAreaEnergy()])
+    dielectrics = force.getSoluteDielectric(), force.getSolventDielectric()
+    return [GeneralizedBorn(charges, radii, scales, *dielectrics, tension)]
+
+
+READERS: dict[str, Callable[[Any], list[nn.Module]]] = {
+    "HarmonicBondForce": _read_bonds,
+    "HarmonicAngleForce": _read_angles,
+    "PeriodicTorsionForce": _read_periodic_torsions,
+    "RBTorsionForce": _read_rb_torsions,
+    "NonbondedForce": _read_nonbonded,
+    "GBSAOBCForce": _read_generalized_born,
+}
+"""The forces that are known, and how they are read."""
