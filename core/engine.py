@@ -5,12 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .errors import ConfigurationError, SimulationError
+from .integrator import State
 from .potential import Potential
+from .topology import Topology
+
+Ensemble = Literal["nve", "nvt"]
 
 
 @dataclass(frozen=True)
@@ -23,17 +29,33 @@ class DynamicsSettings:
         ensemble: ``nve`` (velocity Verlet) or ``nvt`` (Langevin).
         temperature: K; of the thermostat in ``nvt``.
         friction: 1/ps; of the thermostat in ``nvt``.
-        report_every: Steps between recorded frames.
+        report_every: Steps between recorded frames; the last step is always recorded.
         seed: Of the thermostat's noise.
+
+    Raises:
+        ConfigurationError: If a value cannot be run.
     """
 
     n_steps: int
     timestep: float = 0.001
-    ensemble: Literal["nve", "nvt"] = "nve"
+    ensemble: Ensemble = "nve"
     temperature: float = 300.0
     friction: float = 1.0
     report_every: int = 10
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = {
+            f"n_steps is {self.n_steps}; give 0 or more": self.n_steps < 0,
+            f"timestep is {self.timestep} ps; give a positive number": not 0 < self.timestep < float("inf"),
+            f'ensemble is "{self.ensemble}"; give nve or nvt': self.ensemble not in get_args(Ensemble),
+            f"temperature is {self.temperature} K; give 0 or more": not 0 <= self.temperature < float("inf"),
+            f"friction is {self.friction} 1/ps; give 0 or more": not 0 <= self.friction < float("inf"),
+            f"report_every is {self.report_every}; give 1 or more": self.report_every < 1,
+        }
+        for text, wrong in problems.items():
+            if wrong:
+                raise ConfigurationError(f"Dynamics cannot be run: {text}.")
 
 
 @dataclass(frozen=True)
@@ -89,3 +111,90 @@ class Engine(ABC):
         Raises:
             SimulationError: If an energy or a force is not finite.
         """
+
+
+def check_start(
+    potential: Potential,
+    masses: Float[Tensor, "atoms"],
+    positions: Float[Tensor, "replicas atoms 3"],
+    velocities: Float[Tensor, "replicas atoms 3"],
+) -> None:
+    """Raise a `ConfigurationError` unless a run can start from these."""
+    shape = tuple(positions.shape)
+    if len(shape) != 3 or shape[0] < 1 or shape[1:] != tuple(potential.shape):
+        raise ConfigurationError(
+            f"The positions have shape {shape}; the potential needs (replicas, {', '.join(map(str, potential.shape))})."
+        )
+    if velocities.shape != positions.shape or masses.shape != positions.shape[1:2]:
+        raise ConfigurationError(
+            f"Positions of shape {shape} need velocities of the same shape and {shape[1]} masses; these have shapes "
+            f"{tuple(velocities.shape)} and {tuple(masses.shape)}."
+        )
+    if not bool((masses > 0).all()):
+        atom = int((~(masses > 0)).nonzero()[0])
+        raise ConfigurationError(f"Atom {atom} has mass {float(masses[atom])} amu; dynamics needs positive masses.")
+    for what, values in (("position", positions), ("velocity", velocities)):
+        bad = (~torch.isfinite(values)).nonzero()
+        if len(bad):
+            replica, atom = int(bad[0, 0]), int(bad[0, 1])
+            raise ConfigurationError(f"The {what} of atom {atom} in replica {replica} is not finite; start elsewhere.")
+
+
+def require_finite(state: State, topology: Topology | None = None) -> None:
+    """Raise a `SimulationError` that names replica, atom and time unless energies and forces are finite."""
+    # one sum each: cheap at every step, and the sum of finite numbers of physical size is finite
+    if bool(torch.isfinite(state.total_energy.sum() + state.forces.sum())):
+        return
+    for what, values in (("force", state.forces), ("position", state.positions), ("velocity", state.velocities)):
+        bad = (~torch.isfinite(values)).nonzero()
+        if len(bad):
+            replica, atom = int(bad[0, 0]), int(bad[0, 1])
+            name = f" ({topology.atoms[atom]})" if topology is not None else ""
+            where = f"the {what} on atom {atom}{name}" if what == "force" else f"the {what} of atom {atom}{name}"
+            break
+    else:
+        replica = int((~torch.isfinite(state.total_energy)).nonzero()[0])
+        where = "the energy"
+    raise SimulationError(
+        f"At {state.time:.6g} ps {where} in replica {replica} is not finite. "
+        "Use a smaller time step, or start from positions closer to those that the potential was made for."
+    )
+
+
+def record(
+    start: State,
+    advance: Callable[[State, int], State],
+    settings: DynamicsSettings,
+    on_report: Callable[[int], None] | None = None,
+    topology: Topology | None = None,
+) -> Trajectory:
+    """Advance from report to report, and keep what is found there.
+
+    Args:
+        start: Frame 0.
+        advance: Gives the state a number of steps later; an engine's inner loop.
+        settings: What to run.
+        on_report: Called with the number of steps done at each frame.
+        topology: Names atoms in errors.
+
+    Raises:
+        SimulationError: If an energy or a force is not finite.
+    """
+    states, done = [start], 0
+    require_finite(start, topology)
+    if on_report is not None:
+        on_report(0)
+    while done < settings.n_steps:
+        n_steps = min(settings.report_every, settings.n_steps - done)
+        states.append(advance(states[-1], n_steps))
+        require_finite(states[-1], topology)
+        done += n_steps
+        if on_report is not None:
+            on_report(done)
+    return Trajectory(
+        times=torch.tensor([state.time for state in states], dtype=torch.float64),
+        positions=torch.stack([state.positions for state in states]),
+        velocities=torch.stack([state.velocities for state in states]),
+        potential_energy=torch.stack([state.potential_energy for state in states]),
+        kinetic_energy=torch.stack([state.kinetic_energy for state in states]),
+    )

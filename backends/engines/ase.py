@@ -1,0 +1,40 @@
+"""ASE as a provider of potentials and as an engine; and any potential as an ASE calculator.
+
+>>> atoms.calc = SmoothflowCalculator(potential)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...core.engine import Engine
+from ...core.plugins import PotentialProvider, hookimpl
+from .ase_engine import ASEEngine
+from .ase_potential import ASEPotential, ase_provider
+from .border import import_optional
+
+if TYPE_CHECKING:
+    from .ase_calculator import SmoothflowCalculator
+
+__all__ = ["ASEEngine", "ASEPotential", "SmoothflowCalculator", "ase_provider"]
+
+
+def __getattr__(name: str) -> Any:
+    # its base class is ASE's, which may not be installed
+    if name == "SmoothflowCalculator":
+        import_optional("ase", "The calculator for ASE", "ase")
+        from .ase_calculator import SmoothflowCalculator
+
+        return SmoothflowCalculator
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@hookimpl
+def smoothflow_providers() -> Mapping[str, PotentialProvider]:
+    return {"ase": ase_provider}
+
+
+@hookimpl
+def smoothflow_engines() -> Mapping[str, type[Engine]]:
+    return {ASEEngine.name: ASEEngine}
