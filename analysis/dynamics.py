@@ -1,0 +1,188 @@
+"""How well molecular dynamics conserves energy, and how steep the forces are that decide it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.engine import Trajectory
+from ..core.errors import ConfigurationError
+from ..core.potential import Potential
+from .estimates import Estimate, mean_of_independent
+
+FINITE_DIFFERENCE_STEP = 1e-5
+"""Displacement in nm by which forces are differenced; float64 loses about six of its digits there."""
+
+
+@dataclass(frozen=True)
+class EnergyConservation:
+    """Conservation of total energy in one set of NVE runs; each error is that of the mean over replicas.
+
+    Attributes:
+        std_per_dof: Standard deviation of the total energy over a run, divided by the 3n - 6 internal degrees of
+            freedom, kJ/mol.
+        abs_drift: Absolute value of the linear drift of the total energy, kJ/mol/ps.
+        drift: The same with its sign, kJ/mol/ps.
+        duration: ps.
+    """
+
+    std_per_dof: Estimate
+    abs_drift: Estimate
+    drift: Estimate
+    duration: float
+
+
+def energy_conservation(trajectory: Trajectory) -> EnergyConservation:
+    r"""Fluctuation and drift of the total energy E of NVE runs.
+
+    .. math:: \frac{\mathrm{std}_t\, E(t)}{3n - 6}, \qquad
+              \frac{\sum_t (t - \bar t) E(t)}{\sum_t (t - \bar t)^2}
+
+    Both are raw: the fluctuation contains the drift.
+
+    Raises:
+        ConfigurationError: If the trajectory has fewer than three frames or three atoms.
+    """
+    times = trajectory.times.double().cpu()
+    energy = trajectory.total_energy.double().cpu()
+    n_atoms = trajectory.positions.shape[-2]
+    if len(times) < 3 or n_atoms < 3:
+        raise ConfigurationError(
+            f"Energy conservation needs three frames of three atoms or more; got {len(times)} frames of {n_atoms} "
+            "atoms. Record more frames."
+        )
+    centred = (times - times.mean())[:, None]
+    slopes = (centred * energy).sum(0) / (centred**2).sum()
+    if energy.shape[1] > 1:
+        drift, abs_drift = mean_of_independent(slopes), mean_of_independent(slopes.abs())
+    else:
+        # one replica: the error of the least-squares line
+        residuals = energy - energy.mean(0) - centred * slopes
+        error = float(((residuals**2).sum() / (len(times) - 2) / (centred**2).sum()).sqrt())
+        drift, abs_drift = Estimate(float(slopes), error, 1), Estimate(float(slopes.abs()), error, 1)
+    return EnergyConservation(
+        std_per_dof=mean_of_independent(energy.std(dim=0) / (3 * n_atoms - 6)),
+        abs_drift=abs_drift,
+        drift=drift,
+        duration=float(times[-1] - times[0]),
+    )
+
+
+def scaling_exponent(timesteps: Sequence[float], fluctuations: Sequence[Estimate]) -> Estimate:
+    r"""The exponent a with which the energy fluctuation grows with the time step: 2 for velocity Verlet.
+
+    .. math:: \mathrm{std}\, E \propto (\Delta t)^a
+
+    A line is fitted to the logarithms, weighted by their errors where all have one.
+
+    Args:
+        timesteps: ps; at least two different ones.
+        fluctuations: Of the total energy, one for each time step.
+    """
+    if len(timesteps) != len(fluctuations) or len(set(timesteps)) < 2:
+        raise ConfigurationError(
+            f"A scaling exponent needs at least two different time steps and one fluctuation for each; got "
+            f"{len(timesteps)} and {len(fluctuations)}."
+        )
+    x = torch.tensor(timesteps, dtype=torch.float64).log()
+    y = torch.tensor([estimate.value for estimate in fluctuations], dtype=torch.float64).log()
+    errors = torch.tensor([estimate.error / estimate.value for estimate in fluctuations], dtype=torch.float64)
+    known = bool((errors.isfinite() & (errors > 0)).all())
+    weights = errors**-2 if known else torch.ones_like(x)
+    centred = x - (weights * x).sum() / weights.sum()
+    spread = (weights * centred**2).sum()
+    slope = (weights * centred * y).sum() / spread
+    if known:
+        error = float(spread**-0.5)
+    elif len(x) > 2:
+        residuals = y - y.mean() - slope * centred
+        error = float(((residuals**2).sum() / (len(x) - 2) / spread).sqrt())
+    else:
+        error = math.nan
+    return Estimate(float(slope), error, len(x))
+
+
+def largest_force_gradient(
+    potential: Potential,
+    positions: Float[Tensor, "batch atoms 3"],
+    generator: torch.Generator,
+    n_iterations: int = 20,
+    step: float = FINITE_DIFFERENCE_STEP,
+) -> Float[Tensor, "batch"]:
+    r"""The largest curvature of the energy in any direction, kJ/mol/nm^2, at each configuration.
+
+    .. math:: \max_{|v| = 1} |H v|, \qquad H v \approx -\frac{F(x + h v) - F(x - h v)}{2 h}
+
+    Found by power iteration from a random direction, on differences of forces, so that any potential can be probed.
+    It converges from below.
+
+    Args:
+        potential: Any potential, in float64.
+        positions: nm.
+        generator: Of the first direction.
+        n_iterations: Each costs two evaluations of the forces.
+        step: h, nm.
+    """
+    v = torch.randn(positions.shape, generator=generator, dtype=positions.dtype, device=generator.device)
+    v = v.to(positions.device)
+    size = torch.zeros(len(positions), dtype=positions.dtype, device=positions.device)
+    for _ in range(n_iterations):
+        v = v / v.flatten(1).norm(dim=-1)[:, None, None]
+        ahead = potential.energy_and_forces(positions + step * v)[1]
+        behind = potential.energy_and_forces(positions - step * v)[1]
+        v = (behind - ahead) / (2 * step)
+        size = v.flatten(1).norm(dim=-1)
+        # a direction that the energy does not feel has nothing to iterate on
+        if not bool((size > 0).all()):
+            break
+    return size
+
+
+def path_force_gradient(
+    potential: Potential,
+    positions: Float[Tensor, "batch atoms 3"],
+    directions: Float[Tensor, "batch atoms 3"],
+    length: float = 0.01,
+    n_points: int = 101,
+) -> Float[Tensor, "batch"]:
+    r"""The largest change of the forces per displacement along a straight path, kJ/mol/nm^2.
+
+    .. math:: \max_i \frac{|F(x + t_{i+1} v) - F(x + t_i v)|}{t_{i+1} - t_i}, \qquad
+              -\tfrac{\ell}{2} \le t_i \le \tfrac{\ell}{2}
+
+    A jump of the forces, as at the knot of a spline of too low an order, shows as a value that grows in proportion
+    to the number of points.
+
+    Args:
+        potential: Any potential, in float64.
+        positions: nm; the middles of the paths.
+        directions: Normalized here to |v| = 1.
+        length: Of each path, nm.
+        n_points: Per path; their energies are computed in one batch per configuration.
+    """
+    times = torch.linspace(-length / 2, length / 2, n_points, dtype=positions.dtype, device=positions.device)
+    unit = directions / directions.flatten(1).norm(dim=-1)[:, None, None]
+    largest = []
+    for start, v in zip(positions, unit, strict=True):
+        forces = potential.energy_and_forces(start + times[:, None, None] * v)[1]
+        changes = forces.diff(dim=0).flatten(1).norm(dim=-1)
+        largest.append(changes.max() / (times[1] - times[0]))
+    return torch.stack(largest)
+
+
+def bond_directions(
+    positions: Float[Tensor, "atoms 3"], bonds: Sequence[tuple[int, int]]
+) -> Float[Tensor, "bonds atoms 3"]:
+    """For each bond, the unit direction in configuration space that stretches it, both of its atoms moving alike."""
+    directions = positions.new_zeros((len(bonds), *positions.shape))
+    for row, (first, second) in enumerate(bonds):
+        along = positions[second] - positions[first]
+        along = along / along.norm() / math.sqrt(2)
+        directions[row, first] = -along
+        directions[row, second] = along
+    return directions
