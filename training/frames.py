@@ -1,0 +1,172 @@
+"""Frames: configurations of one molecule with their forces and energies; the training data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from ..core.errors import FileFormatError, GeometryError, TopologyError
+from ..core.topology import Topology
+
+MIN_DISTANCE = 0.02
+"""Atoms closer than this, in nm, overlap: no bond is shorter than 0.07 nm."""
+
+MAX_BOND = 0.5
+"""No bond is as long as this, in nm; bonds in Å that are taken for nm are all longer."""
+
+BLOCK = 1000
+"""Frames that are checked or read at a time."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Configurations of one molecule, drawn from its Boltzmann distribution unless weights say otherwise.
+
+    Attributes:
+        topology: The molecule; its atoms in the order of the arrays.
+        temperature: K.
+        positions: nm.
+        forces: kJ/mol/nm; on the same atoms at the same positions.
+        energies: kJ/mol.
+        log_weights: Logarithms of importance weights; without them all frames weigh the same.
+        replica: Which independent walker each frame belongs to.
+        provenance: How the frames came to be, in JSON types.
+
+    Raises:
+        FileFormatError: If the arrays do not fit one another or the topology.
+        GeometryError: If a position is not finite; names the frame.
+    """
+
+    topology: Topology
+    temperature: float
+    positions: Float[ndarray, "frames atoms 3"]
+    forces: Float[ndarray, "frames atoms 3"] | None = None
+    energies: Float[ndarray, "frames"] | None = None
+    log_weights: Float[ndarray, "frames"] | None = None
+    replica: Int[ndarray, "frames"] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < np.inf:
+            raise FileFormatError(f"The temperature of frames must be positive and finite, not {self.temperature} K.")
+        n_frames = len(self.positions)
+        for column, (dtype, tail) in COLUMNS.items():
+            values = getattr(self, column)
+            if values is None:
+                continue
+            shape = (n_frames, *((len(self.topology), 3) if tail else ()))
+            if np.shape(values) != shape:
+                raise FileFormatError(
+                    f"{column.capitalize()} of {n_frames} frames of {len(self.topology)} atoms must have shape "
+                    f"{shape}, not {np.shape(values)}."
+                )
+            values = np.ascontiguousarray(values, dtype=dtype)
+            object.__setattr__(self, column, values)
+            bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+            if bad.any():
+                raise GeometryError(
+                    f"{column.capitalize()} are not finite in {bad.sum()} of {n_frames} frames, first in frame "
+                    f"{int(bad.argmax())}. Leave these frames out."
+                )
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: slice | Int[ndarray, "chosen"]) -> Frames:
+        """The frames of a slice or of an array of indices."""
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        picked: dict[str, Any] = {name: None if values is None else values[index] for name, values in columns.items()}
+        return replace(self, **picked)
+
+    def require_forces(self) -> Float[ndarray, "frames atoms 3"]:
+        """The forces.
+
+        Raises:
+            FileFormatError: If there are none.
+        """
+        if self.forces is None:
+            raise FileFormatError(
+                "These frames hold no forces, which force matching needs. Set the weight of forces to 0, "
+                "or import the frames with a potential that recomputes them."
+            )
+        return self.forces
+
+    def check_geometry(self) -> None:
+        """Look for overlapping atoms, and for bonds so long that the positions must be in Å.
+
+        Raises:
+            GeometryError: If a frame is broken or the unit is wrong; names frame and atoms.
+        """
+        atoms = self.topology.atoms
+        bonds = np.array(self.topology.bonds, dtype=np.intp).reshape(-1, 2)
+        first, second = np.triu_indices(len(atoms), k=1)
+        for start in range(0, len(self), BLOCK):
+            x = self.positions[start : start + BLOCK]
+            lengths = np.linalg.norm(x[:, bonds[:, 0]] - x[:, bonds[:, 1]], axis=-1)
+            if lengths.size and np.median(lengths) > MAX_BOND:
+                raise GeometryError(
+                    f"The median bond is {np.median(lengths):.2f} nm long, so the positions seem to be in Å. "
+                    "Divide them by 10: positions are in nm."
+                )
+            if lengths.size and lengths.max() > MAX_BOND:
+                frame, bond = np.unravel_index(lengths.argmax(), lengths.shape)
+                a, b = (atoms[i] for i in bonds[bond])
+                raise GeometryError(
+                    f"The bond {a} to {b} is {lengths.max():.2f} nm long in frame {start + frame}: it is broken, or "
+                    "the molecule is split over a periodic boundary. Make molecules whole, or leave the frame out."
+                )
+            for i in range(len(atoms)):
+                others = first[second == i]
+                distances = np.linalg.norm(x[:, others] - x[:, i, None], axis=-1)
+                if distances.size and distances.min() < MIN_DISTANCE:
+                    frame, other = np.unravel_index(distances.argmin(), distances.shape)
+                    raise GeometryError(
+                        f"Atoms {atoms[others[other]]} and {atoms[i]} overlap in frame {start + frame} "
+                        f"({distances.min():.4f} nm apart). Leave the frame out."
+                    )
+
+    def require_topology(self, topology: Topology, name: str) -> None:
+        """Raise a `TopologyError` unless the frames are of the molecule ``topology``, which messages call ``name``."""
+        topology.require_elements(self.topology.elements, name, "the frames")
+        if self.topology.bonds and topology.bonds and self.topology.bonds != topology.bonds:
+            a, b = sorted(set(self.topology.bonds) ^ set(topology.bonds))[0]
+            raise TopologyError(
+                f"{name} and the frames have the same elements but other bonds: atoms {a} and {b} are bonded in only "
+                "one of them. Use the molecule that the frames were made for."
+            )
+
+    def digest(self) -> str:
+        """A fingerprint of the data: the SHA-256 of all arrays, topology and temperature."""
+        sha = hashlib.sha256(repr((self.topology.to_dict(), self.temperature)).encode())
+        for name in COLUMNS:
+            values = getattr(self, name)
+            if values is not None:
+                sha.update(name.encode())
+                sha.update(values.data)
+        return sha.hexdigest()
+
+
+COLUMNS: dict[str, tuple[type[np.generic], bool]] = {
+    "positions": (np.float32, True),
+    "forces": (np.float32, True),
+    "energies": (np.float64, False),
+    "log_weights": (np.float64, False),
+    "replica": (np.int32, False),
+}
+"""The arrays of `Frames`: their precision, and whether they have a vector per atom."""
+
+
+def concatenate(parts: list[Frames]) -> Frames:
+    """All frames of several parts of one molecule, in order; what is missing in one part is missing in the whole."""
+    columns: dict[str, Any] = {}
+    for name in COLUMNS:
+        arrays = [getattr(part, name) for part in parts]
+        columns[name] = None if any(a is None for a in arrays) else np.concatenate(arrays)
+    kept = {f.name: getattr(parts[0], f.name) for f in fields(Frames) if f.name not in COLUMNS}
+    return Frames(**kept, **columns)

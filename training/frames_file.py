@@ -1,0 +1,440 @@
+"""Frames files: HDF5 that can be appended to while running and read after a kill at any moment.
+
+The file is written in HDF5's single-writer multiple-reader mode: metadata reach the file in an order that leaves it
+readable at every instant, which ordinary HDF5 does not promise. On top of it, an append first writes and syncs the
+data and only then the record ``commit`` of 16 bytes: the number of valid frames and the number of appends. Readers
+trust that record alone, so a chunk cut short is never seen. The state that a simulation continues from is kept twice
+and written in turns; the number of appends says which of the two belongs to the frames. Files have neither
+compression nor object types.
+
+Other programs open a file whose writer was killed with ``h5py.File(path, swmr=True)``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy import ndarray
+
+from ..core.errors import ConfigurationError, FileFormatError, MissingDependencyError, SmoothflowError
+from ..core.topology import Topology
+from .frames import BLOCK, COLUMNS, Frames
+from .locks import lock_descriptor
+
+FORMAT = "smoothflow-frames"
+SCHEMA = 1
+UNITS = {"positions": "nm", "forces": "kJ/mol/nm", "energies": "kJ/mol", "log_weights": "1", "replica": "1"}
+CHUNK_BYTES = 2**18
+MAX_JSON_BYTES = 16 * 2**20
+
+State = Mapping[str, ndarray]
+"""Arrays that a simulation continues from; their names, shapes and types are fixed when the file is created."""
+
+
+def _h5py() -> ModuleType:
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingDependencyError("Reading and writing frames", "h5py", "train") from error
+    return h5py  # type: ignore[no-any-return]
+
+
+class FramesReader:
+    """Reads a frames file in parts, also while another process appends to it.
+
+    Args:
+        path: A frames file.
+
+    Raises:
+        FileFormatError: If the file is missing, truncated, of another format or of a newer schema.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file = _open_for_reading(self.path)
+        try:
+            self._check()
+        except SmoothflowError:
+            self.close()
+            raise
+        except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
+            self.close()
+            raise FileFormatError(
+                f'"{self.path}" is damaged, or no frames file ({type(error).__name__}: {error}). '
+                'Give a file written by "smoothflow simulate".'
+            ) from error
+
+    def __len__(self) -> int:
+        return self._n_frames
+
+    def __enter__(self) -> FramesReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def read(self, start: int = 0, stop: int | None = None) -> Frames:
+        """The frames from ``start`` up to ``stop``, which need not exist.
+
+        Raises:
+            FileFormatError: If the data cannot be read.
+            GeometryError: If they are not finite.
+        """
+        start, stop, _ = slice(start, stop).indices(len(self))
+        try:
+            columns = {name: self._file[name][start:stop] for name in self.columns}
+        except (OSError, RuntimeError) as error:
+            raise FileFormatError(f'"{self.path}" is damaged: {error}. Get the file again.') from error
+        try:
+            return Frames(topology=self.topology, temperature=self.temperature, provenance=self.provenance, **columns)
+        except SmoothflowError as error:
+            raise type(error)(f'In "{self.path}", frames from {start}: {error}') from error
+
+    def blocks(self, size: int = BLOCK) -> Iterator[Frames]:
+        """All frames, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self.read(start, start + size)
+
+    def state(self) -> dict[str, ndarray]:
+        """What a simulation continues from after the last frame; empty if the writer kept nothing."""
+        return {name: dataset[self._n_commits % 2] for name, dataset in self._file["state"].items()}
+
+    def _check(self) -> None:
+        attributes = self._file.attrs
+        if "format" not in attributes or _text(attributes["format"]) != FORMAT:
+            raise FileFormatError(
+                f'"{self.path}" is an HDF5 file, but no frames file. Give a file written by "smoothflow simulate", '
+                'or import it with "smoothflow convert".'
+            )
+        schema = int(attributes["schema"])
+        if schema > SCHEMA:
+            raise FileFormatError(
+                f'"{self.path}" has schema {schema}; this version reads up to {SCHEMA}. Update smoothflow.'
+            )
+        self.temperature = float(attributes["temperature"])
+        self.topology = Topology.from_dict(self._json("topology"))
+        self.provenance: dict[str, Any] = dict(self._json("provenance"))
+        commit = self._dataset("commit", (2,), np.int64)[:]
+        self._n_frames, self._n_commits = (int(value) for value in commit)
+        if self._n_frames < 0 or self._n_commits < 0:
+            self._damaged(f"it claims {self._n_frames} frames")
+        self.columns = [name for name in COLUMNS if name in self._file]
+        if "positions" not in self.columns:
+            self._damaged("it holds no positions")
+        for name in self.columns:
+            self._check_column(name)
+        group = self._file["state"]
+        for name in group:
+            dataset = self._dataset(f"state/{name}", None, None)
+            if dataset.ndim == 0 or dataset.shape[0] != 2 or dataset.dtype.kind not in "fiu":
+                self._damaged(f'its state "{name}" has shape {dataset.shape}')
+            self._require_bytes(dataset.id.get_offset() or 0, dataset.size * dataset.dtype.itemsize, dataset.name)
+
+    def _check_column(self, name: str) -> None:
+        dtype, is_vector = COLUMNS[name]
+        tail = (len(self.topology), 3) if is_vector else ()
+        dataset = self._dataset(name, None, dtype)
+        if dataset.shape[1:] != tail or dataset.shape[0] < self._n_frames:
+            self._damaged(f"its {name} have shape {dataset.shape} for {self._n_frames} frames")
+        if _text(dataset.attrs["units"]) != UNITS[name]:
+            self._damaged(f"its {name} are in {_text(dataset.attrs['units'])}, not {UNITS[name]}")
+        if dataset.chunks is None or dataset.chunks[1:] != tail or dataset.id.get_create_plist().get_nfilters():
+            self._damaged(f"its {name} are stored in an unknown way")
+        # HDF5 reads zeros where a file in this mode was cut off, so that has to be found here
+        n_needed = -(-self._n_frames // dataset.chunks[0])
+        n_chunks = dataset.id.get_num_chunks()
+        if n_chunks < n_needed:
+            self._damaged(f"of its {name}, {n_chunks} of {n_needed} chunks are there")
+        ends = [0]
+        dataset.id.chunk_iter(
+            lambda chunk: (
+                ends.append(chunk.byte_offset + chunk.size) if chunk.chunk_offset[0] < self._n_frames else None
+            )
+        )
+        self._require_bytes(0, max(max(ends), int(np.prod(dataset.chunks)) * dataset.dtype.itemsize * n_needed), name)
+
+    def _require_bytes(self, offset: int, size: int, name: str) -> None:
+        n_bytes = self.path.stat().st_size
+        if offset + size > n_bytes:
+            self._damaged(f"it is truncated: {name} should end at byte {offset + size}, and the file has {n_bytes}")
+
+    def _dataset(self, name: str, shape: tuple[int, ...] | None, dtype: Any) -> Any:
+        h5py = _h5py()
+        link = self._file.get(name, getlink=True)
+        dataset = self._file[name] if isinstance(link, h5py.HardLink) else None
+        if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+            self._damaged(f'"{name}" is not stored in it')
+        if (shape is not None and dataset.shape != shape) or (dtype is not None and dataset.dtype != np.dtype(dtype)):
+            self._damaged(f'"{name}" has shape {dataset.shape} and type {dataset.dtype}')
+        return dataset
+
+    def _json(self, name: str) -> Any:
+        dataset = self._dataset(name, (), None)
+        if dataset.dtype.kind != "S" or dataset.dtype.itemsize > MAX_JSON_BYTES:
+            self._damaged(f'"{name}" has type {dataset.dtype}')
+        self._require_bytes(dataset.id.get_offset() or 0, dataset.dtype.itemsize, name)
+        return json.loads(dataset[()])
+
+    def _damaged(self, how: str) -> NoReturn:
+        raise FileFormatError(f'"{self.path}" is damaged: {how}. Get the file again, or make it anew.')
+
+
+class FramesWriter:
+    """Appends frames to a file; `create` and `resume` make one, and only one at a time exists per file."""
+
+    def __init__(self, path: Path, kind: Frames, state: State) -> None:
+        h5py = _h5py()
+        self.path = path
+        self._kind = kind[:0]
+        self._n_frames = self._n_commits = 0
+        self._closed = False
+        try:
+            self._descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        except OSError as error:
+            raise FileFormatError(f'"{path}" cannot be written: {error.strerror}.') from error
+        self._temporary = Path(name)
+        try:
+            umask = os.umask(0)
+            os.umask(umask)
+            os.fchmod(self._descriptor, 0o666 & ~umask)
+            lock_descriptor(self._descriptor, f'"{path}"')
+            self._file = h5py.File(name, "w", libver="latest", locking=False)
+            _lay_out(self._file, kind, state)
+            self._file.swmr_mode = True
+            os.fsync(self._descriptor)
+        except BaseException as error:
+            os.close(self._descriptor)
+            self._temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise FileFormatError(f'"{path}" cannot be written: {error.strerror or error}.') from error
+            raise
+
+    @classmethod
+    def create(cls, path: str | Path, kind: Frames, state: State | None = None) -> FramesWriter:
+        """Start a file under its final name.
+
+        Args:
+            path: A name that is free.
+            kind: Frames of the kind to be written (none of them is): molecule, temperature, columns, provenance.
+            state: What a simulation would continue from now.
+
+        Raises:
+            ConfigurationError: If the file exists.
+            FileFormatError: If it cannot be written.
+        """
+        path = Path(path)
+        with _turn_in(path.parent):
+            if path.exists():
+                raise ConfigurationError(f'"{path}" exists. Resume it, remove it, or choose another name.')
+            writer = cls(path, kind, state or {})
+            writer.publish()
+        return writer
+
+    @classmethod
+    def resume(cls, path: str | Path) -> FramesWriter:
+        """Go on with a file, whether its writer closed it or was killed.
+
+        The committed frames are copied to a new file that takes the old one's place, so what was cut short is gone.
+
+        Raises:
+            FileFormatError: If the file is missing or damaged.
+            ConfigurationError: If another process writes it.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileFormatError(f'There is no file "{path}" to go on with.')
+        with _turn_in(path.parent), path.open("rb") as old:
+            lock_descriptor(old.fileno(), f'"{path}"')
+            with FramesReader(path) as reader:
+                writer = cls(path, reader.read(0, 0), reader.state())
+                try:
+                    for block in reader.blocks():
+                        writer.append(block, reader.state())
+                except BaseException:
+                    writer.abandon()
+                    raise
+            writer.publish()
+        return writer
+
+    def __len__(self) -> int:
+        return self._n_frames
+
+    def __enter__(self) -> FramesWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, frames: Frames, state: State | None = None) -> None:
+        """Add frames; they and the state are in the file when this returns, or not at all.
+
+        Raises:
+            FileFormatError: If they do not fit the file, or the disk is full; the file stays as it was.
+        """
+        if frames.topology != self._kind.topology or frames.temperature != self._kind.temperature:
+            raise FileFormatError(f'"{self.path}" holds frames of another molecule or temperature.')
+        for name in COLUMNS:
+            if (getattr(frames, name) is None) != (getattr(self._kind, name) is None):
+                raise FileFormatError(f'Either all frames in "{self.path}" have {name}, or none; these differ.')
+        end = self._n_frames + len(frames)
+        n_commits = self._n_commits + 1
+        try:
+            for name in COLUMNS:
+                values = getattr(frames, name)
+                if values is not None:
+                    dataset = self._file[name]
+                    dataset.resize(end, axis=0)
+                    dataset[self._n_frames : end] = values
+                    dataset.flush()
+            for name, values in (state or {}).items():
+                dataset = self._file[f"state/{name}"]
+                dataset[n_commits % 2] = values
+                dataset.flush()
+            os.fsync(self._descriptor)
+            commit = self._file["commit"]
+            commit[:] = (end, n_commits)
+            commit.flush()
+            os.fsync(self._descriptor)
+        except (OSError, RuntimeError) as error:
+            raise FileFormatError(
+                f'"{self.path}" cannot be written: {error}. The {self._n_frames} frames in it are safe; '
+                "make room and resume."
+            ) from error
+        self._n_frames, self._n_commits = end, n_commits
+
+    def publish(self) -> None:
+        """Give the file its final name."""
+        self._temporary.replace(self.path)
+
+    def abandon(self) -> None:
+        """Close a file that has no final name yet, and remove it."""
+        try:
+            self.close()
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file and let others write it."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._file.close()
+        except (OSError, RuntimeError) as error:
+            raise FileFormatError(f'"{self.path}" cannot be closed: {error}.') from error
+        finally:
+            os.close(self._descriptor)
+
+
+def read_frames(path: str | Path) -> Frames:
+    """All frames of a file; raises as `FramesReader` does."""
+    with FramesReader(path) as reader:
+        return reader.read()
+
+
+def describe_frames(path: str | Path) -> dict[str, Any]:
+    """What a file holds, in JSON types; raises as `FramesReader` does."""
+    with FramesReader(path) as reader:
+        return {
+            "frames": len(reader),
+            "atoms": len(reader.topology),
+            "elements": " ".join(reader.topology.elements),
+            "temperature": f"{reader.temperature} K",
+            "columns": {name: UNITS[name] for name in reader.columns},
+            "provenance": reader.provenance,
+        }
+
+
+def write_frames(path: str | Path, frames: Frames) -> None:
+    """Write frames to a file, complete or not at all; a file of that name is replaced.
+
+    Raises:
+        FileFormatError: If it cannot be written.
+    """
+    writer = FramesWriter(Path(path), frames, {})
+    try:
+        for start in range(0, len(frames), BLOCK):
+            writer.append(frames[start : start + BLOCK])
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+    writer.publish()
+
+
+def _lay_out(file: Any, kind: Frames, state: State) -> None:
+    """Everything but frames: nothing can be added to a file in single-writer multiple-reader mode."""
+    file.attrs["format"] = np.bytes_(FORMAT)
+    file.attrs["schema"] = SCHEMA
+    file.attrs["temperature"] = kind.temperature
+    file.attrs["temperature_units"] = np.bytes_("K")
+    for name, content in (("topology", kind.topology.to_dict()), ("provenance", dict(kind.provenance))):
+        file.create_dataset(name, data=np.bytes_(json.dumps(content)))
+    for name, (dtype, is_vector) in COLUMNS.items():
+        if getattr(kind, name) is None:
+            continue
+        tail = (len(kind.topology), 3) if is_vector else ()
+        n_bytes = np.dtype(dtype).itemsize * int(np.prod(tail))
+        n_frames = max(1, min(BLOCK, CHUNK_BYTES // n_bytes))
+        dataset = file.create_dataset(
+            name, shape=(0, *tail), maxshape=(None, *tail), chunks=(n_frames, *tail), dtype=dtype
+        )
+        dataset.attrs["units"] = np.bytes_(UNITS[name])
+    group = file.create_group("state")
+    for name, values in state.items():
+        group.create_dataset(name, data=np.stack([values, values]))
+    file.create_dataset("commit", data=np.zeros(2, dtype=np.int64))
+    file.flush()
+
+
+def _open_for_reading(path: Path) -> Any:
+    h5py = _h5py()
+    if not path.is_file():
+        raise FileFormatError(f'There is no file "{path}". Give the path of a file written by "smoothflow simulate".')
+    try:
+        if not h5py.is_hdf5(path):
+            raise FileFormatError(
+                f'"{path}" is no frames file (HDF5). Import XYZ, npz and trajectories with "smoothflow convert".'
+            )
+        try:
+            return h5py.File(path, "r", locking=False)
+        except OSError:
+            # its writer was killed, or is at work
+            return h5py.File(path, "r", libver="latest", swmr=True, locking=False)
+    except OSError as error:
+        raise FileFormatError(f'"{path}" cannot be read, or it is truncated: {error}.') from error
+
+
+def _text(value: Any) -> str:
+    return bytes(value).decode() if isinstance(value, bytes) else str(value)
+
+
+@contextmanager
+def _turn_in(folder: Path) -> Iterator[None]:
+    """One process at a time creates or replaces files in a folder; a matter of milliseconds."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise FileFormatError(f'The folder "{folder}" cannot be opened: {error.strerror}.') from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

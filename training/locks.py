@@ -1,0 +1,40 @@
+"""A lock that keeps two processes from writing one file or one run folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..core.errors import ConfigurationError
+
+
+def lock_descriptor(descriptor: int, what: str) -> None:
+    """Lock an open file until it is closed; the system drops the lock of a process that dies.
+
+    Raises:
+        ConfigurationError: If another process holds the lock.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigurationError(
+            f"{what} is being written by another process. Wait for it to end, or choose another name."
+        ) from error
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder for the length of a ``with`` block.
+
+    Raises:
+        ConfigurationError: If another process holds it.
+    """
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        lock_descriptor(descriptor, f'The folder "{folder}"')
+        yield
+    finally:
+        os.close(descriptor)
