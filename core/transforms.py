@@ -68,6 +68,22 @@ class Transform(ABC):
         """
         return invert(self.forward, y, params, self.manifold)
 
+    def require_valid(self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]) -> None:
+        """Raise a `ManifoldError` unless dtype and shapes are those of this transform; values are not looked at.
+
+        ``params`` may have a batch shape that broadcasts to that of ``x``.
+        """
+        if x.dtype not in (torch.float32, torch.float64) or params.dtype != x.dtype:
+            raise ManifoldError(
+                f'Transform "{self.name}" works in float32 or float64, the same for values and parameters; '
+                f"got {x.dtype} and {params.dtype}. Convert them with .to()."
+            )
+        if params.ndim != x.ndim + 1 or params.shape[-1] != self.n_params:
+            raise ManifoldError(
+                f'Transform "{self.name}" takes {self.n_params} parameters per element, in a last dimension of their '
+                f"own; got values of shape {tuple(x.shape)} and parameters of shape {tuple(params.shape)}."
+            )
+
     def initial_params(self) -> Float[Tensor, "n_params"]:
         """The parameters from which training starts; a transform near the identity there trains best."""
         return torch.zeros(self.n_params)

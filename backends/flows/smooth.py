@@ -1,0 +1,211 @@
+"""Mixtures of C-infinity bumps on the circle and the interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...core.errors import ConfigurationError
+from ...core.inversion import invert
+from ...core.manifolds import Circle, Interval, Manifold
+from ...core.plugins import hookimpl
+from ...core.transforms import Transform
+
+EDGE = 0.499
+"""Where a bump is cut, in units of its width: its sigmoid has underflowed to exactly 0 or 1 there, even for the
+smallest alpha and in float64, so that the cut is seen by no derivative."""
+
+SMALLEST_ALPHA = 0.75
+"""Below it the sigmoid would not underflow before the cut."""
+
+
+class SmoothTransform(Transform):
+    r"""Mixture of smooth compactly supported bumps, blended with the identity.
+
+    .. math::
+        f(x) = c\,x + (1 - c) \frac{S(x) - S(0)}{S(1) - S(0)}, \qquad
+        S(x) = \sum_k w_k\, g\big((x - \mu_k) s_k + \tfrac12; \alpha_k\big)
+
+        g(t; \alpha) = \frac{\rho(t)}{\rho(t) + \rho(1 - t)}
+        = \sigma\!\left(\alpha\, \frac{2^{1-\beta}}{\beta} \left[(1 - t)^{-\beta} - t^{-\beta}\right]\right),
+        \qquad \rho(t) = e^{-\alpha\, 2^{1-\beta} t^{-\beta} / \beta}
+
+    on the interval; g is 0 below t = 0 and 1 above t = 1. On the circle each bump is wrapped with period one, S needs
+    no normalization, and a learned rotation is added. The factor in front of the bracket keeps the slope at a bump's
+    centre, 2 alpha s, the same for every beta.
+
+    C-infinity. Scale, alpha and c are bounded: the curvature of the log-density, which limits the time step of
+    molecular dynamics, is bounded with them.
+
+    Parameters per element: K weights (softmax), K locations (the interval: through a sigmoid), K scales and K alphas
+    (sigmoids between their bounds), c (likewise); on the circle a rotation; with ``beta="trainable"``, beta in [1, 2].
+
+    Args:
+        manifold: The unit interval or the unit circle.
+        n_components: K.
+        beta: Exponent of the ramp.
+        scale_bounds: Of s, inverse widths; by default [1, 5] on the circle and exp(0.3 -+ 1.2) on the interval.
+        alpha_bounds: Of the bumps' steepness.
+        identity_bounds: Of c.
+
+    Reference: Köhler, Krämer, Noé, Smooth Normalizing Flows, NeurIPS 2021, section 3.1, arXiv 2110.00351.
+    """
+
+    name = "smooth"
+    manifolds = frozenset({Circle, Interval})
+    smoothness = math.inf
+
+    def __init__(
+        self,
+        manifold: Manifold,
+        n_components: int = 8,
+        beta: Literal[1, 2, "trainable"] = 1,
+        scale_bounds: tuple[float, float] | None = None,
+        alpha_bounds: tuple[float, float] = (0.87, 5.9),
+        identity_bounds: tuple[float, float] = (0.02, 0.98),
+    ) -> None:
+        super().__init__(manifold)
+        self.on_circle = isinstance(manifold, Circle)
+        if scale_bounds is None:
+            scale_bounds = (1.0, 5.0) if self.on_circle else (math.exp(-0.9), math.exp(1.5))
+        if n_components < 1:
+            raise ConfigurationError(f"n_components must be at least 1; it is {n_components}.")
+        if beta not in (1, 2, "trainable"):
+            raise ConfigurationError(f'beta must be 1, 2 or "trainable"; it is {beta!r}.')
+        lowest_scale = 1.0 if self.on_circle else 0.0
+        _require_bounds("scale_bounds", scale_bounds, lowest_scale, math.inf)
+        _require_bounds("alpha_bounds", alpha_bounds, SMALLEST_ALPHA, math.inf)
+        _require_bounds("identity_bounds", identity_bounds, 0.0, 1.0)
+        self.n_components = n_components
+        self.beta = beta
+        self.scale_bounds = (float(scale_bounds[0]), float(scale_bounds[1]))
+        self.alpha_bounds = (float(alpha_bounds[0]), float(alpha_bounds[1]))
+        self.identity_bounds = (float(identity_bounds[0]), float(identity_bounds[1]))
+        # weights, locations, scales, alphas, identity, rotation, beta
+        self.sizes = [n_components] * 4 + [1, int(self.on_circle), int(beta == "trainable")]
+
+    @property
+    def n_params(self) -> int:
+        return sum(self.sizes)
+
+    def initial_params(self) -> Float[Tensor, "n_params"]:
+        params = torch.zeros(self.n_params)
+        places = (torch.arange(self.n_components) + 0.5) / self.n_components
+        params[self.n_components : 2 * self.n_components] = places if self.on_circle else torch.logit(places)
+        return params
+
+    def forward(
+        self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+        self.require_valid(x, params)
+        return self._mix(x, *self._shape(params))
+
+    def inverse(
+        self, y: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+        self.require_valid(y, params)
+        # the bounded parameters, computed once instead of in every step of the root finder
+        shape = self._shape(params)
+        sizes = [piece.shape[-1] for piece in shape]
+
+        def forward(x: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
+            return self._mix(x, *packed.split(sizes, dim=-1))
+
+        return invert(forward, y, torch.cat(shape, dim=-1), self.manifold)
+
+    def _shape(self, params: Float[Tensor, "*batch n_params"]) -> tuple[Tensor, ...]:
+        """What `_mix` needs: locations, scales, steepness, weights, slopes, c, shift, and beta if it is trainable."""
+        k = self.n_components
+        weight, location, scale, alpha, identity, rotation, beta = params.split(self.sizes, dim=-1)
+        scale, alpha, identity = torch.sigmoid(torch.cat([scale, alpha, identity], dim=-1)).split([k, k, 1], dim=-1)
+        if self.on_circle:
+            scale = _between(scale, self.scale_bounds)
+        else:
+            scale = _between(scale, (math.log(self.scale_bounds[0]), math.log(self.scale_bounds[1]))).exp()
+            location = torch.sigmoid(location)
+        steepness = _between(alpha, self.alpha_bounds)
+        exponents: tuple[Tensor, ...] = ()
+        if self.beta == 2:
+            steepness = steepness / 4
+        elif self.beta == "trainable":
+            exponents = (1 + torch.sigmoid(beta),)
+            steepness = steepness * torch.exp2(1 - exponents[0]) / exponents[0]
+        identity = _between(identity, self.identity_bounds)
+        weight = torch.softmax(weight, dim=-1) * (1 - identity)
+        if self.on_circle:
+            shift = rotation
+        else:
+            ends = torch.stack([-location, 1 - location], dim=-2) * scale.unsqueeze(-2)
+            steps, _ = self._steps(ends, steepness.unsqueeze(-2), tuple(b.unsqueeze(-2) for b in exponents))
+            below, above = (steps * weight.unsqueeze(-2)).sum(-1, keepdim=True).unbind(-2)
+            # the weights add up to 1 - c before and after
+            factor = (1 - identity) / (above - below)
+            weight = weight * factor
+            shift = -below * factor
+        return location, scale, steepness, weight, weight * scale * steepness, identity, shift, *exponents
+
+    def _steps(
+        self, t: Float[Tensor, "*batch k"], steepness: Float[Tensor, "*batch k"], exponents: tuple[Tensor, ...]
+    ) -> tuple[Float[Tensor, "*batch k"], Float[Tensor, "*batch k"]]:
+        """The smooth step at ``t`` (0 at its centre, its support is [-1/2, 1/2]), and its slope over ``steepness``."""
+        t = t.clamp(-EDGE, EDGE)
+        if exponents:
+            (beta,) = exponents
+            left, right = 0.5 + t, 0.5 - t
+            falling, rising = left**-beta, right**-beta
+            step = torch.sigmoid(steepness * (rising - falling))
+            return step, (step - step * step) * beta * (falling / left + rising / right)
+        # 1/t + 1/(1-t) = 1/(t (1-t)) = p turns both powers into polynomials of p
+        p = torch.reciprocal(0.25 - t * t)
+        if self.beta == 1:
+            step = torch.sigmoid(steepness * (2 * t) * p)
+            return step, (step - step * step) * (p * (p - 2))
+        square = p * p
+        step = torch.sigmoid(steepness * (2 * t) * square)
+        return step, (step - step * step) * (square * (2 * p - 6))
+
+    def _mix(
+        self,
+        x: Float[Tensor, "*batch"],
+        location: Float[Tensor, "*batch k"],
+        scale: Float[Tensor, "*batch k"],
+        steepness: Float[Tensor, "*batch k"],
+        weight: Float[Tensor, "*batch k"],
+        slope_weight: Float[Tensor, "*batch k"],
+        identity: Float[Tensor, "*batch 1"],
+        shift: Float[Tensor, "*batch 1"],
+        *exponents: Float[Tensor, "*batch 1"],
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+        x = x.unsqueeze(-1)
+        distance = x - location
+        if self.on_circle:
+            turns = distance.detach().round()
+            step, slope = self._steps((distance - turns) * scale, steepness, exponents)
+            step = step + turns
+        else:
+            step, slope = self._steps(distance * scale, steepness, exponents)
+        y = ((weight * step).sum(-1, keepdim=True) + identity * x + shift).squeeze(-1)
+        dydx = (slope_weight * slope).sum(-1) + identity.squeeze(-1)
+        return torch.remainder(y, 1.0) if self.on_circle else y, torch.log(dydx)
+
+
+def _between(fraction: Tensor, bounds: tuple[float, float]) -> Tensor:
+    return fraction * (bounds[1] - bounds[0]) + bounds[0]
+
+
+def _require_bounds(name: str, bounds: tuple[float, float], lowest: float, highest: float) -> None:
+    # nothing of the density may vanish, so c = 0 and a scale of 0 are out
+    if not (max(lowest, 1e-6) <= bounds[0] <= bounds[1] <= highest and math.isfinite(bounds[1])):
+        raise ConfigurationError(
+            f"{name} must be two increasing positive numbers between {lowest:g} and {highest:g}; they are {bounds}."
+        )
+
+
+@hookimpl
+def smoothflow_transforms() -> Mapping[str, type[Transform]]:
+    return {SmoothTransform.name: SmoothTransform}
