@@ -1,0 +1,82 @@
+"""The report: one HTML file that stands alone."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ConfigurationError, MissingDependencyError
+from ..core.files import write_atomically
+
+TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its title, the heads of its columns, rows of cells, and a note below."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for i, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise ConfigurationError(
+                    f'Row {i} of the table "{self.title}" has {len(row)} cells for {len(self.columns)} columns.'
+                )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: its title, its caption and its PNG bytes."""
+
+    title: str
+    caption: str
+    png: bytes
+
+    @property
+    def data_uri(self) -> str:
+        """The picture as a URI that needs no file and no network."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report says: text as plain text, escaped when it is written."""
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def render_report(report: Report) -> str:
+    """The report as HTML, with its pictures inside.
+
+    Raises:
+        MissingDependencyError: If jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise MissingDependencyError("Writing a report", "jinja2", "report") from error
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    source = files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(source).render(report=report)
+
+
+def write_report(report: Report, path: str | Path) -> None:
+    """Write the report, complete or not at all.
+
+    Raises:
+        MissingDependencyError: If jinja2 is not installed.
+        FileFormatError: If the file cannot be written.
+    """
+    write_atomically(Path(path), render_report(report).encode("utf-8"))
