@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ..core.errors import ConfigurationError, TopologyError
 from ..core.potential import Potential
 from ..core.topology import Topology
-from .force_terms import GeneralizedBorn, HarmonicAngles, HarmonicBonds, Nonbonded, Torsions
+from .force_terms import GeneralizedBorn, HarmonicAngles, HarmonicBonds, Nonbonded, Torsions, lengths
 
-CHUNK_ELEMENTS = {"cpu": 2**17, "cuda": 2**23}
+CHUNK_ELEMENTS = {"cpu": 2**15, "cuda": 2**23}
 """Pair distances that are worked on at once: on a CPU what its cache holds, elsewhere what memory holds."""
 
 
@@ -113,7 +113,7 @@ class ForceField(Potential):
                 f"{tuple(positions.shape)}."
             )
         elements = CHUNK_ELEMENTS.get(positions.device.type, CHUNK_ELEMENTS["cuda"])
-        return positions.split(max(1, elements // max(1, self.pairs.shape[1])))
+        return torch.split(positions, max(1, elements // max(1, self.pairs.shape[1])))
 
     def _energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
         dtype = self.get_buffer("precision").dtype
@@ -123,7 +123,7 @@ class ForceField(Potential):
             energy = energy + term(columns)
         if self.pairwise:
             first, second = (columns.index_select(0, self.pairs[side]) for side in (0, 1))
-            distances = torch.linalg.vector_norm(first - second, dim=1)
+            distances = lengths(first - second)
             for term in self.pairwise:
                 energy = energy + term(distances)
         return energy.to(positions.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,12 @@ OBC_TANH = (1.0, 0.8, 4.85)
 
 PROBE_RADIUS = 0.14
 """Radius of a water molecule in the surface-area term, nm."""
+
+
+def lengths(vectors: Float[Tensor, "count 3 batch"]) -> Float[Tensor, "count batch"]:
+    """The length of each vector; written out because a reduction over three elements is slow."""
+    x, y, z = vectors.unbind(1)
+    return torch.sqrt(x * x + y * y + z * z)
 
 
 class Term(nn.Module):
@@ -186,6 +193,70 @@ class Nonbonded(Term):
         return (sixth * (self.repulsion * sixth - self.attraction) + self.charge * inverse).sum(0)
 
 
+class BornIntegral(torch.autograd.Function):
+    r"""How much of an atom's surroundings another atom fills: twice the integral of :math:`|x|^{-4} / 4 \pi`.
+
+    .. math::
+        H(r) = \frac1L - \frac1U + \frac14 \left(\frac{s^2}{r} - r\right) \left(\frac1{L^2} - \frac1{U^2}\right)
+            + \frac1{2r} \log\frac LU + 2 \left(\frac1\rho - \frac1{\max(\rho, s - r)}\right)
+
+    with :math:`L = \max(\rho, |r - s|)` and :math:`U = \max(\rho, r + s)`, of a ball of radius s at the distance r
+    from the centre of a ball of radius :math:`\rho`, which is left out. H is stationary in its limits L and U, so its
+    slope is that at fixed limits; written out it takes a third of the time of differentiating H. The slope is
+    differentiated by autograd in turn.
+
+    Reference: Hawkins, Cramer, Truhlar, Chem. Phys. Lett. 246, 122 (1995).
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        r: Float[Tensor, "pairs batch"], own: Float[Tensor, "pairs 1"], other: Float[Tensor, "pairs 1"]
+    ) -> Float[Tensor, "pairs batch"]:
+        inside = torch.maximum(other - r, own)
+        lower, upper, logarithm = _limits(r, own, other, inside)
+        difference = lower - upper
+        inverse = r.reciprocal()
+        integral = difference * (1 + (lower + upper) * (0.25 * other * other * inverse - 0.25 * r))
+        return integral + 0.5 * (logarithm * inverse) + 2 * (1 / own - 1 / inside)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient * _born_slope(*ctx.saved_tensors), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _own: None, _other: None) -> Tensor:
+        return tangent * _born_slope(*ctx.saved_tensors)
+
+
+def _limits(
+    r: Float[Tensor, "pairs batch"],
+    own: Float[Tensor, "pairs 1"],
+    other: Float[Tensor, "pairs 1"],
+    inside: Float[Tensor, "pairs batch"],
+) -> tuple[Float[Tensor, "pairs batch"], Float[Tensor, "pairs batch"], Float[Tensor, "pairs batch"]]:
+    """1 / L, 1 / U and log(L / U)."""
+    lower = torch.maximum(r - other, inside)
+    upper = torch.maximum(r + other, own).reciprocal()
+    return lower.reciprocal(), upper, torch.log(lower * upper)
+
+
+def _born_slope(
+    r: Float[Tensor, "pairs batch"], own: Float[Tensor, "pairs 1"], other: Float[Tensor, "pairs 1"]
+) -> Float[Tensor, "pairs batch"]:
+    """dH/dr at fixed limits."""
+    lower, upper, logarithm = _limits(r, own, other, torch.maximum(other - r, own))
+    inverse = r.reciprocal()
+    ratio = other * inverse
+    return (upper - lower) * (upper + lower) * (0.25 + 0.25 * ratio * ratio) - 0.5 * (logarithm * inverse * inverse)
+
+
 class GeneralizedBorn(Term):
     r"""Implicit solvent: generalized Born energy with the Born radii of OBC II, and a surface-area term.
 
@@ -195,8 +266,7 @@ class GeneralizedBorn(Term):
             + 4 \pi \gamma_s \sum_i (R_i + R_w)^2 (R_i / B_i)^6 \\
         B_i^{-1} &= (R_i - o)^{-1} - R_i^{-1} \tanh(\alpha \psi_i - \beta \psi_i^2 + \gamma \psi_i^3)
 
-    with :math:`\psi_i` half of :math:`R_i - o` times the sum over the other atoms of the volume integral of
-    Hawkins, Cramer and Truhlar.
+    with :math:`\psi_i` half of :math:`R_i - o` times the sum of `BornIntegral` over the other atoms.
 
     Args:
         charges: e.
@@ -215,8 +285,6 @@ class GeneralizedBorn(Term):
     pair_of: Tensor
     own: Tensor
     other: Tensor
-    own_inverse: Tensor
-    other_square: Tensor
     radius: Tensor
     offset_radius: Tensor
     pair_charge: Tensor
@@ -246,9 +314,7 @@ class GeneralizedBorn(Term):
         offset_radii = radii - OBC_OFFSET
         scaled_radii = offset_radii * scales
         self._column("own", offset_radii[i])
-        self._column("own_inverse", 1 / offset_radii[i])
         self._column("other", scaled_radii[j])
-        self._column("other_square", scaled_radii[j] ** 2)
         self._column("radius", radii)
         self._column("offset_radius", offset_radii)
         prefactor = -COULOMB * (1 / solute_dielectric - 1 / solvent_dielectric)
@@ -259,17 +325,7 @@ class GeneralizedBorn(Term):
     def born_radii(self, distances: Float[Tensor, "pairs batch"]) -> Float[Tensor, "atoms batch"]:
         """The Born radius of each atom, nm."""
         r = distances.index_select(0, self.pair_of)
-        far = r + self.other
-        near = r - self.other
-        lower = 1 / torch.maximum(near.abs(), self.own)
-        upper = 1 / far
-        difference = lower - upper
-        integral = (
-            difference * (1 + 0.25 * (lower + upper) * (self.other_square / r - r)) + 0.5 * torch.log(upper / lower) / r
-        )
-        # an atom inside another one
-        integral = integral + torch.where(-near > self.own, 2 * (self.own_inverse - lower), 0.0)
-        integral = torch.where(far > self.own, integral, 0.0)
+        integral = BornIntegral.apply(r, self.own, self.other)  # type: ignore[no-untyped-call]
         total = integral.view(self.n_atoms, self.n_atoms - 1, -1).sum(1)
         psi = 0.5 * self.offset_radius * total
         alpha, beta, gamma = OBC_TANH
