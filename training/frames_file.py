@@ -12,6 +12,7 @@ Other programs open a file whose writer was killed with ``h5py.File(path, swmr=T
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -34,6 +35,8 @@ FORMAT = "smoothflow-frames"
 SCHEMA = 1
 UNITS = {"positions": "nm", "forces": "kJ/mol/nm", "energies": "kJ/mol", "log_weights": "1", "replica": "1"}
 CHUNK_BYTES = 2**18
+RESERVED_BYTES = 2**18
+"""Disk space kept free for HDF5's own records."""
 MAX_JSON_BYTES = 16 * 2**20
 
 State = Mapping[str, ndarray]
@@ -280,7 +283,12 @@ class FramesWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except FileFormatError:
+            # what made the writer give up says more
+            if error is None:
+                raise
 
     def append(self, frames: Frames, state: State | None = None) -> None:
         """Add frames; they and the state are in the file when this returns, or not at all.
@@ -296,6 +304,7 @@ class FramesWriter:
         end = self._n_frames + len(frames)
         n_commits = self._n_commits + 1
         try:
+            self._reserve(end)
             for name in COLUMNS:
                 values = getattr(frames, name)
                 if values is not None:
@@ -318,6 +327,21 @@ class FramesWriter:
                 "make room and resume."
             ) from error
         self._n_frames, self._n_commits = end, n_commits
+
+    def _reserve(self, n_frames: int) -> None:
+        """Make sure of the disk space for this many frames; HDF5 itself, out of space, could not even close the file."""
+        needed = RESERVED_BYTES
+        for name in COLUMNS:
+            if name in self._file:
+                dataset = self._file[name]
+                n_chunks = -(-n_frames // dataset.chunks[0]) - dataset.id.get_num_chunks()
+                needed += n_chunks * int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
+        try:
+            os.posix_fallocate(self._descriptor, self._file.id.get_filesize(), needed)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            # the file system cannot reserve space
 
     def publish(self) -> None:
         """Give the file its final name."""
