@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from itertools import pairwise
 
@@ -10,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .manifolds import Circle, Interval, Product
+from .manifolds import FULL_TURN, Circle, Interval, Line, Product
 
 
 class Conditioner(nn.Module, ABC):
@@ -31,31 +30,31 @@ class CircularFeatures(nn.Module):
     def __init__(self, domain: Product, n_harmonics: int) -> None:
         super().__init__()
         circles = domain.indices(Circle)
-        others = [i for i in range(len(domain)) if i not in circles]
-        self.n_features = 2 * n_harmonics * len(circles) + len(others)
-        self.n_circles = len(circles)
-        is_interval = torch.tensor([isinstance(domain.columns[i].manifold, Interval) for i in others])
-        self.register_buffer("circles", torch.tensor(circles, dtype=torch.long), persistent=False)
-        self.register_buffer("others", torch.tensor(others, dtype=torch.long), persistent=False)
-        self.register_buffer("scale", torch.where(is_interval, 2.0, 1.0), persistent=False)
-        self.register_buffer("offset", torch.where(is_interval, -1.0, 0.0), persistent=False)
-        self.register_buffer(
-            "frequencies",
-            2 * math.pi * torch.arange(1, n_harmonics + 1, dtype=torch.float64),
-            persistent=False,
-        )
+        intervals = domain.indices(Interval)
+        lines = domain.indices(Line)
+        self.n_features = 2 * n_harmonics * len(circles) + len(intervals) + len(lines)
+        self.n_circles, self.n_intervals, self.n_lines = len(circles), len(intervals), len(lines)
+        for name, members in (("circles", circles), ("intervals", intervals), ("lines", lines)):
+            self.register_buffer(name, torch.tensor(members, dtype=torch.long), persistent=False)
+        harmonics = torch.arange(1, n_harmonics + 1, dtype=torch.float64)
+        self.register_buffer("frequencies", FULL_TURN * harmonics, persistent=False)
         self.circles: Tensor
-        self.others: Tensor
-        self.scale: Tensor
-        self.offset: Tensor
+        self.intervals: Tensor
+        self.lines: Tensor
         self.frequencies: Tensor
 
     def forward(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch n_features"]:
-        features = [take_columns(x, self.others) * self.scale.to(x.dtype) + self.offset.to(x.dtype)]
+        # by kind and only where there are any: at batch size one, every operation counts
+        features = []
+        if self.n_lines:
+            features.append(take_columns(x, self.lines))
+        if self.n_intervals:
+            features.append(2 * take_columns(x, self.intervals) - 1)
         if self.n_circles:
-            phases = (take_columns(x, self.circles)[:, :, None] * self.frequencies.to(x.dtype)).flatten(1)
+            angles = take_columns(x, self.circles)[:, :, None] * self.frequencies.to(x.dtype)
+            phases = angles.flatten(1)
             features += [phases.cos(), phases.sin()]
-        return torch.cat(features, dim=-1)
+        return torch.cat(features, dim=-1) if features else x[:, :0]
 
 
 class MLPConditioner(Conditioner):

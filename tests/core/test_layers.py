@@ -111,7 +111,9 @@ def test_chart_of_lines_agrees_with_the_normal_distribution() -> None:
 
 
 def test_chart_puts_the_seam_of_a_narrow_torsion_opposite_to_its_mean() -> None:
-    q = torch.tensor([[0.15, 1.9, -math.pi + 0.05, 0.0, 0.0], [0.15, 1.9, math.pi - 0.05, 0.0, 0.0]]).double()
+    q = torch.tensor(
+        [[0.15, 1.9, -math.pi + 0.05, 0.0, 0.0], [0.15, 1.9, math.pi - 0.05, 0.0, 0.0]], dtype=torch.float64
+    )
     z, _ = chart().encode(q)
     torch.testing.assert_close(z[:, 2], torch.tensor([0.5, -0.5], dtype=torch.float64))
 

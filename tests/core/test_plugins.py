@@ -68,7 +68,7 @@ def test_two_plugins_with_one_name_are_an_error_that_names_both() -> None:
 def test_a_misspelt_hook_is_caught_and_leaves_the_others_working() -> None:
     found = Registry()
     found.register(identity_plugin(), "good")
-    found.register(plugin_with(smoothflow_transfroms=dict), "typo")
+    found.register(plugin_with(smoothflow_transfroms=lambda: {"identity": Identity}), "typo")
     assert [broken.plugin for broken in found.broken] == ["typo"]
     assert "smoothflow_transfroms" in found.broken[0].error
     assert found.names("transform") == ["identity"]
