@@ -14,12 +14,6 @@ from numpy import ndarray
 from ..core.errors import FileFormatError, GeometryError, TopologyError
 from ..core.topology import Topology
 
-MIN_DISTANCE = 0.02
-"""Atoms closer than this, in nm, overlap: no bond is shorter than 0.07 nm."""
-
-MAX_BOND = 0.5
-"""No bond is as long as this, in nm; bonds in Å that are taken for nm are all longer."""
-
 BLOCK = 1000
 """Frames that are checked or read at a time."""
 
@@ -96,40 +90,6 @@ class Frames:
                 "or import the frames with a potential that recomputes them."
             )
         return self.forces
-
-    def check_geometry(self) -> None:
-        """Look for overlapping atoms, and for bonds so long that the positions must be in Å.
-
-        Raises:
-            GeometryError: If a frame is broken or the unit is wrong; names frame and atoms.
-        """
-        atoms = self.topology.atoms
-        bonds = np.array(self.topology.bonds, dtype=np.intp).reshape(-1, 2)
-        first, second = np.triu_indices(len(atoms), k=1)
-        for start in range(0, len(self), BLOCK):
-            x = self.positions[start : start + BLOCK]
-            lengths = np.linalg.norm(x[:, bonds[:, 0]] - x[:, bonds[:, 1]], axis=-1)
-            if lengths.size and np.median(lengths) > MAX_BOND:
-                raise GeometryError(
-                    f"The median bond is {np.median(lengths):.2f} nm long, so the positions seem to be in Å. "
-                    "Divide them by 10: positions are in nm."
-                )
-            if lengths.size and lengths.max() > MAX_BOND:
-                frame, bond = np.unravel_index(lengths.argmax(), lengths.shape)
-                a, b = (atoms[i] for i in bonds[bond])
-                raise GeometryError(
-                    f"The bond {a} to {b} is {lengths.max():.2f} nm long in frame {start + frame}: it is broken, or "
-                    "the molecule is split over a periodic boundary. Make molecules whole, or leave the frame out."
-                )
-            for i in range(len(atoms)):
-                others = first[second == i]
-                distances = np.linalg.norm(x[:, others] - x[:, i, None], axis=-1)
-                if distances.size and distances.min() < MIN_DISTANCE:
-                    frame, other = np.unravel_index(distances.argmin(), distances.shape)
-                    raise GeometryError(
-                        f"Atoms {atoms[others[other]]} and {atoms[i]} overlap in frame {start + frame} "
-                        f"({distances.min():.4f} nm apart). Leave the frame out."
-                    )
 
     def require_topology(self, topology: Topology, name: str) -> None:
         """Raise a `TopologyError` unless the frames are of the molecule ``topology``, which messages call ``name``."""

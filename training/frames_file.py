@@ -35,7 +35,7 @@ FORMAT = "smoothflow-frames"
 SCHEMA = 1
 UNITS = {"positions": "nm", "forces": "kJ/mol/nm", "energies": "kJ/mol", "log_weights": "1", "replica": "1"}
 CHUNK_BYTES = 2**18
-RESERVED_BYTES = 2**18
+SPARE_BYTES = 2**18
 """Disk space kept free for HDF5's own records."""
 MAX_JSON_BYTES = 16 * 2**20
 
@@ -304,7 +304,7 @@ class FramesWriter:
         end = self._n_frames + len(frames)
         n_commits = self._n_commits + 1
         try:
-            self._reserve(end)
+            self._require_space(end)
             for name in COLUMNS:
                 values = getattr(frames, name)
                 if values is not None:
@@ -328,20 +328,23 @@ class FramesWriter:
             ) from error
         self._n_frames, self._n_commits = end, n_commits
 
-    def _reserve(self, n_frames: int) -> None:
-        """Make sure of the disk space for this many frames; HDF5 itself, out of space, could not even close the file."""
-        needed = RESERVED_BYTES
+    def _require_space(self, n_frames: int) -> None:
+        """Raise `OSError` unless the disk has room for so many frames; HDF5 cannot close a file it failed to write."""
+        needed = SPARE_BYTES
         for name in COLUMNS:
             if name in self._file:
                 dataset = self._file[name]
                 n_chunks = -(-n_frames // dataset.chunks[0]) - dataset.id.get_num_chunks()
                 needed += n_chunks * int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
+        size = os.fstat(self._descriptor).st_size
         try:
-            os.posix_fallocate(self._descriptor, self._file.id.get_filesize(), needed)
+            os.posix_fallocate(self._descriptor, size, needed)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            # the file system cannot reserve space
+            # other errors: this file system cannot reserve space
+        finally:
+            os.ftruncate(self._descriptor, size)
 
     def publish(self) -> None:
         """Give the file its final name."""

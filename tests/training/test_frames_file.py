@@ -304,21 +304,6 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         replace(frames, forces=None).require_forces()
 
 
-def test_broken_geometries_are_named() -> None:
-    frames = some_frames(1500)
-    frames.check_geometry()
-    with pytest.raises(GeometryError, match="Å"):
-        replace(frames, positions=10 * frames.positions).check_geometry()
-    positions = frames.positions.copy()
-    positions[1201, 2] = positions[1201, 1] + 0.001
-    with pytest.raises(GeometryError, match=r"HOH1-H1 and HOH1-H2 overlap in frame 1201"):
-        replace(frames, positions=positions).check_geometry()
-    positions = frames.positions.copy()
-    positions[1300, 2] += 3
-    with pytest.raises(GeometryError, match=r"HOH1-O to HOH1-H2 is .* in frame 1300"):
-        replace(frames, positions=positions).check_geometry()
-
-
 def test_another_molecule_is_refused() -> None:
     other = Topology(WATER.atoms[::-1], ((0, 2), (1, 2)))
     with pytest.raises(TopologyError, match="Atom order differs"):
