@@ -75,13 +75,10 @@ class ASEEngine(Engine):
                 time + n_steps * settings.timestep,
             )
 
-        return record(
-            advance(0.0, 0),
-            lambda state, n_steps: advance(state.time, n_steps),
-            settings,
-            on_report,
-            potential.topology,
-        )
+        def later(state: State, n_steps: int) -> State:
+            return advance(state.time, n_steps)
+
+        return record(advance(0.0, 0), later, settings, on_report, potential.topology)
 
 
 def _dynamics(

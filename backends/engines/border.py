@@ -112,7 +112,7 @@ class ExternalPotential(Potential):
         return torch.from_numpy(energies).to(positions), torch.from_numpy(forces).to(positions)
 
     def energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
-        energy: Tensor = _Energy.apply(positions, *self.energy_and_forces(positions))
+        energy: Tensor = _Energy.apply(positions, *self.energy_and_forces(positions))  # type: ignore[no-untyped-call]
         return energy
 
 
@@ -127,7 +127,7 @@ class _Energy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         positions, forces = ctx.saved_tensors
-        forces = _Forces.apply(positions, forces)
+        forces = _Forces.apply(positions, forces)  # type: ignore[no-untyped-call]
         return -grads[0][:, None, None] * forces, None, None
 
 

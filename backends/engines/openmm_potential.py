@@ -137,7 +137,7 @@ def _check_system(openmm: Any, system: Any, topology: Topology) -> None:
                 "thermostats are chosen where dynamics is run."
             )
     masses = np.array([system.getParticleMass(i)._value for i in range(n_particles)])
-    elements = np.array([openmm.app.Element.getBySymbol(symbol).mass._value for symbol in topology.elements])
+    elements = _element_masses(topology)
     hydrogens = masses[elements < 1.5]
     if len(hydrogens) and np.ptp(hydrogens) < 0.1 and hydrogens[0] > 1.5:
         return  # hydrogen masses were repartitioned, so that masses say nothing about elements
@@ -148,6 +148,14 @@ def _check_system(openmm: Any, system: Any, topology: Topology) -> None:
             f"In the OpenMM System {atom_name(topology, i)} has mass {masses[i]:.3f} amu, which is no "
             f"{topology.atoms[i].element}. Make System and topology from one structure, with atoms in one order."
         )
+
+
+def _element_masses(topology: Topology) -> Float[np.ndarray, "atoms"]:
+    element = import_optional("openmm.app.element", "A potential from OpenMM", "openmm").Element
+    try:
+        return np.array([element.getBySymbol(symbol).mass._value for symbol in topology.elements])
+    except KeyError as error:
+        raise TopologyError(f"The topology contains an element {error}, which OpenMM does not know.") from error
 
 
 def _motion_controls(openmm: Any) -> tuple[type, ...]:
