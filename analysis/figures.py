@@ -180,7 +180,7 @@ def conservation_figure(
         ax = axes[i]
         for replica in range(energy.shape[1]):
             total = energy[:, replica]
-            ax.plot(times, total - total.mean(), lw=0.8, alpha=0.8, color=COLOURS[i % len(COLOURS)])
+            ax.plot(times, total - total.mean(), lw=0.8, color=COLOURS[i % len(COLOURS)])
         ax.set_title(title)
         ax.set_xlabel("time (ps)")
     for ax in axes[len(runs) :]:

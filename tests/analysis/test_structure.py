@@ -1,0 +1,78 @@
+"""Histograms of torsions and their divergence, and handedness."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from smoothflow.analysis.structure import (
+    handedness,
+    histogram_divergence,
+    ramachandran_pairs,
+    tetrahedral_centres,
+    torsion_divergence,
+    torsion_histogram,
+)
+from smoothflow.core.errors import ConfigurationError
+from smoothflow.core.manifolds import FULL_TURN, Circle, Column, Interval, Product
+from smoothflow.core.topology import Atom, Topology
+
+
+def test_pairs_of_phi_and_psi_are_found_by_residue() -> None:
+    turn = Circle(FULL_TURN)
+    names = ["psi2", "omega1", "phi1", "phi2", "psi1", "phi3"]
+    domain = Product((Column("phi0", Interval()), *(Column(name, turn) for name in names)))
+    assert ramachandran_pairs(domain) == ((3, 5), (4, 1))
+    assert ramachandran_pairs(Product.of(turn, ["psi", "phi"])) == ((1, 0),)
+
+
+def test_torsions_are_counted_in_their_bins_and_wrapped() -> None:
+    phi = torch.tensor([-math.pi + 0.01, math.pi + 0.01, 0.01])
+    psi = torch.tensor([0.01, 0.01, -0.01])
+    counts = torsion_histogram(phi, psi, n_bins=4)
+    expected = np.zeros((4, 4))
+    expected[0, 2], expected[2, 1] = 2, 1
+    np.testing.assert_array_equal(counts, expected)
+    weighted = torsion_histogram(phi, psi, torch.tensor([0.5, 0.25, 2.0]), n_bins=4)
+    assert (weighted[0, 2], weighted[2, 1]) == (0.75, 2.0)
+
+
+def test_divergence_of_histograms_counted_by_hand() -> None:
+    data, model = np.array([3.0, 1.0, 0.0, 0.0]), np.array([1.0, 0.0, 4.0, 0.0])
+    # three occupied bins: q = (1.5, 0.5, 4.5) / 6.5
+    expected = 0.75 * math.log(0.75 * 6.5 / 1.5) + 0.25 * math.log(0.25 * 6.5 / 0.5)
+    assert histogram_divergence(data, model) == pytest.approx(expected, rel=1e-14)
+    with pytest.raises(ConfigurationError, match="empty"):
+        histogram_divergence(data, np.zeros(4))
+
+
+def test_divergence_of_dense_histograms_is_that_of_the_distributions() -> None:
+    rng = np.random.default_rng(0)
+    p, q = rng.dirichlet(np.ones(20)), rng.dirichlet(np.ones(20))
+    exact = float((p * np.log(p / q)).sum())
+    found = histogram_divergence(p * 1e9, q * 1e9)
+    assert found == pytest.approx(exact, rel=1e-6)  # half a count in 1e9, over shares down to 1e-3
+
+
+def test_divergence_against_its_noise_floor() -> None:
+    generator = torch.Generator().manual_seed(0)
+    data, same, other = (0.6 * torch.randn(20_000, 2, generator=generator) for _ in range(3))
+    equal = torsion_divergence(("phi", "psi"), data, same)
+    # both are noise of the same size; a bin's worth of noise varies by a few per cent
+    assert equal.divergence.value == pytest.approx(equal.noise_floor.value, rel=0.2)
+    shifted = torsion_divergence(("phi", "psi"), data, other + torch.tensor([0.6, 0.0]))
+    # Gaussians one standard deviation apart: 1/2, above the noise
+    assert shifted.divergence.value == pytest.approx(0.5 + equal.noise_floor.value, abs=0.05)
+    assert shifted.divergence.n == 10_000
+
+
+def test_handedness_changes_in_the_mirror_and_with_an_exchange() -> None:
+    atoms = tuple(Atom(element, name, "X", 0) for element, name in zip("CHFCN", "abcde", strict=True))
+    topology = Topology(atoms, ((0, 1), (0, 2), (0, 3), (0, 4)))
+    assert tetrahedral_centres(topology) == (0,)
+    corners = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64)
+    # determinant of (0,-2,-2), (-2,0,-2), (-2,-2,0) is -16
+    mirrored = corners * torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)
+    exchanged = corners[[0, 2, 1, 3, 4]]
+    found = handedness(torch.stack([corners, mirrored, exchanged]), topology)
+    assert found.flatten().tolist() == [-1, 1, 1]
