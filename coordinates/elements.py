@@ -1,0 +1,103 @@
+"""Atomic numbers, masses and covalent radii."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.errors import TopologyError
+from ..core.topology import Topology
+
+
+class Element(NamedTuple):
+    """Atomic number, standard atomic weight (amu, IUPAC 2016) and covalent radius (nm).
+
+    Reference of the radii: Cordero et al., Covalent radii revisited, Dalton Trans. 2008, 2832.
+    """
+
+    number: int
+    mass: float
+    radius: float
+
+
+ELEMENTS: dict[str, Element] = {
+    "H": Element(1, 1.008, 0.031),
+    "He": Element(2, 4.0026, 0.028),
+    "Li": Element(3, 6.94, 0.128),
+    "Be": Element(4, 9.01218, 0.096),
+    "B": Element(5, 10.81, 0.084),
+    "C": Element(6, 12.011, 0.076),
+    "N": Element(7, 14.007, 0.071),
+    "O": Element(8, 15.999, 0.066),
+    "F": Element(9, 18.9984, 0.057),
+    "Ne": Element(10, 20.1797, 0.058),
+    "Na": Element(11, 22.9898, 0.166),
+    "Mg": Element(12, 24.305, 0.141),
+    "Al": Element(13, 26.9815, 0.121),
+    "Si": Element(14, 28.085, 0.111),
+    "P": Element(15, 30.9738, 0.107),
+    "S": Element(16, 32.06, 0.105),
+    "Cl": Element(17, 35.45, 0.102),
+    "Ar": Element(18, 39.948, 0.106),
+    "K": Element(19, 39.0983, 0.203),
+    "Ca": Element(20, 40.078, 0.176),
+    "Sc": Element(21, 44.9559, 0.17),
+    "Ti": Element(22, 47.867, 0.16),
+    "V": Element(23, 50.9415, 0.153),
+    "Cr": Element(24, 51.9961, 0.139),
+    "Mn": Element(25, 54.938, 0.139),
+    "Fe": Element(26, 55.845, 0.132),
+    "Co": Element(27, 58.9332, 0.126),
+    "Ni": Element(28, 58.6934, 0.124),
+    "Cu": Element(29, 63.546, 0.132),
+    "Zn": Element(30, 65.38, 0.122),
+    "Ga": Element(31, 69.723, 0.122),
+    "Ge": Element(32, 72.63, 0.12),
+    "As": Element(33, 74.9216, 0.119),
+    "Se": Element(34, 78.971, 0.12),
+    "Br": Element(35, 79.904, 0.12),
+    "Kr": Element(36, 83.798, 0.116),
+    "Rb": Element(37, 85.4678, 0.22),
+    "Sr": Element(38, 87.62, 0.195),
+    "Y": Element(39, 88.9058, 0.19),
+    "Zr": Element(40, 91.224, 0.175),
+    "Nb": Element(41, 92.9064, 0.164),
+    "Mo": Element(42, 95.95, 0.154),
+    "Tc": Element(43, 97.9072, 0.147),
+    "Ru": Element(44, 101.07, 0.146),
+    "Rh": Element(45, 102.906, 0.142),
+    "Pd": Element(46, 106.42, 0.139),
+    "Ag": Element(47, 107.868, 0.145),
+    "Cd": Element(48, 112.414, 0.144),
+    "In": Element(49, 114.818, 0.142),
+    "Sn": Element(50, 118.71, 0.139),
+    "Sb": Element(51, 121.76, 0.139),
+    "Te": Element(52, 127.6, 0.138),
+    "I": Element(53, 126.904, 0.139),
+    "Xe": Element(54, 131.293, 0.14),
+    "Cs": Element(55, 132.905, 0.244),
+    "Ba": Element(56, 137.327, 0.215),
+    "Pt": Element(78, 195.084, 0.136),
+    "Au": Element(79, 196.967, 0.136),
+    "Hg": Element(80, 200.592, 0.132),
+    "Pb": Element(82, 207.2, 0.146),
+}
+
+
+def element(symbol: str) -> Element:
+    """The element of that symbol.
+
+    Raises:
+        TopologyError: If it is not among those known here.
+    """
+    if symbol not in ELEMENTS:
+        raise TopologyError(f'"{symbol}" is no element symbol known here; known are {", ".join(ELEMENTS)}.')
+    return ELEMENTS[symbol]
+
+
+def masses(topology: Topology) -> Float[Tensor, "atoms"]:
+    """Atomic masses in amu, float64."""
+    return torch.tensor([element(symbol).mass for symbol in topology.elements], dtype=torch.float64)

@@ -1,0 +1,73 @@
+"""What a topology must satisfy to have internal coordinates: one molecule, with nothing missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ..core.errors import TopologyError
+from ..core.topology import Topology
+
+MAX_NEIGHBOURS = {"H": 1, "F": 1, "C": 4, "N": 4, "O": 3}
+
+
+def require_molecule(topology: Topology) -> None:
+    """Raise a `TopologyError` unless ``topology`` is one connected molecule of 3 atoms or more with possible valences."""
+    if len(topology) < 3:
+        raise TopologyError(f"Internal coordinates need a molecule of 3 atoms or more; this one has {len(topology)}.")
+    twice = [
+        f"{name} of residue {residue + 1}"
+        for (residue, name), count in Counter((a.residue_index, a.name) for a in topology.atoms).items()
+        if count > 1
+    ]
+    if twice:
+        raise TopologyError(
+            f"Atoms occur more than once: {', '.join(twice[:5])}. Remove duplicates and alternate locations, and give "
+            "every atom of a residue its own name."
+        )
+    _require_connected(topology)
+    _require_valences(topology)
+
+
+def _require_connected(topology: Topology) -> None:
+    neighbours = topology.neighbours()
+    reached = {0}
+    order = [0]
+    for atom in order:
+        for other in neighbours[atom]:
+            if other not in reached:
+                reached.add(other)
+                order.append(other)
+    if len(reached) == len(topology):
+        return
+    alone = next(i for i in range(len(topology)) if i not in reached)
+    atom = topology.atoms[alone]
+    if not neighbours[alone]:
+        raise TopologyError(
+            f"Atom {alone} ({atom}) has no bond. If it is an ion or another molecule, remove it; if its residue "
+            f'"{atom.residue_name}" is not a standard one, add CONECT records to the PDB file.'
+        )
+    raise TopologyError(
+        f"There is more than one molecule: no chain of bonds joins atom 0 ({topology.atoms[0]}) and atom {alone} "
+        f"({atom}). Keep one molecule, or add the missing bonds (CONECT records in a PDB file)."
+    )
+
+
+def _require_valences(topology: Topology) -> None:
+    neighbours = topology.neighbours()
+    for i, atom in enumerate(topology.atoms):
+        symbol, n = atom.element, len(neighbours[i])
+        if n > MAX_NEIGHBOURS.get(symbol, n):
+            raise TopologyError(
+                f"Atom {i} ({atom}) is {symbol} with {n} bonds. Remove the wrong bonds or the duplicated atoms."
+            )
+        if symbol != "C":
+            continue
+        others = [topology.elements[j] for j in neighbours[i]]
+        # a carbon at the end of a chain is carbon monoxide or an isonitrile, if nothing is missing
+        alone = n == 1 and others[0] not in ("N", "O")
+        alpha = atom.name == "CA" and n < 4 and {"N", "C"} <= {topology.atoms[j].name for j in neighbours[i]}
+        if alone or alpha:
+            raise TopologyError(
+                f"Atom {i} ({atom}) is carbon with {n} bond{'s' if n > 1 else ''}: hydrogens are missing. Add them, "
+                "for example with openmm.app.Modeller.addHydrogens."
+            )
