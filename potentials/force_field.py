@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.errors import ConfigurationError, TopologyError
 from ..core.potential import Potential
 from ..core.topology import Topology
-from .force_terms import GeneralizedBorn, HarmonicAngles, HarmonicBonds, Nonbonded, Torsions, lengths
+from .force_terms import GeneralizedBorn, HarmonicAngles, HarmonicBonds, Nonbonded, Torsions, norms
 
 CHUNK_ELEMENTS = {"cpu": 2**15, "cuda": 2**23}
 """Pair distances that are worked on at once: on a CPU what its cache holds, elsewhere what memory holds."""
@@ -123,7 +123,7 @@ class ForceField(Potential):
             energy = energy + term(columns)
         if self.pairwise:
             first, second = (columns.index_select(0, self.pairs[side]) for side in (0, 1))
-            distances = lengths(first - second)
+            distances = norms(first - second)
             for term in self.pairwise:
                 energy = energy + term(distances)
         return energy.to(positions.dtype)

@@ -27,7 +27,7 @@ PROBE_RADIUS = 0.14
 """Radius of a water molecule in the surface-area term, nm."""
 
 
-def lengths(vectors: Float[Tensor, "count 3 batch"]) -> Float[Tensor, "count batch"]:
+def norms(vectors: Float[Tensor, "count 3 batch"]) -> Float[Tensor, "count batch"]:
     """The length of each vector; written out because a reduction over three elements is slow."""
     x, y, z = vectors.unbind(1)
     return torch.sqrt(x * x + y * y + z * z)
@@ -70,8 +70,7 @@ class HarmonicBonds(Term):
     def forward(self, positions: Float[Tensor, "atoms 3 batch"]) -> Float[Tensor, "batch"]:
         """Energies in kJ/mol."""
         first, second = (positions.index_select(0, self.get_buffer(f"atom{i}")) for i in range(2))
-        length = torch.linalg.vector_norm(first - second, dim=1)
-        return 0.5 * (self.stiffness * (length - self.length) ** 2).sum(0)
+        return 0.5 * (self.stiffness * (norms(first - second) - self.length) ** 2).sum(0)
 
 
 class HarmonicAngles(Term):
@@ -152,7 +151,7 @@ class Torsions(Term):
         first, axis, last = b - a, c - b, d - c
         before = torch.linalg.cross(first, axis, dim=1)
         after = torch.linalg.cross(axis, last, dim=1)
-        sine = torch.linalg.vector_norm(axis, dim=1) * (first * after).sum(1)
+        sine = norms(axis) * (first * after).sum(1)
         angle = torch.atan2(sine, (before * after).sum(1))
         series = torch.cos(self.harmonic * angle.index_select(0, self.torsion) - self.phase)
         return (self.amplitude * series).sum(0) + self.constant
