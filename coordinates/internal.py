@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..core.conditioners import take_columns
 from ..core.manifolds import FULL_TURN, Circle, Column, Interval, Product
 from ..core.topology import Topology
+from .checks import check_geometry
 from .geometry import norm
-from .geometry_checks import check_geometry
 from .naming import angle_names, bond_names, torsion_names
 from .zmatrix import ZMatrix
 
@@ -90,9 +90,9 @@ class InternalCoordinates(nn.Module):
         self, positions: Float[Tensor, "batch atoms 3"]
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
         """Internal coordinates q of positions x (nm), and log|det dq/dx|."""
-        gathered = take_columns(positions.flatten(1), self.components).unflatten(1, (2, 3, -1))
+        gathered = take_columns(positions.flatten(1), self.components).reshape(len(positions), 2, 3, -1)
         vectors = gathered[:, 0] - gathered[:, 1]
-        u, v, w = vectors.split(self.n_vectors, dim=-1)
+        u, v, w = torch.split(vectors, self.n_vectors, dim=-1)
         u_bent, u_twisted, v_twisted = u[..., 1:], u[..., 2:], v[..., 1:]
         uv = torch.linalg.cross(u_bent, v, dim=1)
         vw = torch.linalg.cross(v_twisted, w, dim=1)
@@ -110,7 +110,7 @@ class InternalCoordinates(nn.Module):
         The first row's atom is at the origin, the second's on the positive x axis, the third's in the x-y plane at
         y > 0.
         """
-        bonds, angles, torsions = q.split(self.n_vectors, dim=-1)
+        bonds, angles, torsions = torch.split(q, self.n_vectors, dim=-1)
         # one row per atom, so that gathering atoms copies whole rows; the batch runs fastest
         r, theta, phi = bonds.T[2:], angles.T[1:], torsions.T
         across = r * theta.sin()
@@ -118,8 +118,10 @@ class InternalCoordinates(nn.Module):
         local = local.index_select(0, self.order)
         placed = self._first_three(bonds.T, angles.T)
         sizes = [3 * size for size in self.level_sizes]
-        for level, references in zip(local.split(self.level_sizes), self.references.split(sizes), strict=True):
-            b, c, d = placed.index_select(0, references).unflatten(0, (3, -1)).unbind(0)
+        for level, references in zip(
+            torch.split(local, self.level_sizes), torch.split(self.references, sizes), strict=True
+        ):
+            b, c, d = placed.index_select(0, references).chunk(3)
             v = c - b
             normal = torch.linalg.cross(v, d - c, dim=1)
             along = v / norm(v, 1).unsqueeze(1)
@@ -139,7 +141,7 @@ class InternalCoordinates(nn.Module):
         x, y = second * theta.cos(), second * theta.sin()
         third_x = first - x if self.bends_back else x
         coordinates = [zero, zero, zero, first, zero, zero, third_x, y, zero]
-        return torch.stack(coordinates).unflatten(0, (3, 3))
+        return torch.stack(coordinates).reshape(3, 3, -1)
 
 
 def internal_columns(topology: Topology, zmatrix: ZMatrix) -> Product:
@@ -147,7 +149,7 @@ def internal_columns(topology: Topology, zmatrix: ZMatrix) -> Product:
     rows = zmatrix.rows
     bonds = bond_names(topology, [row[:2] for row in rows[1:]])
     angles = angle_names(topology, [row[:3] for row in rows[2:]])
-    torsions = torsion_names(topology, [tuple(row) for row in rows[3:]])
+    torsions = torsion_names(topology, [row[:4] for row in rows[3:]])
     return Product(
         (
             *(Column(name, Interval(0.0, math.inf)) for name in bonds),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +12,15 @@ from ..core.errors import FileFormatError
 from ..core.topology import Topology
 from ..core.units import ANGSTROM
 
-STANDARD_RESIDUES = frozenset(
-    "ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL".split()
+STANDARD_RESIDUES = (
+    *("ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE"),
+    *("LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL"),
 )
 
 
-def write_pdb(topology: Topology, positions: Float[Tensor, "frames atoms 3"], path: str | Path, title: str = "") -> None:
+def write_pdb(
+    topology: Topology, positions: Float[Tensor, "frames atoms 3"], path: str | Path, title: str = ""
+) -> None:
     """Write positions (nm) as a PDB file, one model per frame, with every bond as a CONECT record.
 
     The file appears under its name only when it is complete.
@@ -31,7 +33,7 @@ def write_pdb(topology: Topology, positions: Float[Tensor, "frames atoms 3"], pa
     try:
         with partial.open("w", encoding="ascii") as stream:
             stream.writelines(f"{line}\n" for line in _lines(topology, positions, title))
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..core.topology import Topology
-from .topology_checks import require_molecule
 from .naming import CHI_BONDS, backbone_atoms, named_torsion
+from .topology_checks import require_molecule
 
 Quad = tuple[int, int, int, int]
 

@@ -93,15 +93,15 @@ def topology_from_mdtraj(topology: mdtraj.Topology) -> Topology:
     return _topology(atoms, [(bond.atom1.index, bond.atom2.index) for bond in topology.bonds])
 
 
-def topology_from_ase(atoms: ase.Atoms) -> tuple[Topology, Float[Tensor, "1 atoms 3"]]:
-    """The topology of ASE atoms, and their positions in nm.
+def topology_from_ase(atoms: ase.Atoms) -> Topology:
+    """The topology of ASE atoms.
 
     ASE knows no bonds. They are **guessed**: two atoms are bonded if they are nearer than 1.25 times the sum of their
     covalent radii. Start from an ordinary, relaxed geometry. Atoms are named by element and count: C1, C2, H1.
     """
     positions = torch.from_numpy(atoms.get_positions() * ANGSTROM)
     symbols = list(atoms.get_chemical_symbols())
-    return _topology(_numbered(symbols), _guessed_bonds(symbols, positions)), positions[None]
+    return _topology(_numbered(symbols), _guessed_bonds(symbols, positions))
 
 
 def topology_from_smiles(smiles: str, seed: int = 0) -> tuple[Topology, Float[Tensor, "1 atoms 3"]]:

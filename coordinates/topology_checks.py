@@ -11,7 +11,7 @@ MAX_NEIGHBOURS = {"H": 1, "F": 1, "C": 4, "N": 4, "O": 3}
 
 
 def require_molecule(topology: Topology) -> None:
-    """Raise a `TopologyError` unless ``topology`` is one connected molecule of 3 atoms or more with possible valences."""
+    """Raise a `TopologyError` unless ``topology`` is one molecule of 3 atoms or more that can exist."""
     if len(topology) < 3:
         raise TopologyError(f"Internal coordinates need a molecule of 3 atoms or more; this one has {len(topology)}.")
     twice = [
@@ -32,8 +32,8 @@ def _require_connected(topology: Topology) -> None:
     neighbours = topology.neighbours()
     reached = {0}
     order = [0]
-    for atom in order:
-        for other in neighbours[atom]:
+    for index in order:
+        for other in neighbours[index]:
             if other not in reached:
                 reached.add(other)
                 order.append(other)
