@@ -167,7 +167,9 @@ def _reference(
             f"The reference is for configurations of shape {tuple(reference.shape)} and these have shape "
             f"{tuple(positions.shape[1:])}. Use one molecule for both."
         )
-    energy, forces = reference.energy_and_forces(positions)
+    # in the reference's own precision, so that a flow in float32 does not round a force field's energies
+    state = [t for t in (*reference.parameters(), *reference.buffers()) if t.is_floating_point()]
+    energy, forces = reference.energy_and_forces(positions.to(state[0]) if state else positions.double().cpu())
     energy = energy.double().cpu()
     return torch.where(energy.isfinite(), energy, math.inf), forces
 

@@ -1,0 +1,201 @@
+"""Evaluation against references of which everything is known: the flow itself, shifted, scaled or tilted."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from smoothflow.analysis.evaluation import Evaluation, evaluate
+from smoothflow.analysis.gallery import evaluation_pictures
+from smoothflow.analysis.reweighting import ess_fraction
+from smoothflow.coordinates.fitting import fit_charts
+from smoothflow.coordinates.internal import InternalCoordinates
+from smoothflow.coordinates.molecules import molecule_path
+from smoothflow.coordinates.topologies import topology_from_pdb
+from smoothflow.core.architecture import FlowSettings, build_flow
+from smoothflow.core.charts import Chart
+from smoothflow.core.errors import ConfigurationError, TopologyError
+from smoothflow.core.potential import Potential
+from smoothflow.core.units import thermal_energy
+from smoothflow.potentials.flow_potential import FlowPotential
+from smoothflow.training.frames import Frames
+
+TEMPERATURE = 300.0
+KT = thermal_energy(TEMPERATURE)
+N = 400
+
+
+class Changed(Potential):
+    """Another potential plus a constant and a multiple of cos(phi), kT."""
+
+    def __init__(self, base: FlowPotential, constant: float = 0.0, tilt: float = 0.0) -> None:
+        super().__init__()
+        self.base, self.constant, self.tilt = base, constant, tilt
+        self.shape = base.shape
+        self.phi = base.coordinates.codomain.names.index("phi")
+
+    def energy(self, positions: torch.Tensor) -> torch.Tensor:
+        q, _ = self.base.coordinates.encode(positions)
+        return self.base.energy(positions) + KT * (self.constant + self.tilt * q[:, self.phi].cos())
+
+
+class Broken(Changed):
+    """The same, but no number for every tenth configuration of a batch after the first ten."""
+
+    def energy_and_forces(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        energy, forces = super().energy_and_forces(positions)
+        energy[10::10] = math.nan
+        return energy, forces
+
+
+@pytest.fixture(scope="module")
+def potential() -> FlowPotential:
+    topology, positions = topology_from_pdb(molecule_path("capped-alanine"))
+    coordinates = InternalCoordinates(topology)
+    noise = torch.randn((200, *positions.shape[1:]), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    # shaken by less than a fifth of a bond, so that no geometry is turned inside out
+    q, _ = coordinates.encode(positions + 0.003 * noise)
+    charts = fit_charts(q, coordinates.codomain)
+    # backbone torsions all the way around, as in molecular dynamics
+    wide = [i for i, name in enumerate(coordinates.codomain.names) if name in ("phi", "psi")]
+    charts = tuple(replace(c, kind="circle", location=0.0, scale=1.0) if i in wide else c for i, c in enumerate(charts))
+    settings = FlowSettings(
+        transforms={"circle": "spline", "line": "affine"}, line_pairs=1, interval_pairs=0, circle_pairs=1, hidden=8
+    )
+    flow = build_flow(settings, Chart(coordinates.codomain, charts)).double().requires_grad_(False)
+    return FlowPotential(flow, coordinates, topology, TEMPERATURE)
+
+
+def frames_of(potential: FlowPotential, reference: Potential, stored: bool = True) -> Frames:
+    """Draws of the flow, as if a reference had made them."""
+    positions, _ = potential.sample(N, torch.Generator().manual_seed(1))
+    # energies belong to the float32 positions that frames hold
+    positions = positions.float().double()
+    energy, forces = reference.energy_and_forces(positions)
+    assert potential.topology is not None
+    known = {"energies": energy.numpy(), "forces": forces.numpy()} if stored else {}
+    return Frames(potential.topology, TEMPERATURE, positions.numpy(), **known)
+
+
+def run(potential: FlowPotential, reference: Potential, frames: Frames) -> Evaluation:
+    return evaluate(potential, frames, reference, N, torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_flow_is_its_own_perfect_model(potential: FlowPotential, stored: bool) -> None:
+    reference = Changed(potential, constant=7.0)
+    found = run(potential, reference, frames_of(potential, reference, stored))
+    # log Z of exp(-7) q is -7; decode against encode of one sample differ by rounding through 60 columns
+    assert found.log_z.value == pytest.approx(-7, abs=1e-8)
+    assert found.log_z_importance.value == pytest.approx(-7, abs=1e-8)
+    assert found.ess.value == pytest.approx(1, abs=1e-10)
+    assert found.forward_kl.value == pytest.approx(0, abs=1e-6)
+    assert found.reverse_kl.value == pytest.approx(0, abs=1e-8)
+    assert found.nll.value == pytest.approx(found.nll_floor.value, abs=1e-6)
+    # stored forces are float32, 1e3 kT/nm and more
+    assert found.force_rmse_data.value < (1e-2 if stored else 1e-8)
+    assert found.force_rmse_samples.value < 1e-8
+    assert found.not_finite == 0
+    assert found.force_ms_data.value > 1e3
+
+
+def test_a_tilted_target_has_the_divergences_of_its_weights(potential: FlowPotential) -> None:
+    reference = Changed(potential, tilt=0.8)
+    # draws of the flow pass for frames of the tilted target: then -tilt cos(phi) is all there is
+    found = run(potential, reference, frames_of(potential, reference))
+    tilt = -0.8 * found.samples.internal[:, reference.phi].cos()
+    torch.testing.assert_close(found.samples.log_weights, tilt, rtol=0, atol=1e-8)  # rounding, as above
+    assert found.ess.value == pytest.approx(ess_fraction(tilt).value, rel=1e-6)
+    assert found.reverse_kl.value == pytest.approx(found.log_z.value - float(tilt.mean()), abs=1e-8)
+    q = found.frames.internal[:, reference.phi]
+    expected = float((0.8 * q.sin()[:, None] * _phi_gradient(potential, found.frames.positions)).square().mean())
+    assert found.force_mse_data.value == pytest.approx(expected, rel=1e-4)  # forces of the frames are float32
+
+
+def _phi_gradient(potential: FlowPotential, positions: torch.Tensor) -> torch.Tensor:
+    column = potential.coordinates.codomain.names.index("phi")
+    positions = positions.clone().requires_grad_(True)
+    q, _ = potential.coordinates.encode(positions)
+    return torch.autograd.grad(q[:, column].sum(), positions)[0].flatten(1)
+
+
+def test_structure_of_equal_distributions(potential: FlowPotential) -> None:
+    found = run(potential, potential, frames_of(potential, potential))
+    assert [item.names for item in found.divergences] == [("phi", "psi")]
+    item = found.divergences[0]
+    assert item.divergence.value == pytest.approx(item.noise_floor.value, rel=0.5)  # 200 counts in 1296 bins
+    (population,) = found.populations
+    for estimate in (population.samples, population.reweighted):
+        assert abs(estimate.value - population.data.value) < 5 * math.hypot(estimate.error, population.data.error)
+    # the charts of narrow torsions keep the handedness of the structure they were fitted to
+    assert found.wrong_handedness.value == 0
+    # alpha and beta carbon, and the caps' methyl groups
+    assert [name.split()[0] for name in found.handedness_by_atom] == ["ACE1-CH3", "ALA2-CA", "ALA2-CB", "NME3-C"]
+
+
+def test_mirrored_samples_are_seen(potential: FlowPotential) -> None:
+    frames = frames_of(potential, potential, stored=False)
+    mirrored = replace(frames, positions=frames.positions * np.array([1, 1, -1], dtype=np.float32))
+    found = run(potential, potential, mirrored)
+    assert found.wrong_handedness.value == 1
+
+
+def test_samples_without_an_energy_count_as_impossible(potential: FlowPotential) -> None:
+    found = run(potential, Broken(potential), frames_of(potential, potential))
+    assert found.not_finite == 39
+    # equal weights for 361 of 400
+    assert found.ess.value == pytest.approx(361 / 400, rel=1e-8)
+    assert found.log_z_importance.value == pytest.approx(math.log(361 / 400), abs=1e-8)
+    assert found.sample_energy_max == math.inf
+    assert found.high_energy_fraction.value == pytest.approx(39 / 400)
+    data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert data["sample_energy_max"] is None
+    assert all(len(row) == 3 for row in found.rows())
+
+
+def test_numbers_are_plain_and_tables_printable(potential: FlowPotential) -> None:
+    found = run(potential, potential, frames_of(potential, potential))
+    data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert data["nll"] == {"value": found.nll.value, "error": found.nll.error, "n": N}
+    assert data["divergences"][0]["names"] == ["phi", "psi"]
+    assert "frames" not in data
+    assert ("NLL of held-out frames", str(found.nll), f"kT, {N} frames") in found.rows()
+    assert all(len(row) == 3 for row in found.rows())
+
+
+def test_progress_counts_every_configuration(potential: FlowPotential) -> None:
+    seen: list[tuple[int, int]] = []
+    evaluate(
+        potential,
+        frames_of(potential, potential),
+        potential,
+        N,
+        torch.Generator().manual_seed(0),
+        lambda done, total: seen.append((done, total)),
+    )
+    assert seen == sorted(seen)
+    assert seen[-1] == (2 * N, 2 * N)
+
+
+def test_frames_of_another_temperature_or_force_field_or_molecule_are_refused(potential: FlowPotential) -> None:
+    frames = frames_of(potential, potential)
+    with pytest.raises(ConfigurationError, match="310 K"):
+        run(potential, potential, replace(frames, temperature=310.0))
+    with pytest.raises(ConfigurationError, match=r"up to 1 kT"):
+        run(potential, Changed(potential, constant=1.0), frames)
+    with pytest.raises(ConfigurationError, match="weights"):
+        run(potential, potential, replace(frames, log_weights=np.zeros(N)))
+    atoms = frames.topology.atoms
+    other = replace(frames.topology, atoms=(replace(atoms[0], element="N"), *atoms[1:]))
+    with pytest.raises(TopologyError, match="atom 0"):
+        run(potential, potential, replace(frames, topology=other))
+
+
+def test_pictures_of_an_evaluation(potential: FlowPotential) -> None:
+    pytest.importorskip("matplotlib")
+    found = run(potential, potential, frames_of(potential, potential))
+    pictures = evaluation_pictures(found, potential.coordinates.codomain)
+    assert [picture.title.split()[0] for picture in pictures] == ["Ramachandran", "Forces", "Energy"]
+    assert all(picture.png.startswith(b"\x89PNG") for picture in pictures)
