@@ -1,0 +1,125 @@
+r"""What a flow is trained on. Energies and densities are in kT, forces in kT/nm.
+
+With the flow's energy :math:`u(x) = -\log p(x)` over positions modulo rigid motion, and a reference force field
+:math:`u_{\mathrm{ref}} = U / kT`, the loss is
+
+.. math:: w_{\mathrm{nll}} \langle u \rangle_{\mathrm{frames}}
+    + w_{\mathrm{force}} \left\langle s \log\left(1 + L / s\right) \right\rangle_{\mathrm{frames}}
+    + w_{\mathrm{kl}} \langle u_{\mathrm{ref}} - u \rangle_{\mathrm{flow}}
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.potential import Potential
+
+
+class Density(Protocol):
+    """What the losses ask of a flow on a molecule; a `FlowPotential` is one."""
+
+    def log_prob(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]: ...
+
+    def sample(
+        self, n_samples: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n_samples atoms 3"], Float[Tensor, "n_samples"]]: ...
+
+
+def negative_log_likelihood(density: Density, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
+    r"""Each frame's negative log-likelihood :math:`u(x) = -\log p(x)`, in kT; its mean is the forward KL divergence
+    plus a constant.
+
+    Args:
+        density: The flow.
+        positions: nm.
+    """
+    return -density.log_prob(positions)
+
+
+def likelihood_and_forces(
+    density: Density, positions: Float[Tensor, "batch atoms 3"], create_graph: bool = True
+) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch atoms 3"]]:
+    r"""Each frame's negative log-likelihood and the flow's forces :math:`-\partial u / \partial x`, evaluated at once.
+
+    Args:
+        density: The flow.
+        positions: nm.
+        create_graph: Whether the forces are to be differentiated with respect to the flow's parameters.
+
+    Returns:
+        The negative log-likelihood in kT, and forces in kT/nm.
+    """
+    with torch.enable_grad():
+        positions = positions.detach().requires_grad_(True)
+        nll = negative_log_likelihood(density, positions)
+        (gradient,) = torch.autograd.grad(nll.sum(), positions, create_graph=create_graph)
+    return nll, -gradient
+
+
+def force_error(
+    forces: Float[Tensor, "batch atoms 3"], reference: Float[Tensor, "batch atoms 3"]
+) -> Float[Tensor, "batch"]:
+    r"""Each frame's mean squared error per force component.
+
+    .. math:: L = \frac{1}{3 n} \sum_{i=1}^{n} | F_i - F_i^{\mathrm{ref}} |^2
+
+    Args:
+        forces: kT/nm.
+        reference: kT/nm.
+
+    Returns:
+        :math:`(kT/\mathrm{nm})^2`; its mean over frames is the force MSE that is reported everywhere.
+    """
+    return (forces - reference).square().mean(dim=(-2, -1))
+
+
+def damped(error: Float[Tensor, "batch"], scale: float) -> Float[Tensor, "batch"]:
+    r"""An error whose outliers count less, :math:`s \log(1 + L / s)`: equal to L where :math:`L \ll s`.
+
+    Args:
+        error: L, not negative.
+        scale: s, in the unit of the error.
+    """
+    return scale * torch.log1p(error / scale)
+
+
+def regularized(energy: Float[Tensor, "batch"], threshold: float) -> Float[Tensor, "batch"]:
+    r"""Energies that grow logarithmically above a threshold; for training only, never for reported numbers.
+
+    .. math:: u \mapsto t + \log(1 + u - t) \quad \text{for } u > t
+
+    Continuous with continuous first derivative, so that samples with overlapping atoms pull apart without a gradient
+    that drowns all others.
+
+    Args:
+        energy: u, kT.
+        threshold: t, kT.
+    """
+    excess = torch.clamp(energy - threshold, min=0.0)
+    return torch.where(energy > threshold, threshold + torch.log1p(excess), energy)
+
+
+def reverse_kl(
+    density: Density, target: Potential, kT: float, n_samples: int, threshold: float, generator: torch.Generator
+) -> Float[Tensor, "n_samples"]:
+    r"""Each sample's term :math:`u_{\mathrm{ref}}(x) + \log p(x)`, x drawn from the flow; its mean is the reverse KL
+    divergence up to a constant.
+
+    Args:
+        density: The flow; gradients reach its parameters through the samples.
+        target: The reference, whose energies are differentiated by its forces; it sees positions in float64.
+        kT: Thermal energy, kJ/mol.
+        n_samples: How many to draw.
+        threshold: Reference energies above it are regularized, kT.
+        generator: Source of randomness.
+
+    Returns:
+        kT.
+    """
+    positions, log_prob = density.sample(n_samples, generator)
+    energy = target.energy(positions.double()) / kT
+    return regularized(energy, threshold).to(log_prob) + log_prob

@@ -1,0 +1,31 @@
+"""How far a long task is, told to whoever draws it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A moment of a long task.
+
+    Attributes:
+        stage: What is being done, for people.
+        done: Units of work that are done, those of an earlier, interrupted run included.
+        total: Units of work in this stage.
+        values: Figures of the moment, by name.
+    """
+
+    stage: str
+    done: int
+    total: int
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+OnProgress = Callable[[Progress], None]
+"""Called now and then, always at the end of a stage."""
+
+
+def silent(progress: Progress) -> None:
+    """Tells nobody."""
