@@ -1,0 +1,86 @@
+"""A molecule, its force field in OpenMM, and a potential of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from smoothflow.backends.engines.openmm import OpenMMPotential
+from smoothflow.coordinates.molecules import molecule_path
+from smoothflow.core.plugins import registry
+from smoothflow.core.potential import Potential
+from smoothflow.core.topology import Atom, Topology
+from torch import Tensor
+
+AMBER = "amber99sbildn.xml,amber99_obc.xml"
+
+
+class Chain(Potential):
+    """Anharmonic springs between all pairs of four atoms: smooth, no symmetry, no parameters."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        names = ("C", "N", "O", "H")
+        atoms = tuple(Atom(element, f"{element}1", "MOL", 0) for element in names)
+        self.topology = Topology(atoms, ((0, 1), (1, 2), (2, 3)))
+        self.shape = (4, 3)
+        self.register_buffer("lengths", torch.tensor([0.14, 0.25, 0.3, 0.13, 0.22, 0.1], dtype=dtype))
+        self.n_evaluations = 0
+
+    def energy(self, positions: Tensor) -> Tensor:
+        self.n_evaluations += 1
+        first, second = torch.triu_indices(4, 4, 1)
+        stretch = (positions[:, first] - positions[:, second]).norm(dim=-1) / self.lengths - 1
+        return (500.0 * stretch**2 - 300.0 * stretch**3 + 400.0 * stretch**4).sum(-1)
+
+
+class NotFinite(Chain):
+    """The chain with an energy of NaN once the first atom is right of 1 nm."""
+
+    def energy(self, positions: Tensor) -> Tensor:
+        return super().energy(positions) + 0 * (1 - positions[:, 0, 0]).sqrt()
+
+
+@pytest.fixture
+def chain() -> Chain:
+    return Chain()
+
+
+@pytest.fixture
+def not_finite() -> NotFinite:
+    return NotFinite()
+
+
+@pytest.fixture
+def chain_positions() -> Tensor:
+    """Three configurations of the chain, nm."""
+    x = torch.tensor([[0.0, 0.0, 0.0], [0.14, 0.0, 0.01], [0.2, 0.12, 0.0], [0.29, 0.13, 0.05]], dtype=torch.float64)
+    return x + 0.005 * torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.fixture(scope="session")
+def structure() -> Path:
+    return molecule_path("capped-alanine")
+
+
+@pytest.fixture(scope="session")
+def amber(structure: Path) -> OpenMMPotential:
+    potential = registry().provider("openmm")(AMBER, structure)
+    assert isinstance(potential, OpenMMPotential)
+    return potential
+
+
+@pytest.fixture(scope="session")
+def pdb(structure: Path) -> Any:
+    from openmm.app import PDBFile
+
+    return PDBFile(str(structure))
+
+
+@pytest.fixture
+def positions(pdb: Any) -> Tensor:
+    """Three configurations of the molecule, nm."""
+    x = torch.tensor(pdb.getPositions(asNumpy=True)._value, dtype=torch.float64)
+    return x + 0.003 * torch.randn(3, *x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

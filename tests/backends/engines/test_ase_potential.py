@@ -1,0 +1,114 @@
+"""ASE calculators as potentials, against ASE itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+import pytest
+import torch
+from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
+from ase.calculators.singlepoint import SinglePointCalculator
+from smoothflow.backends.engines.ase import ASEPotential, SmoothflowCalculator, ase_provider
+from smoothflow.core.errors import ConfigurationError, FileFormatError, MissingDependencyError, SimulationError
+from smoothflow.core.potential import Potential
+from torch import Tensor
+
+F64 = torch.float64
+
+
+@pytest.fixture
+def copper() -> ase.Atoms:
+    x = np.array([[0, 0, 0], [2.5, 0, 0], [1.2, 2.2, 0], [1.3, 0.7, 2.1]])
+    return ase.Atoms("Cu3Au", positions=x)
+
+
+def batch(atoms: ase.Atoms) -> Tensor:
+    """Three configurations, nm."""
+    x = torch.tensor(0.1 * atoms.positions)
+    return x + 0.005 * torch.randn(3, *x.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
+
+
+@pytest.mark.parametrize("calculator", [EMT(), LennardJones(sigma=2.3, epsilon=0.4, rc=12.0)], ids=["emt", "lj"])
+def test_energies_and_forces_are_those_of_ase(copper: ase.Atoms, calculator: Any) -> None:
+    x = batch(copper)
+    energies, forces = ASEPotential(calculator, copper).energy_and_forces(x)
+    for i, configuration in enumerate(x):
+        atoms = ase.Atoms(copper.symbols, positions=10 * configuration.numpy(), calculator=calculator)
+        # eV and Å to kJ/mol and nm by ASE's own units, which are of CODATA 2014: 1e-8 apart
+        energy = atoms.get_potential_energy(force_consistent=True) / (ase.units.kJ / ase.units.mol)
+        force = atoms.get_forces() / (ase.units.kJ / ase.units.mol / ase.units.nm)
+        assert energies[i].item() == pytest.approx(energy, rel=1e-7)
+        np.testing.assert_allclose(forces[i].numpy(), force, rtol=1e-7, atol=1e-8)
+
+
+def test_gradient_is_the_finite_difference_of_the_energy(copper: ase.Atoms) -> None:
+    potential = ASEPotential(EMT(), copper)
+    x = batch(copper).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(potential.energy(x).sum(), x)
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=F64)
+    plus, minus = (potential.energy(x.detach() + s * 1e-6 * direction).sum() for s in (1, -1))
+    # third derivatives of ~1e6 kJ/mol/nm^3 times 1e-12, and rounding of the energies over 2e-6
+    assert (gradient * direction).sum().item() == pytest.approx(((plus - minus) / 2e-6).item(), rel=1e-6)
+
+
+def test_the_way_to_ase_and_back_is_the_identity(chain: Potential, chain_positions: Tensor) -> None:
+    potential = ASEPotential(SmoothflowCalculator(chain), ase.Atoms("CNOH", positions=np.eye(4, 3)))
+    for ours, theirs in zip(
+        chain.energy_and_forces(chain_positions), potential.energy_and_forces(chain_positions), strict=True
+    ):
+        torch.testing.assert_close(theirs, ours, rtol=1e-12, atol=1e-10)  # positions are multiplied by 10 and 0.1
+
+
+def test_provider_reads_a_structure(structure: Path, amber: Potential) -> None:
+    potential = ase_provider("lj", structure)
+    assert potential.topology.elements == amber.topology.elements
+    assert [a.residue_name for a in potential.topology.atoms] == [a.residue_name for a in amber.topology.atoms]
+    assert isinstance(ase_provider("ase.calculators.emt:EMT", structure).calculator, EMT)
+
+
+def test_what_is_no_calculator_is_refused(structure: Path) -> None:
+    for name in ("emmt", "no.such.module:Class", "ase.calculators.emt:Nothing", ""):
+        with pytest.raises(ConfigurationError, match="There is no ASE calculator"):
+            ase_provider(name, structure)
+    with pytest.raises(ConfigurationError, match="cannot be made without arguments"):
+        ase_provider("ase.calculators.singlepoint:SinglePointCalculator", structure)
+
+
+def test_files_that_are_missing_or_of_another_kind_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match="There is no file"):
+        ase_provider("emt", tmp_path / "nowhere.pdb")
+    text = tmp_path / "text.xyz"
+    text.write_text("not a molecule\n")
+    with pytest.raises(FileFormatError, match=r"ASE cannot read .*text\.xyz"):
+        ase_provider("emt", text)
+
+
+def test_periodic_boundaries_are_refused(copper: ase.Atoms) -> None:
+    copper.pbc = True
+    with pytest.raises(ConfigurationError, match=r"atoms\.pbc = False"):
+        ASEPotential(EMT(), copper)
+
+
+def test_a_calculator_without_forces_is_refused(copper: ase.Atoms) -> None:
+    with pytest.raises(ConfigurationError, match="gives no forces"):
+        ASEPotential(SinglePointCalculator(copper, energy=1.0), copper)
+
+
+def test_a_calculator_that_fails_says_why() -> None:
+    potential = ASEPotential(EMT(), ase.Atoms("Xe2", positions=[[0, 0, 0], [4, 0, 0]]))
+    with pytest.raises(SimulationError, match=r"EMT failed .*Xe"):
+        potential.energy(torch.zeros(1, 2, 3, dtype=F64))
+
+
+@pytest.mark.parametrize(("module", "argument", "package"), [("ase", "emt", "ase"), ("tblite", "tblite", "tblite")])
+def test_a_missing_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, structure: Path, module: str, argument: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=f'package "{package}"'):
+        ase_provider(argument, structure)

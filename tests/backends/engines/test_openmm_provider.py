@@ -1,0 +1,99 @@
+"""Force fields by name: what works, and what is said when it does not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import openmm
+import pytest
+import torch
+from smoothflow.backends.engines.openmm import OpenMMPotential, openmm_provider, to_openmm_force
+from smoothflow.core.errors import ConfigurationError, FileFormatError, MissingDependencyError, TopologyError
+from smoothflow.core.potential import Potential
+from torch import Tensor
+
+AMBER = "amber99sbildn.xml,amber99_obc.xml"
+
+
+def test_topology_is_that_of_the_file(amber: OpenMMPotential) -> None:
+    assert len(amber.topology) == 22
+    assert sorted(amber.topology.elements) == sorted("H" * 12 + "C" * 6 + "N" * 2 + "O" * 2)
+    assert len(amber.topology.bonds) == 21
+
+
+def test_a_serialized_system_gives_the_same_energies(
+    amber: OpenMMPotential, structure: Path, positions: Tensor, tmp_path: Path
+) -> None:
+    path = tmp_path / "system.xml"
+    path.write_text(openmm.XmlSerializer.serialize(amber.system))
+    energy = openmm_provider(str(path), structure).energy(positions)
+    torch.testing.assert_close(energy, amber.energy(positions), rtol=1e-14, atol=0)
+
+
+def test_a_serialized_system_with_code_inside_is_refused(chain: Potential, structure: Path, tmp_path: Path) -> None:
+    system = openmm.System()
+    for _ in range(4):
+        system.addParticle(1.0)
+    system.addForce(to_openmm_force(chain))
+    path = tmp_path / "system.xml"
+    path.write_text(openmm.XmlSerializer.serialize(system))
+    with pytest.raises(ConfigurationError, match="PythonForce"):
+        openmm_provider(str(path), structure)
+
+
+def test_an_unknown_force_field_is_named_with_the_nearest(structure: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r'no force-field file "amber99sbildm\.xml".*amber99sbildn\.xml'):
+        openmm_provider("amber99sbildm.xml,amber99_obc.xml", structure)
+    with pytest.raises(ConfigurationError, match="after the colon"):
+        openmm_provider("", structure)
+
+
+def test_a_residue_that_the_force_field_does_not_know_is_named(tmp_path: Path) -> None:
+    strange = tmp_path / "strange.pdb"
+    strange.write_text("HETATM    1 XE    XE A   1       0.000   0.000   0.000  1.00  0.00          XE\nEND\n")
+    with pytest.raises(TopologyError, match=r"strange\.pdb.*residue 0 \(XE\)"):
+        openmm_provider(AMBER, strange)
+
+
+def test_a_missing_hydrogen_is_reported(structure: Path, tmp_path: Path) -> None:
+    lines = structure.read_text().splitlines(keepends=True)
+    atoms = [i for i, line in enumerate(lines) if line.startswith(("ATOM", "HETATM")) and line[76:78].strip() == "H"]
+    del lines[atoms[0]]
+    incomplete = tmp_path / "incomplete.pdb"
+    incomplete.write_text("".join(line for line in lines if not line.startswith("CONECT")))
+    with pytest.raises(TopologyError, match="missing 1 H atom"):
+        openmm_provider(AMBER, incomplete)
+
+
+def test_files_that_are_missing_or_of_another_kind_are_named(structure: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match="There is no file"):
+        openmm_provider(AMBER, tmp_path / "nowhere.pdb")
+    text = tmp_path / "text.pdb"
+    text.write_text("not a molecule\n")
+    with pytest.raises(FileFormatError, match=r"text\.pdb"):
+        openmm_provider(AMBER, text)
+    truncated = tmp_path / "truncated.xml"
+    truncated.write_text("<System openmmVersion='8.6'><Particles>")
+    with pytest.raises(FileFormatError, match="no complete XML file"):
+        openmm_provider(str(truncated), structure)
+    other = tmp_path / "other.xml"
+    other.write_text("<Integrator/>")
+    with pytest.raises(FileFormatError, match="no OpenMM force field"):
+        openmm_provider(str(other), structure)
+
+
+def test_without_openmm_the_extra_to_install_is_named(monkeypatch: pytest.MonkeyPatch, structure: Path) -> None:
+    monkeypatch.setitem(sys.modules, "openmm", None)
+    with pytest.raises(MissingDependencyError, match=r"smoothflow\[openmm\]"):
+        openmm_provider(AMBER, structure)
+
+
+def test_virtual_sites_are_refused(pdb: Any) -> None:
+    topology = openmm.app.Topology()
+    residue = topology.addResidue("HOH", topology.addChain())
+    topology.addAtom("O", openmm.app.element.oxygen, residue)
+    topology.addAtom("M", None, residue)
+    with pytest.raises(TopologyError, match=r"Particle 1 \(HOH1-M\) has no element"):
+        OpenMMPotential(openmm.System(), topology)
