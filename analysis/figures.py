@@ -112,6 +112,7 @@ def force_figure(
         ax.plot([-limit, limit], [-limit, limit], color=COLOURS[1], lw=1, zorder=3)
         ax.set_xlim(-limit, limit)
         ax.set_ylim(-limit, limit)
+        ax.locator_params(nbins=5)
         n_outside = len(x) - int(inside.sum())
         ax.set_title(f"{title}\n{n_outside} of {len(x)} outside" if n_outside else title)
         ax.set_xlabel("force field (kT/nm)")
@@ -147,10 +148,10 @@ def energy_figure(
         finite = np.isfinite(samples)
         counts, _ = np.histogram(samples[finite], bins, weights=share[finite])
         ax.stairs(counts / step, bins, color=colour, lw=1.6, label=label)
-    n_outside = int(((samples > high) | ~np.isfinite(samples)).sum())
+    n_outside = int((~((samples >= low) & (samples <= high))).sum())
     if n_outside:
         ax.annotate(
-            f"{n_outside} of {len(samples)} samples beyond →",
+            f"{n_outside} of {len(samples)} samples outside",
             (0.98, 0.06),
             xycoords="axes fraction",
             ha="right",
