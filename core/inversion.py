@@ -57,23 +57,18 @@ class RootProblem:
     def start(
         cls, forward: Forward, y: Float[Tensor, "n"], params: Float[Tensor, "n n_params"], manifold: Manifold
     ) -> RootProblem:
-        """The problem with its first bracket, and with y as the guess (transforms are often near the identity)."""
+        """The problem with its first bracket, and a guess that is right for the identity and for rotations."""
         zeros = torch.zeros_like(y)
         if isinstance(manifold, Interval):
             lower, upper = zeros + manifold.lower, zeros + manifold.upper
             return cls(forward, y, params, manifold, lower, upper, y.clamp(manifold.lower, manifold.upper), y, y)
         if not isinstance(manifold, Circle):
             return cls(forward, y, params, manifold, zeros - torch.inf, zeros + torch.inf, y, y, y)
-        # the circle is cut open at y, and the root lies within half a turn of F(y)
-        image, log_dydx = forward(y, params)
-        residual = manifold.difference(image, y)
-        beyond = residual > 0
-        lower = torch.where(beyond, y - manifold.period, y)
-        guess = y - residual * torch.exp(-log_dydx)
-        outside = ~((guess > lower) & (guess < lower + manifold.period))
-        guess = torch.where(outside, lower + 0.5 * manifold.period, guess)
-        lower_residual = torch.where(beyond, residual - manifold.period, residual)
-        return cls(forward, y, params, manifold, lower, lower + manifold.period, guess, lower_residual, image)
+        # the circle is cut open at 0; distances from there are free of rotations
+        image, _ = forward(zeros, params)
+        target = manifold.wrap(y - image)
+        upper = zeros + manifold.period
+        return cls(forward, y, params, manifold, zeros, upper, target, -target, image)
 
     def residual(self, x: Float[Tensor, "*points n"]) -> tuple[Float[Tensor, "*points n"], Float[Tensor, "*points n"]]:
         """F(x) - y, increasing over the bracket, and log dF/dx; for one or several points per element."""
@@ -84,6 +79,10 @@ class RootProblem:
         # equal up to whole turns, but the shorter way around has no rounding of the lift in it
         short = self.manifold.difference(image, self.y)
         return short + self.manifold.period * torch.round((lifted - short) / self.manifold.period), log_dydx
+
+    def size(self, residual: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """How far from y a residual is; on a circle a whole turn is nothing."""
+        return self.manifold.difference(residual, torch.zeros_like(residual)).abs()
 
     def select(self, indices: Tensor) -> RootProblem:
         """The problem of some of the elements."""
@@ -149,13 +148,14 @@ class SafeguardedNewton(Solver):
         elements: Tensor | None = None
         x, lower, upper = problem.guess, problem.lower, problem.upper
         previous = upper - lower
+        goal = self.tolerance * eps * problem.y.abs().clamp(min=1)
         best_x, best = x, torch.full_like(x, torch.inf)
         best_log = torch.zeros_like(x)
         found_x, found_log, found = x, best_log, best
         iteration = 0
         for iteration in range(1, self.max_iterations + 1):
             residual, log_dydx = problem.residual(x)
-            size = residual.abs()
+            size = problem.size(residual)
             better = size < best
             best_x = torch.where(better, x, best_x)
             best_log = torch.where(better, log_dydx, best_log)
@@ -163,9 +163,11 @@ class SafeguardedNewton(Solver):
             lower = torch.where(residual < 0, x, lower)
             upper = torch.where(residual > 0, x, upper)
             step = residual * torch.exp(-log_dydx)
-            scale = eps * x.abs()
-            finished = (size <= self.tolerance * eps * problem.y.abs().clamp(min=1)) | (step.abs() <= scale)
-            finished |= upper - lower <= 2 * scale
+            proposal = x - step
+            # a second step as short as rounding does not help
+            short = step.abs() <= 2 * eps * x.abs()
+            finished = (size <= goal) | (proposal == x) | (short & (previous <= 4 * eps * x.abs()))
+            finished |= upper - lower <= 2 * eps * x.abs()
             n_finished = int(finished.sum())
             if elements is None:
                 found_x, found_log, found = best_x, best_log, best
@@ -173,8 +175,8 @@ class SafeguardedNewton(Solver):
                 found_x[elements], found_log[elements], found[elements] = best_x, best_log, best
             if n_finished == len(x):
                 break
-            proposal = x - step
-            trusted = (proposal > lower) & (proposal < upper) & (2 * step.abs() <= previous)
+            inside = (proposal > lower) & (proposal < upper)
+            trusted = short | (inside & (2 * step.abs() <= previous))
             # without a far end, go there in doubling steps
             stride = torch.sign(-residual) * (1 + 2 * (x - problem.guess).abs())
             middle = torch.where(torch.isfinite(upper - lower), 0.5 * (lower + upper), x + stride)
@@ -186,6 +188,7 @@ class SafeguardedNewton(Solver):
                 found_x, found_log, found = found_x.clone(), found_log.clone(), found.clone()
                 elements = kept if elements is None else elements[kept]
                 problem = problem.select(kept)
+                goal = goal[kept]
                 x, lower, upper, previous = x[kept], lower[kept], upper[kept], previous[kept]
                 best_x, best_log, best = best_x[kept], best_log[kept], best[kept]
         # what is left above the goal must be explained by rounding, with a margin for sums inside F
@@ -250,11 +253,12 @@ def _narrow(problem: RootProblem, n_bins: int, tolerance: float, max_iterations:
         if bool(converged.all()):
             break
     x = 0.5 * (lower + upper)
-    final, log_dydx = problem.residual(x)
+    residual, log_dydx = problem.residual(x)
+    size = problem.size(residual)
     # a bracket around a jump of F is narrow, too, but holds no root
     slope = log_dydx.exp() * tolerance * x.abs().clamp(min=1)
-    explained = final.abs() <= 8 * (slope + tolerance * problem.y.abs().clamp(min=1))
-    return _result(x, log_dydx, final.abs(), converged & explained, iteration)
+    explained = size <= 8 * (slope + tolerance * problem.y.abs().clamp(min=1))
+    return _result(x, log_dydx, size, converged & explained, iteration)
 
 
 def _expand(
@@ -356,9 +360,7 @@ class _Root(torch.autograd.Function):
         solver: Solver,
     ) -> tuple[Tensor, int]:
         y = y.expand(info.batch_size, *y.shape) if in_dims[0] is None else y.movedim(in_dims[0], 0)
-        params = (
-            params.expand(info.batch_size, *params.shape) if in_dims[1] is None else params.movedim(in_dims[1], 0)
-        )
+        params = params.expand(info.batch_size, *params.shape) if in_dims[1] is None else params.movedim(in_dims[1], 0)
         return cast(Tensor, _Root.apply(y, params, forward, manifold, solver)), 0
 
 

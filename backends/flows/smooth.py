@@ -35,9 +35,14 @@ class SmoothTransform(Transform):
         = \sigma\!\left(\alpha\, \frac{2^{1-\beta}}{\beta} \left[(1 - t)^{-\beta} - t^{-\beta}\right]\right),
         \qquad \rho(t) = e^{-\alpha\, 2^{1-\beta} t^{-\beta} / \beta}
 
-    on the interval; g is 0 below t = 0 and 1 above t = 1. On the circle each bump is wrapped with period one, S needs
-    no normalization, and a learned rotation is added. The factor in front of the bracket keeps the slope at a bump's
-    centre, 2 alpha s, the same for every beta.
+    on the interval; g is 0 below t = 0 and 1 above t = 1. On the circle each bump is wrapped with period one, as a
+    deviation from the identity that is periodic in x and in mu, and a learned rotation r is added:
+
+    .. math::
+        f(x) = x + r + (1 - c) \sum_k w_k \left[g(\delta_k s_k + \tfrac12; \alpha_k) - \delta_k - \tfrac12\right]
+        \bmod 1, \qquad \delta_k = x - \mu_k - \mathrm{round}(x - \mu_k)
+
+    The factor in front of the bracket keeps the slope at a bump's centre, 2 alpha s, the same for every beta.
 
     C-infinity. Scale, alpha and c are bounded: the curvature of the log-density, which limits the time step of
     molecular dynamics, is bounded with them.
@@ -94,9 +99,12 @@ class SmoothTransform(Transform):
         return sum(self.sizes)
 
     def initial_params(self) -> Float[Tensor, "n_params"]:
-        params = torch.zeros(self.n_params)
+        _, location, scale, alpha, *_ = (params := torch.zeros(self.n_params)).split(self.sizes)
         places = (torch.arange(self.n_components) + 0.5) / self.n_components
-        params[self.n_components : 2 * self.n_components] = places if self.on_circle else torch.logit(places)
+        location.copy_(places if self.on_circle else torch.logit(places))
+        # wide, soft bumps that add up to a nearly constant density
+        scale.fill_(-0.5 if self.on_circle else 0.0)
+        alpha.fill_(-1.5 if self.on_circle else -1.0)
         return params
 
     def forward(
@@ -138,7 +146,9 @@ class SmoothTransform(Transform):
         identity = _between(identity, self.identity_bounds)
         weight = torch.softmax(weight, dim=-1) * (1 - identity)
         if self.on_circle:
-            shift = rotation
+            # whole turns change nothing, and would cost digits
+            location = torch.remainder(location, 1.0)
+            shift = torch.remainder(rotation, 1.0) - 0.5 * (1 - identity)
         else:
             ends = torch.stack([-location, 1 - location], dim=-2) * scale.unsqueeze(-2)
             steps, _ = self._steps(ends, steepness.unsqueeze(-2), tuple(b.unsqueeze(-2) for b in exponents))
@@ -181,17 +191,16 @@ class SmoothTransform(Transform):
         shift: Float[Tensor, "*batch 1"],
         *exponents: Float[Tensor, "*batch 1"],
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        x = x.unsqueeze(-1)
-        distance = x - location
+        distance = x.unsqueeze(-1) - location
         if self.on_circle:
-            turns = distance.detach().round()
-            step, slope = self._steps((distance - turns) * scale, steepness, exponents)
-            step = step + turns
-        else:
-            step, slope = self._steps(distance * scale, steepness, exponents)
-        y = ((weight * step).sum(-1, keepdim=True) + identity * x + shift).squeeze(-1)
+            distance = distance - distance.detach().round()
+        step, slope = self._steps(distance * scale, steepness, exponents)
         dydx = (slope_weight * slope).sum(-1) + identity.squeeze(-1)
-        return torch.remainder(y, 1.0) if self.on_circle else y, torch.log(dydx)
+        if self.on_circle:
+            y = torch.remainder(x + (weight * (step - distance)).sum(-1) + shift.squeeze(-1), 1.0)
+        else:
+            y = identity.squeeze(-1) * x + (weight * step).sum(-1) + shift.squeeze(-1)
+        return y, torch.log(dydx)
 
 
 def _between(fraction: Tensor, bounds: tuple[float, float]) -> Tensor:
