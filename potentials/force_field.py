@@ -23,7 +23,10 @@ class HasSystem(Protocol):
     """A potential that OpenMM evaluates: it keeps its ``openmm.System``."""
 
     system: Any
-    topology: Topology | None
+
+    @property
+    def topology(self) -> Topology | None:
+        """The molecule."""
 
 
 class ForceField(Potential):
