@@ -32,7 +32,8 @@ class CircularFeatures(nn.Module):
         circles = domain.indices(Circle)
         intervals = domain.indices(Interval)
         lines = domain.indices(Line)
-        self.n_features = 2 * n_harmonics * len(circles) + len(intervals) + len(lines)
+        # without any column, a constant: the parameters are then learned constants
+        self.n_features = max(1, 2 * n_harmonics * len(circles) + len(intervals) + len(lines))
         self.n_circles, self.n_intervals, self.n_lines = len(circles), len(intervals), len(lines)
         for name, members in (("circles", circles), ("intervals", intervals), ("lines", lines)):
             self.register_buffer(name, torch.tensor(members, dtype=torch.long), persistent=False)
@@ -54,7 +55,7 @@ class CircularFeatures(nn.Module):
             angles = take_columns(x, self.circles)[:, :, None] * self.frequencies.to(x.dtype)
             phases = angles.flatten(1)
             features += [phases.cos(), phases.sin()]
-        return torch.cat(features, dim=-1) if features else x[:, :0]
+        return torch.cat(features, dim=-1) if features else x.new_ones(len(x), 1)
 
 
 class MLPConditioner(Conditioner):

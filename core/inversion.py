@@ -403,6 +403,21 @@ def invert(
         x = result.x.reshape(y.shape)
         return manifold.wrap(x) if isinstance(manifold, Circle) else x, -result.log_dydx.reshape(y.shape)
     x = cast(Tensor, _Root.apply(y, params, forward, manifold, solver))
+    return attach_derivatives(forward, x, y, params, manifold)
+
+
+def attach_derivatives(
+    forward: Forward,
+    root: Float[Tensor, "*batch"],
+    y: Float[Tensor, "*batch"],
+    params: Float[Tensor, "*batch n_params"],
+    manifold: Manifold,
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+    """The x with F(x) = y and log dx/dy, given a root without derivatives, by two Newton steps in the graph.
+
+    The root may come from `find_root` or from a closed form; the steps also mend the latter's rounding.
+    """
+    x = root.detach()
     for _ in range(2):
         image, log_dydx = forward(x, params)
         x = x - manifold.difference(image, y) * torch.exp(-log_dydx)

@@ -152,16 +152,14 @@ class Coupling(Layer):
         self, x: Float[Tensor, "batch dim"], analytically: bool
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
         outputs: Tensor = self.conditioner(take_columns(x, self.conditioning))
-        values = take_columns(x, self.grouped)
+        values = torch.split(take_columns(x, self.grouped), [n for _, n in self.groups], dim=-1)
+        params = torch.split(outputs, [n * transform.n_params for transform, n in self.groups], dim=-1)
         pieces = [take_columns(x, self.kept)]
-        log_abs_det = x.new_zeros(x.shape[0])
-        for transform, n_columns in self.groups:
-            n_outputs = n_columns * transform.n_params
-            params = outputs[:, :n_outputs].reshape(-1, n_columns, transform.n_params)
-            outputs = outputs[:, n_outputs:]
+        log_derivatives = []
+        for (transform, n_columns), value, flat in zip(self.groups, values, params, strict=True):
             apply = transform.forward if analytically else transform.inverse
-            image, log_derivative = apply(values[:, :n_columns], params)
-            values = values[:, n_columns:]
+            image, log_derivative = apply(value, flat.reshape(-1, n_columns, transform.n_params))
             pieces.append(image)
-            log_abs_det = log_abs_det + log_derivative.sum(-1)
+            log_derivatives.append(log_derivative)
+        log_abs_det = torch.cat(log_derivatives, dim=-1).sum(-1)
         return take_columns(torch.cat(pieces, dim=-1), self.order), log_abs_det

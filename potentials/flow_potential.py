@@ -19,8 +19,8 @@ class FlowPotential(Potential):
 
     .. math:: U(x) = -kT \left[ \log p_{\mathrm{flow}}(q(x)) + \log |\det \partial q / \partial x| \right]
 
-    The density is over Cartesian positions modulo rigid motion, so that U is comparable with a force field's energy up to
-    one constant. It depends on internal coordinates alone: net force and net torque vanish.
+    The density is over Cartesian positions modulo rigid motion, so that U is comparable with a force field's energy
+    up to one constant. It depends on internal coordinates alone: net force and net torque vanish.
 
     Args:
         flow: A flow on the internal coordinates (nm, radians).
@@ -38,8 +38,8 @@ class FlowPotential(Potential):
         super().__init__()
         if flow.domain != coordinates.codomain:
             raise ManifoldError(
-                f"The flow lives on the columns {', '.join(flow.domain.names[:4])}, ..., but the internal coordinates are "
-                f"{', '.join(coordinates.codomain.names[:4])}, ...; build both from one topology."
+                f"The flow lives on the columns {', '.join(flow.domain.names[:4])}, ..., but the internal coordinates "
+                f"are {', '.join(coordinates.codomain.names[:4])}, ...; build both from one topology."
             )
         self.flow = flow
         self.coordinates = coordinates

@@ -96,7 +96,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise FileFormatError(f'"{path}" is a safetensors file, but no smoothflow model.')
     if not isinstance(header.get("schema"), int) or header["schema"] > SCHEMA:
         raise FileFormatError(
-            f'"{path}" has schema {header.get("schema")}; this version reads up to {SCHEMA}. Install a newer smoothflow.'
+            f'"{path}" has schema {header.get("schema")}; this version reads up to {SCHEMA}. Update smoothflow.'
         )
     return header
 
@@ -119,7 +119,7 @@ def load_model(
     _require_plugins(header, Path(path))
     try:
         topology = Topology.from_dict(header["topology"])
-        coordinates = InternalCoordinates(ZMatrix(tuple(tuple(row) for row in header["zmatrix"])), topology)
+        coordinates = InternalCoordinates(topology, ZMatrix(tuple(tuple(row) for row in header["zmatrix"])))
         settings = FlowSettings(**header["settings"])
         charts = [ColumnChart(**column) for column in header["charts"]]
         temperature = float(header["temperature"])

@@ -1,0 +1,133 @@
+"""Model files: exact round trips, and clear errors for everything else."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from smoothflow import FlowPotential, FlowSettings, load_model, save_model
+from smoothflow.core.architecture import transforms_for
+from smoothflow.core.errors import FileFormatError, PluginError
+from smoothflow.potentials.model_file import read_header
+
+MakePotential = Callable[[str], FlowPotential]
+
+
+def settings_of(name: str) -> FlowSettings:
+    return FlowSettings(transforms=transforms_for(name), interval_pairs=1, circle_pairs=1, hidden=16, seed=3)
+
+
+@pytest.fixture
+def model(make_potential: MakePotential, tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_model(make_potential("smooth"), settings_of("smooth"), path, {"force field": "none"})
+    return path
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """The same weights under a changed header."""
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["smoothflow"])
+    change(header)
+    save_file(load_file(path), path, metadata={"smoothflow": json.dumps(header)})
+
+
+@pytest.mark.parametrize("name", ["smooth", "spline", "affine"])
+def test_a_model_is_the_same_after_a_round_trip(make_potential: MakePotential, tmp_path: Path, name: str) -> None:
+    potential = make_potential(name)
+    path = tmp_path / "model.safetensors"
+    save_model(potential, settings_of(name), path, {})
+    x, _ = potential.sample(4, torch.Generator().manual_seed(0))
+    assert torch.equal(load_model(path).log_prob(x), potential.log_prob(x))
+    assert load_model(path).topology == potential.topology
+
+
+def test_the_header_tells_where_the_model_comes_from(model: Path) -> None:
+    header = read_header(model)
+    assert header["provenance"] == {"force field": "none"}
+    assert header["plugins"]["smooth"]["distribution"] == "smoothflow"
+    assert header["temperature"] == 300.0
+
+
+def test_a_file_is_complete_or_not_there(make_potential: MakePotential, tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "model.safetensors"
+    with pytest.raises(FileFormatError, match="cannot be written"):
+        save_model(make_potential("smooth"), settings_of("smooth"), path, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match=r'There is no file ".*nothing.safetensors"'):
+        load_model(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 5000])
+def test_a_truncated_file_is_refused(model: Path, keep: int) -> None:
+    model.write_bytes(model.read_bytes()[:keep])
+    with pytest.raises(FileFormatError, match="no smoothflow model"):
+        load_model(model)
+
+
+def test_other_formats_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"PK\x03\x04 this is a zip file" * 10)
+    with pytest.raises(FileFormatError, match="does not begin like a safetensors file"):
+        load_model(path)
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(FileFormatError, match="no smoothflow model"):
+        load_model(path)
+
+
+def test_a_header_of_absurd_length_is_refused_without_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
+    with pytest.raises(FileFormatError, match="does not begin like a safetensors file"):
+        load_model(path)
+
+
+def test_a_newer_schema_says_to_update(model: Path) -> None:
+    rewrite(model, lambda header: header.update(schema=99))
+    with pytest.raises(FileFormatError, match="schema 99; this version reads up to 1"):
+        load_model(model)
+
+
+def test_weights_that_do_not_fit_the_header_are_refused_without_allocating_them(model: Path) -> None:
+    # 10^9 hidden units would take exabytes
+    rewrite(model, lambda header: header["settings"].update(hidden=10**9))
+    with pytest.raises(FileFormatError, match="do not fit the architecture"):
+        load_model(model)
+
+
+@pytest.mark.parametrize("key", ["settings", "charts", "zmatrix", "topology", "temperature"])
+def test_a_damaged_header_is_refused(model: Path, key: str) -> None:
+    rewrite(model, lambda header: header.pop(key))
+    with pytest.raises(FileFormatError, match="damaged"):
+        load_model(model)
+
+
+def test_a_weight_that_is_not_finite_is_refused(model: Path) -> None:
+    with safe_open(model, framework="pt") as file:
+        metadata = file.metadata()
+    weights = load_file(model)
+    name = sorted(weights)[0]
+    weights[name].view(-1)[0] = float("nan")
+    save_file(weights, model, metadata=metadata)
+    with pytest.raises(FileFormatError, match="is not finite"):
+        load_model(model)
+
+
+def test_a_model_whose_plugin_is_gone_says_what_to_install(model: Path) -> None:
+    def change(header: dict[str, Any]) -> None:
+        header["settings"]["transforms"]["circle"] = "vanished"
+        header["plugins"]["vanished"] = {"distribution": "flow-extras", "version": "2.1"}
+
+    rewrite(model, change)
+    with pytest.raises(PluginError, match="pip install flow-extras"):
+        load_model(model)
