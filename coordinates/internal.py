@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.conditioners import take_columns
 from ..core.manifolds import FULL_TURN, Circle, Column, Interval, Product
 from ..core.topology import Topology
 from .checks import check_geometry
-from .geometry import norm
+from .geometry import norm, take_rows
 from .naming import angle_names, bond_names, torsion_names
 from .zmatrix import ZMatrix
 
@@ -57,8 +56,7 @@ class InternalCoordinates(nn.Module):
         starts = torch.cat([b[1:], b[2:], c[3:]])
         n_rows = len(rows)
         self.n_vectors = [n_rows - 1, n_rows - 2, n_rows - 3]
-        components = 3 * torch.stack([ends, starts])[:, None, :] + torch.arange(3)[:, None]
-        self._add("components", components.flatten())
+        self._add("vectors", torch.cat([ends, starts]))
 
         levels = zmatrix.levels[3:]
         order = torch.tensor([0, 1, 2, *(row for level in levels for row in level)])
@@ -70,7 +68,7 @@ class InternalCoordinates(nn.Module):
         self._add("order", order[3:] - 3)
         self._add("references", torch.cat([*references, order[:0]]))
         self._add("place", place)
-        self.components: Tensor
+        self.vectors: Tensor
         self.order: Tensor
         self.references: Tensor
         self.place: Tensor
@@ -90,19 +88,20 @@ class InternalCoordinates(nn.Module):
         self, positions: Float[Tensor, "batch atoms 3"]
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
         """Internal coordinates q of positions x (nm), and log|det dq/dx|."""
-        gathered = take_columns(positions.flatten(1), self.components).reshape(len(positions), 2, 3, -1)
-        vectors = gathered[:, 0] - gathered[:, 1]
-        u, v, w = torch.split(vectors, self.n_vectors, dim=-1)
-        u_bent, u_twisted, v_twisted = u[..., 1:], u[..., 2:], v[..., 1:]
+        # one row per vector: gathering copies whole rows, and the batch runs fastest
+        atoms = positions.permute(1, 2, 0)
+        ends, starts = take_rows(atoms, self.vectors).chunk(2)
+        u, v, w = torch.split(ends - starts, self.n_vectors)
+        u_bent, u_twisted, v_twisted = u[1:], u[2:], v[1:]
         uv = torch.linalg.cross(u_bent, v, dim=1)
         vw = torch.linalg.cross(v_twisted, w, dim=1)
         bonds = norm(u, 1)
         angles = torch.atan2(norm(uv, 1), (u_bent * v).sum(1))
-        sine = norm(v_twisted, 1) * (u_twisted * vw).sum(1)
-        cosine = (uv[..., 1:] * vw).sum(1)
-        # atan2(-s, -c), written so that a planar trans torsion is +pi
-        torsions = torch.atan2(-sine, -cosine)
-        return torch.cat([bonds, angles, torsions], dim=-1), -log_volume(bonds, angles)
+        sine = -norm(v_twisted, 1) * (u_twisted * vw).sum(1)
+        cosine = -(uv[1:] * vw).sum(1)
+        torsions = torch.atan2(sine, cosine)
+        q = torch.cat([bonds, angles, torsions]).T.contiguous()
+        return q, -log_volume(bonds, angles)
 
     def decode(self, q: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch atoms 3"], Float[Tensor, "batch"]]:
         """Positions x (nm) of internal coordinates q, and log|det dx/dq|.
@@ -110,18 +109,17 @@ class InternalCoordinates(nn.Module):
         The first row's atom is at the origin, the second's on the positive x axis, the third's in the x-y plane at
         y > 0.
         """
-        bonds, angles, torsions = torch.split(q, self.n_vectors, dim=-1)
-        # one row per atom, so that gathering atoms copies whole rows; the batch runs fastest
-        r, theta, phi = bonds.T[2:], angles.T[1:], torsions.T
+        bonds, angles, torsions = torch.split(q.T, self.n_vectors)
+        r, theta, phi = bonds[2:], angles[1:], torsions
         across = r * theta.sin()
         local = torch.stack([r * theta.cos(), across * phi.cos(), -across * phi.sin()], dim=1)
-        local = local.index_select(0, self.order)
-        placed = self._first_three(bonds.T, angles.T)
+        local = take_rows(local, self.order)
+        placed = self._first_three(bonds, angles)
         sizes = [3 * size for size in self.level_sizes]
         for level, references in zip(
             torch.split(local, self.level_sizes), torch.split(self.references, sizes), strict=True
         ):
-            b, c, d = placed.index_select(0, references).chunk(3)
+            b, c, d = take_rows(placed, references).chunk(3)
             v = c - b
             normal = torch.linalg.cross(v, d - c, dim=1)
             along = v / norm(v, 1).unsqueeze(1)
@@ -129,7 +127,7 @@ class InternalCoordinates(nn.Module):
             inward = torch.linalg.cross(normal, along, dim=1)
             atoms = b + level[:, 0:1] * along + level[:, 1:2] * inward + level[:, 2:3] * normal
             placed = torch.cat([placed, atoms])
-        positions = placed.index_select(0, self.place).permute(2, 0, 1).contiguous()
+        positions = take_rows(placed, self.place).permute(2, 0, 1).contiguous()
         return positions, log_volume(bonds, angles)
 
     def _first_three(
@@ -160,7 +158,7 @@ def internal_columns(topology: Topology, zmatrix: ZMatrix) -> Product:
 
 
 def log_volume(
-    bonds: Float[Tensor, "batch n_bonds"], angles: Float[Tensor, "batch n_angles"]
+    bonds: Float[Tensor, "n_bonds batch"], angles: Float[Tensor, "n_angles batch"]
 ) -> Float[Tensor, "batch"]:
     r"""The logarithm of :math:`\prod r_i^2 \prod \sin \theta_i`."""
-    return 2 * bonds.log().sum(-1) + angles.sin().log().sum(-1)
+    return 2 * bonds.log().sum(0) + angles.sin().log().sum(0)
