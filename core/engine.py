@@ -52,6 +52,7 @@ class DynamicsSettings:
             f"temperature is {self.temperature} K; give 0 or more": not 0 <= self.temperature < float("inf"),
             f"friction is {self.friction} 1/ps; give 0 or more": not 0 <= self.friction < float("inf"),
             f"report_every is {self.report_every}; give 1 or more": self.report_every < 1,
+            f"seed is {self.seed}; give 0 or more": self.seed < 0,
         }
         for text, wrong in problems.items():
             if wrong:

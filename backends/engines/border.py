@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 from abc import abstractmethod
 from typing import Any
 
@@ -57,7 +58,7 @@ def evaluate(
     energy, forces = potential.energy_and_forces(torch.tensor(positions, dtype=dtype, device=device)[None])
     value = energy.item()
     array = forces[0].to("cpu", torch.float64).numpy()
-    if not (np.isfinite(value) and np.isfinite(array).all()):
+    if not (math.isfinite(value) and np.isfinite(array).all()):
         bad = np.argwhere(~np.isfinite(array))
         where = f"the force on {atom_name(potential.topology, int(bad[0, 0]))}" if len(bad) else "the energy"
         raise SimulationError(

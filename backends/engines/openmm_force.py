@@ -38,11 +38,15 @@ def to_openmm_force(potential: Potential, topology: Any = None, particles: Seque
         particles: Which particles of the System the potential acts on, in its order; all if empty.
 
     Raises:
-        ConfigurationError: If the potential is no molecule's.
+        ConfigurationError: If the potential is no molecule's, or OpenMM is too old.
         TopologyError: If number, elements or order of the atoms are not the potential's.
         MissingDependencyError: If OpenMM is not installed.
     """
     openmm = import_optional("openmm", "The force for OpenMM", "openmm")
+    if not hasattr(openmm, "PythonForce"):
+        raise ConfigurationError(
+            f"OpenMM {openmm.__version__} has no PythonForce. Install a newer one: pip install 'smoothflow[openmm]'."
+        )
     if len(potential.shape) != 2 or potential.shape[1] != 3:
         raise ConfigurationError(f"A potential of shape {potential.shape} is no molecule's; OpenMM cannot run it.")
     if particles and len(particles) != potential.shape[0]:
@@ -51,7 +55,9 @@ def to_openmm_force(potential: Potential, topology: Any = None, particles: Seque
         )
     if topology is not None and potential.topology is not None:
         check_elements(potential.topology, core_topology(topology), particles)
-    return openmm.PythonForce(ForceFunction(potential), {}, list(particles))
+    force = openmm.PythonForce(ForceFunction(potential))
+    force.setParticles(list(particles))
+    return force
 
 
 def check_elements(ours: Topology, theirs: Topology, particles: Sequence[int] = ()) -> None:

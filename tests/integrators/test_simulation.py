@@ -148,6 +148,7 @@ def test_a_start_of_the_wrong_kind_is_refused(change: dict[str, Tensor], message
         {"n_steps": 1, "temperature": -1.0},
         {"n_steps": 1, "friction": -1.0},
         {"n_steps": 1, "report_every": 0},
+        {"n_steps": 1, "seed": -1},
     ],
 )
 def test_settings_that_cannot_be_run_are_refused(settings: dict[str, float]) -> None:
