@@ -90,6 +90,7 @@ def test_the_platform_named_is_the_one_used(positions: Tensor, amber: OpenMMPote
     potential = OpenMMPotential(amber.system, amber.topology, "CPU")
     energy = potential.energy(positions)
     assert potential._context.getPlatform().getName() == "CPU"
+    # the CPU platform computes in float32
     torch.testing.assert_close(energy, amber.energy(positions), rtol=1e-5, atol=1e-3)
 
 
