@@ -1,0 +1,105 @@
+"""Which frames are trained on, in which order, and which are held out; all of it follows from one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy import ndarray
+from torch import Tensor
+
+from ..core.errors import TrainingError
+from .frames import Frames
+
+N_BLOCKS = 20
+"""Frames are divided into at least this many contiguous blocks, some of which are held out."""
+
+
+def split(frames: Frames, fraction: float, seed: int) -> tuple[Int[ndarray, "training"], Int[ndarray, "held_out"]]:
+    """Indices of the frames to train on, and of those held out: whole blocks, as neighbours in time are alike.
+
+    Args:
+        frames: In order of time for each replica.
+        fraction: Share of the frames to hold out.
+        seed: Chooses the blocks.
+
+    Raises:
+        TrainingError: If there are too few frames.
+    """
+    n_blocks = max(N_BLOCKS, int(np.ceil(1 / fraction)))
+    if len(frames) < 2 * n_blocks:
+        raise TrainingError(
+            f"{len(frames)} frames are too few to hold out a share of {fraction}; simulate at least {2 * n_blocks}."
+        )
+    order = np.arange(len(frames)) if frames.replica is None else np.argsort(frames.replica, kind="stable")
+    n_held_out = max(1, round(fraction * n_blocks))
+    chosen = np.random.default_rng(seed).choice(n_blocks, n_held_out, replace=False)
+    block = np.arange(len(frames)) * n_blocks // len(frames)
+    held_out = np.isin(block, chosen)
+    return np.sort(order[~held_out]), np.sort(order[held_out])
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of one stretch of training: the batch of step n is the same whenever and wherever it is asked for.
+
+    Frames are drawn without replacement, in a new order in each pass over them.
+
+    Attributes:
+        indices: The frames to draw from.
+        size: Frames per batch.
+        seed: Of the order.
+        first_step: Tells the step that comes next, whenever a stretch begins.
+        stretch: Steps in a stretch.
+        last_step: Where training ends.
+    """
+
+    indices: Int[Tensor, "n_frames"]
+    size: int
+    seed: int
+    first_step: Callable[[], int]
+    stretch: int
+    last_step: int
+
+    def batch(self, step: int) -> Int[Tensor, "size"]:
+        """The frames of a step."""
+        n_frames = len(self.indices)
+        size = min(self.size, n_frames)
+        n_pass, place = divmod(step, n_frames // size)
+        order = _order(n_frames, self.seed, n_pass)
+        return self.indices[order[place * size : (place + 1) * size]]
+
+    def __iter__(self) -> Iterator[Int[Tensor, "size"]]:
+        first = self.first_step()
+        for step in range(first, min(first + self.stretch, self.last_step)):
+            yield self.batch(step)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All of the frames in parts, always in the same order."""
+
+    indices: Int[Tensor, "n_frames"]
+    size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.size)
+
+    def __iter__(self) -> Iterator[Int[Tensor, "size"]]:
+        for start in range(0, len(self.indices), self.size):
+            yield self.indices[start : start + self.size]
+
+
+@lru_cache(maxsize=1)
+def _order(n_frames: int, seed: int, n_pass: int) -> Int[Tensor, "n_frames"]:
+    return torch.randperm(n_frames, generator=generator(seed, 0, n_pass))
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """A generator whose stream depends on all of the numbers."""
+    seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed >> np.uint64(1)))

@@ -1,0 +1,221 @@
+"""One training step and one validation, for Lightning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from ..core.errors import MissingDependencyError, TrainingError
+from ..core.potential import Potential
+from ..core.units import thermal_energy
+from ..potentials.flow_potential import FlowPotential
+from .batches import generator
+from .config import TrainSettings
+from .frames import Frames
+from .losses import damped, force_error, likelihood_and_forces, negative_log_likelihood, reverse_kl
+
+try:
+    from lightning.pytorch import LightningModule
+except ImportError as error:
+    raise MissingDependencyError("Training", "lightning", "train") from error
+
+
+@dataclass(frozen=True)
+class Target:
+    """The reference of the reverse KL divergence.
+
+    Attributes:
+        potential: The force field.
+        threshold: Energies above it are regularized, kT.
+    """
+
+    potential: Potential
+    threshold: float
+
+
+class FlowTraining(LightningModule):  # type: ignore[misc]
+    """Trains a flow on frames; batches are indices into the frames.
+
+    Args:
+        potential: The flow with its initial weights, in the precision of training.
+        frames: All frames, held-out ones included.
+        settings: How to train.
+        target: The reference of the reverse KL divergence, if it is trained on.
+    """
+
+    def __init__(
+        self, potential: FlowPotential, frames: Frames, settings: TrainSettings, target: Target | None = None
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.potential = potential
+        self.averaged = AveragedModel(potential, multi_avg_fn=_averaging(settings.averaging))
+        self.averaged.requires_grad_(False)
+        self.kT = thermal_energy(frames.temperature)
+        # out of the module tree: the target is neither trained nor saved
+        self._target = [] if target is None else [target]
+        dtype = settings.torch_dtype
+        self._keep("positions", frames.positions, 1.0, dtype)
+        self._keep("forces", frames.forces if settings.weights.force > 0 else None, 1 / self.kT, dtype)
+        weights = None
+        if frames.log_weights is not None:
+            shifted = np.exp(frames.log_weights - frames.log_weights.max())
+            weights = shifted / shifted.mean()
+        self._keep("frame_weights", weights, 1.0, dtype)
+        self.frame_weights: Tensor | None
+        self.positions: Tensor
+        self.forces: Tensor | None
+        self.best = math.inf
+        self.training_sums: dict[str, Tensor] = {}
+        self.validation_sums: dict[str, Tensor] = {}
+
+    def _keep(self, name: str, values: ndarray | None, factor: float, dtype: torch.dtype) -> None:
+        # on the device, as frames are small; not in checkpoints
+        kept = None if values is None else (torch.from_numpy(values) * factor).to(dtype)
+        self.register_buffer(name, kept, persistent=False)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.potential.parameters(), lr=self.settings.learning_rate, fused=True)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.settings.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: Int[Tensor, "size"], _: int) -> Float[Tensor, ""]:
+        terms = self._frame_terms(self.potential, batch)
+        terms |= self._sample_terms(self.potential, self.settings.kl_batch_size, self.global_step)
+        loss = self._total(terms)
+        if not bool(torch.isfinite(loss)):
+            raise self._not_finite(terms, batch)
+        for name, values in terms.items():
+            self.training_sums[name] = self.training_sums.get(name, 0.0) + values.detach().mean()
+        self.training_sums["steps"] = self.training_sums.get("steps", torch.zeros(())) + 1
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [p.grad for p in self.potential.parameters() if p.grad is not None]
+        if bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all()):
+            return
+        name = next(
+            n for n, p in self.potential.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())
+        )
+        raise TrainingError(
+            f"At step {self.global_step} the gradient of {name} is not finite, though the loss is. {ADVICE}"
+        )
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.averaged.update_parameters(self.potential)
+
+    def validation_step(self, batch: Int[Tensor, "size"], index: int) -> None:
+        terms = self._frame_terms(self.averaged_potential, batch, create_graph=False)
+        for name, values in terms.items():
+            self.validation_sums[name] = self.validation_sums.get(name, 0.0) + values.detach().double().sum()
+        self.validation_sums["n"] = self.validation_sums.get("n", torch.zeros(())) + len(batch)
+        if index == 0 and self._target:
+            with torch.no_grad():
+                # the same noise every time, so that models are compared by what differs between them
+                terms = self._sample_terms(self.averaged_potential, N_VALIDATION_SAMPLES, -1)
+            self.validation_sums["reverse_kl"] = terms["reverse_kl"].double().mean()
+
+    def results(self) -> dict[str, float]:
+        """Means over the steps and held-out frames since the last call.
+
+        Names begin with ``train_`` (current weights) or ``val_`` (averaged weights); ``nll`` and ``reverse_kl`` are in
+        kT, ``force_mse`` (raw) and ``force`` (damped) in (kT/nm)^2, ``loss`` is the weighted sum that chooses the best
+        model.
+        """
+        n_steps = self.training_sums.pop("steps", torch.ones(()))
+        found = {f"train_{name}": float(total / n_steps) for name, total in self.training_sums.items()}
+        n = self.validation_sums.pop("n")
+        kl = self.validation_sums.pop("reverse_kl", None)
+        means = {name: total / n for name, total in self.validation_sums.items()}
+        if kl is not None:
+            means["reverse_kl"] = kl
+        loss = self._total(means)
+        if not bool(torch.isfinite(loss)):
+            name = next(name for name, mean in means.items() if not bool(torch.isfinite(mean)))
+            raise TrainingError(f"At step {self.global_step} the {name} of the held-out frames is not finite. {ADVICE}")
+        found |= {f"val_{name}": float(mean) for name, mean in means.items()}
+        found["val_loss"] = float(loss)
+        self.training_sums, self.validation_sums = {}, {}
+        return found
+
+    @property
+    def averaged_potential(self) -> FlowPotential:
+        """The flow with averaged weights."""
+        return cast("FlowPotential", self.averaged.module)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["best"] = self.best
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.best = float(checkpoint["best"])
+
+    def _frame_terms(
+        self, potential: FlowPotential, batch: Int[Tensor, "size"], create_graph: bool = True
+    ) -> dict[str, Float[Tensor, "size"]]:
+        """The terms of each frame: ``nll``, and with forces ``force`` (damped) and ``force_mse`` (raw)."""
+        positions = self.positions[batch]
+        terms: dict[str, Tensor] = {}
+        if self.forces is None:
+            terms["nll"] = negative_log_likelihood(potential, positions)
+        else:
+            nll, forces = likelihood_and_forces(potential, positions, create_graph)
+            error = force_error(forces, self.forces[batch])
+            terms = {"nll": nll, "force": damped(error, self.settings.force_damping), "force_mse": error}
+        if self.frame_weights is not None:
+            terms["nll"] = terms["nll"] * self.frame_weights[batch]
+        return terms
+
+    def _sample_terms(self, potential: FlowPotential, n_samples: int, step: int) -> dict[str, Float[Tensor, "size"]]:
+        if not self._target:
+            return {}
+        noise = generator(self.settings.seed, 1, step + 1)
+        target = self._target[0]
+        values = reverse_kl(potential, target.potential, self.kT, n_samples, target.threshold, noise)
+        return {"reverse_kl": values}
+
+    def _total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:
+        weights = self.settings.weights
+        factors = {"nll": weights.nll, "force": weights.force, "reverse_kl": weights.reverse_kl}
+        used = [factors[name] * values.mean() for name, values in terms.items() if factors.get(name, 0) > 0]
+        return torch.stack(used).sum()
+
+    def _not_finite(self, terms: dict[str, Tensor], batch: Int[Tensor, "size"]) -> TrainingError:
+        for name, values in terms.items():
+            bad = (~torch.isfinite(values)).nonzero()
+            if len(bad):
+                place = int(bad[0, 0])
+                where = f"sample {place} of the flow" if name == "reverse_kl" else f"frame {int(batch[place])}"
+                return TrainingError(
+                    f"At step {self.global_step} the {name} of {where} is not finite ({len(bad)} of {len(values)} in "
+                    f"this batch). {ADVICE}"
+                )
+        return TrainingError(f"At step {self.global_step} the loss is too large for {self.settings.dtype}. {ADVICE}")
+
+
+ADVICE = (
+    "Training stopped; the best model and the last checkpoint are kept. "
+    "Look at that frame, lower learning_rate, or train in float64."
+)
+
+N_VALIDATION_SAMPLES = 256
+"""Samples by which models are compared in reverse KL divergence."""
+
+
+def _averaging(decay: float) -> Any:
+    """Exponential average of weights; younger averages forget faster, so that the initial weights do not linger."""
+
+    @torch.no_grad()
+    def average(averages: Sequence[Tensor], currents: Sequence[Tensor], n_averaged: Tensor | int) -> None:
+        n = float(n_averaged)
+        torch._foreach_lerp_(list(averages), list(currents), 1 - min(decay, (1 + n) / (10 + n)))
+
+    return average
