@@ -1,4 +1,4 @@
-"""Root finders, and the differentiable inverse built on them.
+"""The differentiable inverse of an increasing map.
 
 A solver finds x with F(x) = y without a graph; `invert` then attaches exact derivatives by Newton steps in the graph.
 The two know nothing of each other, so any solver gives the same derivatives.
@@ -6,287 +6,21 @@ The two know nothing of each other, so any solver gives the same derivatives.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch._C import _functorch
 from torch.autograd import forward_ad
 
 from .errors import InversionError
 from .manifolds import Circle, Interval, Manifold
+from .solvers import Forward, RootProblem, RootResult, SafeguardedNewton, Solver
 
-Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""An increasing map: from x and parameters to y and log dy/dx."""
-
-COMPACTION_SIZE = 4096
-"""Elements from which on it pays to drop the finished ones from a batch."""
-
-
-@dataclass(frozen=True)
-class RootProblem:
-    """F(x) = y for each element of a flat batch, with a bracket around every root.
-
-    Attributes:
-        forward: F and its log-derivative.
-        y: Targets.
-        params: Parameters of F.
-        manifold: What F maps onto itself.
-        lower: Where F < y, or -inf.
-        upper: Where F > y, or inf.
-        guess: A first x inside the bracket.
-        lower_residual: On a circle, F(lower) - y, in [-1, 0]; it tells how often a value has gone around.
-        lower_image: On a circle, F(lower).
-    """
-
-    forward: Forward
-    y: Float[Tensor, "n"]
-    params: Float[Tensor, "n n_params"]
-    manifold: Manifold
-    lower: Float[Tensor, "n"]
-    upper: Float[Tensor, "n"]
-    guess: Float[Tensor, "n"]
-    lower_residual: Float[Tensor, "n"]
-    lower_image: Float[Tensor, "n"]
-
-    @classmethod
-    def start(
-        cls, forward: Forward, y: Float[Tensor, "n"], params: Float[Tensor, "n n_params"], manifold: Manifold
-    ) -> RootProblem:
-        """The problem with its first bracket, and a guess that is right for the identity and for rotations."""
-        zeros = torch.zeros_like(y)
-        if isinstance(manifold, Interval):
-            lower, upper = zeros + manifold.lower, zeros + manifold.upper
-            return cls(forward, y, params, manifold, lower, upper, y.clamp(manifold.lower, manifold.upper), y, y)
-        if not isinstance(manifold, Circle):
-            return cls(forward, y, params, manifold, zeros - torch.inf, zeros + torch.inf, y, y, y)
-        # the circle is cut open at 0; distances from there are free of rotations
-        image, _ = forward(zeros, params)
-        target = manifold.wrap(y - image)
-        upper = zeros + manifold.period
-        return cls(forward, y, params, manifold, zeros, upper, target, -target, image)
-
-    def residual(self, x: Float[Tensor, "*points n"]) -> tuple[Float[Tensor, "*points n"], Float[Tensor, "*points n"]]:
-        """F(x) - y, increasing over the bracket, and log dF/dx; for one or several points per element."""
-        image, log_dydx = self.forward(x, self.params.expand(*x.shape, -1))
-        if not isinstance(self.manifold, Circle):
-            return image - self.y, log_dydx
-        lifted = self.lower_residual + self.manifold.wrap(image - self.lower_image)
-        # equal up to whole turns, but the shorter way around has no rounding of the lift in it
-        short = self.manifold.difference(image, self.y)
-        return short + self.manifold.period * torch.round((lifted - short) / self.manifold.period), log_dydx
-
-    def size(self, residual: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """How far from y a residual is; on a circle a whole turn is nothing."""
-        return self.manifold.difference(residual, torch.zeros_like(residual)).abs()
-
-    def select(self, indices: Tensor) -> RootProblem:
-        """The problem of some of the elements."""
-        fields = ("y", "params", "lower", "upper", "guess", "lower_residual", "lower_image")
-        chosen = {name: getattr(self, name)[indices] for name in fields}
-        return RootProblem(forward=self.forward, manifold=self.manifold, **chosen)
-
-    def rounding(self, x: Float[Tensor, "n"], log_dydx: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """The residual that rounding x and F to the nearest floating-point numbers explains."""
-        return torch.finfo(x.dtype).eps * (self.y.abs().clamp(min=1) + log_dydx.exp() * x.abs())
-
-
-@dataclass(frozen=True)
-class RootResult:
-    """What a solver found.
-
-    Attributes:
-        x: The best point of each element.
-        log_dydx: log dF/dx there.
-        residual: \\|F(x) - y\\| there.
-        converged: Whether the solver's tolerance was met.
-        iterations: How many it took; each evaluates F at least once.
-        reason: Why it stopped.
-    """
-
-    x: Float[Tensor, "n"]
-    log_dydx: Float[Tensor, "n"]
-    residual: Float[Tensor, "n"]
-    converged: Bool[Tensor, "n"]
-    iterations: int
-    reason: str
-
-
-class Solver(ABC):
-    """Finds the root of an increasing function in a bracket, for many elements at once."""
-
-    @abstractmethod
-    def solve(self, problem: RootProblem) -> RootResult:
-        """The roots; elements that did not converge are marked, not hidden."""
-
-
-@dataclass(frozen=True)
-class SafeguardedNewton(Solver):
-    r"""Newton's method, :math:`x \leftarrow x - (F(x) - y) / F'(x)`, kept inside a shrinking bracket.
-
-    A step that would leave the bracket, or that does not halve the step before, is replaced by a bisection. An element
-    is finished when its residual or its step is down to rounding, and it has converged when rounding explains its
-    residual: a jump in F is never taken for a root.
-
-    Args:
-        tolerance: Residual at which an element is finished, in units of the dtype's epsilon times max(1, \|y\|).
-        max_iterations: Evaluations of F after which the solver gives up.
-
-    Reference: Press et al., Numerical Recipes, 3rd edition, 2007, section 9.4 (rtsafe).
-    """
-
-    tolerance: float = 4.0
-    max_iterations: int = 200
-
-    def solve(self, problem: RootProblem) -> RootResult:
-        eps = torch.finfo(problem.y.dtype).eps
-        whole = problem
-        elements: Tensor | None = None
-        x, lower, upper = problem.guess, problem.lower, problem.upper
-        previous = upper - lower
-        goal = self.tolerance * eps * problem.y.abs().clamp(min=1)
-        best_x, best = x, torch.full_like(x, torch.inf)
-        best_log = torch.zeros_like(x)
-        found_x, found_log, found = x, best_log, best
-        iteration = 0
-        for iteration in range(1, self.max_iterations + 1):
-            residual, log_dydx = problem.residual(x)
-            size = problem.size(residual)
-            better = size < best
-            best_x = torch.where(better, x, best_x)
-            best_log = torch.where(better, log_dydx, best_log)
-            best = torch.where(better, size, best)
-            lower = torch.where(residual < 0, x, lower)
-            upper = torch.where(residual > 0, x, upper)
-            step = residual * torch.exp(-log_dydx)
-            proposal = x - step
-            # a second step as short as rounding does not help
-            short = step.abs() <= 2 * eps * x.abs()
-            finished = (size <= goal) | (proposal == x) | (short & (previous <= 4 * eps * x.abs()))
-            finished |= upper - lower <= 2 * eps * x.abs()
-            n_finished = int(finished.sum())
-            if elements is None:
-                found_x, found_log, found = best_x, best_log, best
-            else:
-                found_x[elements], found_log[elements], found[elements] = best_x, best_log, best
-            if n_finished == len(x):
-                break
-            inside = (proposal > lower) & (proposal < upper)
-            trusted = short | (inside & (2 * step.abs() <= previous))
-            # without a far end, go there in doubling steps
-            stride = torch.sign(-residual) * (1 + 2 * (x - problem.guess).abs())
-            middle = torch.where(torch.isfinite(upper - lower), 0.5 * (lower + upper), x + stride)
-            following = torch.where(trusted, proposal, middle)
-            previous = (following - x).abs()
-            x = following
-            if len(x) >= COMPACTION_SIZE and 2 * n_finished > len(x):
-                kept = torch.nonzero(~finished).squeeze(-1)
-                found_x, found_log, found = found_x.clone(), found_log.clone(), found.clone()
-                elements = kept if elements is None else elements[kept]
-                problem = problem.select(kept)
-                goal = goal[kept]
-                x, lower, upper, previous = x[kept], lower[kept], upper[kept], previous[kept]
-                best_x, best_log, best = best_x[kept], best_log[kept], best[kept]
-        # what is left above the goal must be explained by rounding, with a margin for sums inside F
-        converged = found <= 8 * self.tolerance * whole.rounding(found_x, found_log)
-        return _result(found_x, found_log, found, converged, iteration)
-
-
-@dataclass(frozen=True)
-class Bisection(Solver):
-    """Halves the bracket until it is a few floating-point numbers wide: slow, and hard to break.
-
-    Args:
-        tolerance: Width of the final bracket, in units of the dtype's epsilon times max(1, \\|x\\|).
-        max_iterations: Halvings (and doublings, on the line) after which the solver gives up.
-    """
-
-    tolerance: float = 2.0
-    max_iterations: int = 2200
-
-    def solve(self, problem: RootProblem) -> RootResult:
-        return _narrow(problem, 2, self.tolerance * torch.finfo(problem.y.dtype).eps, self.max_iterations)
-
-
-@dataclass(frozen=True)
-class MultiBinBisection(Solver):
-    """Cuts the bracket into equal bins, keeps the one with the change of sign, and again.
-
-    Args:
-        n_bins: Number of bins; all their edges are evaluated at once.
-        tolerance: Width of the final bracket, relative to max(1, \\|x\\|); not below a few epsilons of the dtype.
-        max_iterations: Rounds after which the solver gives up.
-
-    Reference: Köhler, Krämer, Noé, Smooth Normalizing Flows, NeurIPS 2021, section 4, arXiv 2110.00351.
-    """
-
-    n_bins: int = 100
-    tolerance: float = 1e-6
-    max_iterations: int = 2200
-
-    def solve(self, problem: RootProblem) -> RootResult:
-        tolerance = max(self.tolerance, 2 * torch.finfo(problem.y.dtype).eps)
-        return _narrow(problem, self.n_bins, tolerance, self.max_iterations)
-
-
-def _narrow(problem: RootProblem, n_bins: int, tolerance: float, max_iterations: int) -> RootResult:
-    """Cut every bracket into bins until its width is down to ``tolerance`` times max(1, |x|)."""
-    lower, upper = problem.lower, problem.upper
-    fractions = torch.linspace(0, 1, n_bins + 1, dtype=lower.dtype, device=lower.device)[1:-1, None]
-    iteration = 0
-    converged = torch.zeros_like(lower, dtype=torch.bool)
-    for iteration in range(1, max_iterations + 1):
-        bounded = torch.isfinite(upper - lower)
-        if not bool(bounded.all()):
-            lower, upper = _expand(problem, lower, upper)
-            continue
-        edges = lower + (upper - lower) * fractions
-        residual, _ = problem.residual(edges)
-        # a zero belongs to the bin on its left, and one at the very left leaves the bracket's end there
-        lower = torch.where(residual < 0, edges, lower).amax(0)
-        upper = torch.where(residual >= 0, edges, upper).amin(0)
-        converged = upper - lower <= tolerance * torch.maximum(lower.abs(), upper.abs()).clamp(min=1)
-        if bool(converged.all()):
-            break
-    x = 0.5 * (lower + upper)
-    residual, log_dydx = problem.residual(x)
-    size = problem.size(residual)
-    # a bracket around a jump of F is narrow, too, but holds no root
-    slope = log_dydx.exp() * tolerance * x.abs().clamp(min=1)
-    explained = size <= 8 * (slope + tolerance * problem.y.abs().clamp(min=1))
-    return _result(x, log_dydx, size, converged & explained, iteration)
-
-
-def _expand(
-    problem: RootProblem, lower: Float[Tensor, "n"], upper: Float[Tensor, "n"]
-) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """One doubling of brackets that have an infinite end."""
-    # how far the finite end has come from the guess tells how far to go next
-    finite = torch.where(torch.isfinite(lower), lower, torch.where(torch.isfinite(upper), upper, problem.guess))
-    residual, _ = problem.residual(finite)
-    x = finite - torch.sign(residual) * (1 + (finite - problem.guess).abs())
-    beyond, _ = problem.residual(x)
-    open_ = ~torch.isfinite(upper - lower)
-    lowest, highest = torch.minimum(x, finite), torch.maximum(x, finite)
-    enclosed = residual * beyond <= 0
-    new_lower = torch.where(enclosed, lowest, torch.where(residual < 0, highest, -torch.inf))
-    new_upper = torch.where(enclosed, highest, torch.where(residual > 0, lowest, torch.inf))
-    return torch.where(open_, new_lower, lower), torch.where(open_, new_upper, upper)
-
-
-def _result(x: Tensor, log_dydx: Tensor, residual: Tensor, converged: Tensor, iterations: int) -> RootResult:
-    n_failed = int((~converged).sum())
-    reason = (
-        f"{n_failed} of {len(x)} elements did not converge in {iterations} iterations"
-        if n_failed
-        else f"all {len(x)} elements converged in {iterations} iterations"
-    )
-    return RootResult(x, log_dydx, residual, converged, iterations, reason)
-
+P = ParamSpec("P")
+T = TypeVar("T")
 
 DEFAULT_SOLVER = SafeguardedNewton()
 
@@ -361,7 +95,17 @@ class _Root(torch.autograd.Function):
     ) -> tuple[Tensor, int]:
         y = y.expand(info.batch_size, *y.shape) if in_dims[0] is None else y.movedim(in_dims[0], 0)
         params = params.expand(info.batch_size, *params.shape) if in_dims[1] is None else params.movedim(in_dims[1], 0)
-        return cast(Tensor, _Root.apply(y, params, forward, manifold, solver)), 0
+        return _apply_root(y, params, forward, manifold, solver), 0
+
+
+def _apply_root(y: Tensor, params: Tensor, forward: Forward, manifold: Manifold, solver: Solver) -> Tensor:
+    # torch's apply has no types
+    return cast(Tensor, _Root.apply(y, params, forward, manifold, solver))  # type: ignore[no-untyped-call]
+
+
+def _eager(function: Callable[P, T]) -> Callable[P, T]:
+    """Leave a function out of compiled graphs; how often a solver iterates depends on its data."""
+    return cast("Callable[P, T]", torch.compiler.disable(function))  # type: ignore[no-untyped-call]
 
 
 def _is_plain(y: Tensor, params: Tensor) -> bool:
@@ -372,7 +116,7 @@ def _is_plain(y: Tensor, params: Tensor) -> bool:
     return forward_ad._current_level < 0 and _functorch.peek_interpreter_stack() is None
 
 
-@torch.compiler.disable
+@_eager
 def invert(
     forward: Forward,
     y: Float[Tensor, "*batch"],
@@ -402,7 +146,7 @@ def invert(
         result = find_root(forward, y, params, manifold, solver)
         x = result.x.reshape(y.shape)
         return manifold.wrap(x) if isinstance(manifold, Circle) else x, -result.log_dydx.reshape(y.shape)
-    x = cast(Tensor, _Root.apply(y, params, forward, manifold, solver))
+    x = _apply_root(y, params, forward, manifold, solver)
     return attach_derivatives(forward, x, y, params, manifold)
 
 

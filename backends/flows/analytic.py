@@ -185,8 +185,8 @@ class CubicConjugationTransform(Transform):
 
     .. math:: y = t + g^{-1}(g(x - t) + b), \qquad g(u) = u + B u^3
 
-    C-infinity; :math:`g^{-1}(v) = 2 \sqrt{p} \sinh(\tfrac13 \mathrm{asinh}(\tfrac{v}{2 B p^{3/2}}))` with p = 1 / 3B, and
-    the inverse is the same with -b. A linear coefficient of g other than one would only rescale b and B.
+    C-infinity; :math:`g^{-1}(v) = 2 \sqrt{p} \sinh(\tfrac13 \mathrm{asinh}(\tfrac{v}{2 B p^{3/2}}))` with p = 1 / 3B,
+    and the inverse is the same with -b. A linear coefficient of g other than one would only rescale b and B.
 
     Parameters per element: b = max_shift tanh(p_1), B in ``cubic_bounds`` (sigmoid), t = max_shift tanh(p_3).
 

@@ -90,7 +90,7 @@ class BSplineTransform(Transform):
         """Knots u from the (p-1)-th before the first bin to the (p-1)-th after the last, slopes c and coefficients of
         all basis functions that meet them, and the rotation."""
         p, n = self.degree, self.n_bins
-        widths, slopes, rotation = params.split(self.sizes, dim=-1)
+        widths, slopes, rotation = torch.split(params, self.sizes, dim=-1)
         widths = torch.softmax(widths, dim=-1) * (1 - self.min_bin) + self.min_bin / n
         edges = widths.cumsum(-1)[..., :-1]
         low, high = torch.zeros_like(edges[..., :1]), torch.ones_like(edges[..., :1])
@@ -119,7 +119,7 @@ class BSplineTransform(Transform):
     def _evaluate(self, x: Float[Tensor, "*batch"], shape: Tensor) -> tuple[Float[Tensor, "*batch"], Tensor]:
         p, n = self.degree, self.n_bins
         sizes = [n + 2 * p - 1, n + p - 1, n + p, int(self.on_circle)]
-        knots, slopes, coefficients, rotation = shape.split(sizes, dim=-1)
+        knots, slopes, coefficients, rotation = torch.split(shape, sizes, dim=-1)
         if self.on_circle:
             x = torch.remainder(x, 1.0)
         index = (x.unsqueeze(-1) >= knots[..., p : n + p - 1]).sum(-1, keepdim=True)

@@ -125,16 +125,16 @@ class MoebiusMixtureTransform(Transform):
     def _shape(self, params: Float[Tensor, "*batch n_params"]) -> Float[Tensor, "*batch n_params"]:
         """The bounded parameters, in the order of the unbounded ones."""
         k = self.n_components
-        weights, points, rotation = params.split([k, 2 * k, 1], dim=-1)
-        w = _into_disc(points.unflatten(-1, (k, 2)), self.max_radius).flatten(-2)
+        weights, points, rotation = torch.split(params, [k, 2 * k, 1], dim=-1)
+        w = _into_disc(points.reshape(*points.shape[:-1], k, 2), self.max_radius).flatten(-2)
         return torch.cat([torch.softmax(weights, dim=-1), w, torch.remainder(rotation, 1.0)], dim=-1)
 
     def _mix(
         self, x: Float[Tensor, "*batch"], shape: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         k = self.n_components
-        weights, w, rotation = shape.split([k, 2 * k, 1], dim=-1)
-        deviation, dydx = _deviation(x, w.unflatten(-1, (k, 2)))
+        weights, w, rotation = torch.split(shape, [k, 2 * k, 1], dim=-1)
+        deviation, dydx = _deviation(x, w.reshape(*w.shape[:-1], k, 2))
         y = x + rotation.squeeze(-1) + (weights * deviation).sum(-1)
         return torch.remainder(y, 1.0), torch.log((weights * dydx).sum(-1))
 

@@ -99,7 +99,8 @@ class SmoothTransform(Transform):
         return sum(self.sizes)
 
     def initial_params(self) -> Float[Tensor, "n_params"]:
-        _, location, scale, alpha, *_ = (params := torch.zeros(self.n_params)).split(self.sizes)
+        params = torch.zeros(self.n_params)
+        _, location, scale, alpha, *_ = torch.split(params, self.sizes)
         places = (torch.arange(self.n_components) + 0.5) / self.n_components
         location.copy_(places if self.on_circle else torch.logit(places))
         # wide, soft bumps that add up to a nearly constant density
@@ -122,15 +123,17 @@ class SmoothTransform(Transform):
         sizes = [piece.shape[-1] for piece in shape]
 
         def forward(x: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
-            return self._mix(x, *packed.split(sizes, dim=-1))
+            return self._mix(x, *torch.split(packed, sizes, dim=-1))
 
         return invert(forward, y, torch.cat(shape, dim=-1), self.manifold)
 
     def _shape(self, params: Float[Tensor, "*batch n_params"]) -> tuple[Tensor, ...]:
         """What `_mix` needs: locations, scales, steepness, weights, slopes, c, shift, and beta if it is trainable."""
         k = self.n_components
-        weight, location, scale, alpha, identity, rotation, beta = params.split(self.sizes, dim=-1)
-        scale, alpha, identity = torch.sigmoid(torch.cat([scale, alpha, identity], dim=-1)).split([k, k, 1], dim=-1)
+        weight, location, scale, alpha, identity, rotation, beta = torch.split(params, self.sizes, dim=-1)
+        scale, alpha, identity = torch.split(
+            torch.sigmoid(torch.cat([scale, alpha, identity], dim=-1)), [k, k, 1], dim=-1
+        )
         if self.on_circle:
             scale = _between(scale, self.scale_bounds)
         else:

@@ -106,7 +106,7 @@ class SplineTransform(Transform):
         return torch.remainder(x, 1.0) if self.on_circle else x, -log_derivative
 
     def _knots(self, params: Float[Tensor, "*batch n_params"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        widths, heights, derivatives, rotation = params.split(self.sizes, dim=-1)
+        widths, heights, derivatives, rotation = torch.split(params, self.sizes, dim=-1)
         lengths = torch.softmax(torch.stack([widths, heights]), dim=-1)
         lengths = lengths * (1 - self.min_bin) + self.min_bin / self.n_bins
         # the last knot is 1 exactly
