@@ -18,14 +18,23 @@ from .zmatrix import ZMatrix
 OVERLAP = 0.02
 """Atoms nearer than this (nm) overlap; the shortest bond there is, H2, has 0.074 nm."""
 
+STRETCHED = 2.5
+"""Bonds longer than this times the sum of covalent radii are no bonds."""
+
 COLLINEAR = 0.01
 """Angles nearer than this (rad) to 0 or pi define no torsion."""
 
 NEARLY_COLLINEAR = 0.15
 """Angles nearer than this (rad) to 0 or pi are warned about."""
 
+BENT = math.radians(150.0)
+"""The angle half-way between a linear carbon (180 degrees) and a trigonal one that lacks a neighbour."""
+
 PYRAMIDAL = math.radians(342.0)
-"""Sum of the three angles at an atom, half-way from tetrahedral (328.4 degrees) to planar (360)."""
+"""Sum of the three angles at an atom, near the middle of tetrahedral (328 degrees) and planar (360)."""
+
+CHUNK = 4_000_000
+"""Numbers handled at once."""
 
 
 class GeometryWarning(UserWarning):
@@ -35,109 +44,39 @@ class GeometryWarning(UserWarning):
 def check_geometry(topology: Topology, zmatrix: ZMatrix, positions: Float[Tensor, "frames atoms 3"]) -> None:
     """Raise a `GeometryError` unless positions (nm) have internal coordinates; warn of nearly collinear triples.
 
+    Found are positions that are not finite, in Å, or not in the order of the topology; overlapping atoms; hydrogens
+    missing on carbon; and collinear triples.
+
     Args:
         topology: The molecule.
         zmatrix: The z-matrix whose torsions must be defined.
         positions: nm.
     """
-    if positions.ndim != 3 or positions.shape[1:] != (len(topology), 3):
+    if positions.ndim != 3 or positions.shape[1:] != (len(topology), 3) or len(positions) == 0:
         raise GeometryError(
-            f"Positions must have shape (frames, {len(topology)}, 3), one row per atom; got {tuple(positions.shape)}."
+            f"Positions must have shape (frames, {len(topology)}, 3), one row per atom, and at least one frame; got "
+            f"{tuple(positions.shape)}."
         )
-    positions = positions.detach()
-    finite = positions.isfinite().all(-1)
-    if not bool(finite.all()):
-        frame, atom = (int(i) for i in (~finite).nonzero()[0])
-        raise GeometryError(
-            f"The position of atom {atom} ({topology.atoms[atom]}) in frame {frame} is not finite. Leave the frame out."
-        )
-    _require_bond_lengths(topology, positions)
-    _require_apart(topology, positions)
-    _require_hydrogens(topology, positions)
-    _require_bent(topology, zmatrix, positions)
-
-
-def _require_bond_lengths(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> None:
-    bonds = torch.tensor(topology.bonds, device=positions.device)
-    radii = positions.new_tensor([element(symbol).radius for symbol in topology.elements])
-    expected = radii[bonds].sum(-1)
-    lengths = norm(positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]])
-    ratios = lengths / expected
-    scale = float(ratios.median())
-    if 5 < scale < 20:
-        raise GeometryError(
-            f"Bond lengths are {scale:.1f} times the sum of covalent radii: the positions seem to be in Å. "
-            "Divide them by 10; smoothflow works in nm."
-        )
-    wrong = (ratios > 2.5).nonzero()
-    if len(wrong):
-        frame, bond = (int(i) for i in wrong[0])
-        i, j = topology.bonds[bond]
-        raise GeometryError(
-            f"Bond {topology.atoms[i]} to {topology.atoms[j]} is {float(lengths[frame, bond]):.3f} nm long in frame "
-            f"{frame}; covalent radii give {float(expected[bond]):.3f} nm. Check the order of the atoms and the unit "
-            "(nm), and make molecules whole across periodic boundaries."
-        )
-
-
-def _require_apart(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> None:
-    n = len(topology)
-    first, second = torch.triu_indices(n, n, 1, device=positions.device)
-    chunk = max(1, 2_000_000 // len(first))
-    for start in range(0, len(positions), chunk):
-        part = positions[start : start + chunk]
-        near = (norm(part[:, first] - part[:, second]) < OVERLAP).nonzero()
-        if len(near):
-            frame, pair = (int(i) for i in near[0])
-            i, j = int(first[pair]), int(second[pair])
-            raise GeometryError(
-                f"Atoms {i} ({topology.atoms[i]}) and {j} ({topology.atoms[j]}) overlap in frame {start + frame}: "
-                f"they are less than {OVERLAP} nm apart. Remove duplicated atoms, or leave the frame out."
-            )
-
-
-def _require_hydrogens(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> None:
-    """A carbon with three neighbours that is no plane, on average over the frames, lacks one."""
-    neighbours = topology.neighbours()
-    centres = [i for i, e in enumerate(topology.elements) if e == "C" and len(neighbours[i]) == 3]
-    if not centres:
-        return
-    ends = torch.tensor([neighbours[i] for i in centres], device=positions.device)
-    arms = positions[:, ends] - positions[:, centres][:, :, None]
-    total = sum(angle(arms[:, :, i], arms[:, :, j]) for i, j in ((0, 1), (1, 2), (2, 0)))
-    mean = torch.as_tensor(total).mean(0)
-    bad = (mean < PYRAMIDAL).nonzero()
-    if len(bad):
-        i = centres[int(bad[0])]
-        raise GeometryError(
-            f"Atom {i} ({topology.atoms[i]}) is carbon with three bonds that do not lie in a plane (their angles sum "
-            f"to {math.degrees(float(mean[int(bad[0])])):.0f} degrees): a hydrogen is missing. Add it, for example "
-            "with openmm.app.Modeller.addHydrogens."
-        )
-
-
-def _require_bent(topology: Topology, zmatrix: ZMatrix, positions: Float[Tensor, "frames atoms 3"]) -> None:
     triples = collinear_triples(zmatrix).to(positions.device)
-    a, b, c = triples.T
-    bend = angle(positions[:, a] - positions[:, b], positions[:, c] - positions[:, b])
-    straightness = torch.minimum(bend, math.pi - bend)
-    worst, frames = straightness.min(0)
-    for k in worst.argsort().tolist():
-        if worst[k] > NEARLY_COLLINEAR:
-            break
-        atoms = ", ".join(f"{topology.atoms[i]}" for i in triples[k].tolist())
-        degrees = math.degrees(float(bend[frames[k], k]))
-        where = f"Atoms {atoms} make an angle of {degrees:.2f} degrees in frame {int(frames[k])}"
-        if worst[k] < COLLINEAR:
-            raise GeometryError(
-                f"{where}: they are collinear, so a torsion about them is undefined. Leave the frame out if it is an "
-                "accident; for a linear group give a z-matrix of your own whose angles avoid these atoms."
-            )
+    bent: Float[Tensor, "triples"] = positions.new_full((len(triples),), math.pi)
+    size = max(1, CHUNK // len(topology) ** 2)
+    for start, part in zip(range(0, len(positions), size), torch.split(positions.detach(), size), strict=True):
+        _require_finite(topology, part, start)
+        _require_bond_lengths(topology, part, start)
+        _require_apart(topology, part, start)
+        _require_hydrogens(topology, part)
+        bent = torch.minimum(bent, _require_bent(topology, triples, part, start))
+    nearly = [
+        f"{_atoms(topology, triples[k].tolist())} (within {math.degrees(float(bent[k])):.1f} degrees)"
+        for k in bent.argsort().tolist()
+        if bent[k] < NEARLY_COLLINEAR
+    ]
+    if nearly:
         warnings.warn(
-            f"{where}: they are nearly collinear, so forces and log-densities lose digits there. A z-matrix whose "
-            "angles avoid these atoms would not.",
+            f"Nearly collinear atoms: {'; '.join(nearly[:5])}. Forces and log-densities lose digits there; a z-matrix "
+            "whose angles avoid these atoms would not.",
             GeometryWarning,
-            stacklevel=4,
+            stacklevel=2,
         )
 
 
@@ -149,3 +88,92 @@ def collinear_triples(zmatrix: ZMatrix) -> Int[Tensor, "triples 3"]:
             if c >= 0 and (c, b, a) not in found:
                 found[a, b, c] = None
     return torch.tensor(list(found))
+
+
+def _atoms(topology: Topology, indices: list[int]) -> str:
+    return ", ".join(str(topology.atoms[i]) for i in indices)
+
+
+def _require_finite(topology: Topology, positions: Float[Tensor, "frames atoms 3"], start: int) -> None:
+    finite = positions.isfinite().all(-1)
+    if not bool(finite.all()):
+        frame, atom = (int(i) for i in (~finite).nonzero()[0])
+        raise GeometryError(
+            f"The position of atom {atom} ({topology.atoms[atom]}) in frame {start + frame} is not finite. Leave the "
+            "frame out."
+        )
+
+
+def _require_bond_lengths(topology: Topology, positions: Float[Tensor, "frames atoms 3"], start: int) -> None:
+    bonds = torch.tensor(topology.bonds, device=positions.device)
+    radii = positions.new_tensor([element(symbol).radius for symbol in topology.elements])
+    expected = radii[bonds].sum(-1)
+    lengths = norm(positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]])
+    ratios = lengths / expected
+    scale = float(ratios.median())
+    if 5 < scale < 20:
+        raise GeometryError(
+            f"Bond lengths are {scale:.1f} times the sums of covalent radii: the positions seem to be in Å. Divide "
+            "them by 10; positions are in nm here."
+        )
+    wrong = (ratios > STRETCHED).nonzero()
+    if len(wrong):
+        frame, bond = (int(i) for i in wrong[0])
+        i, j = topology.bonds[bond]
+        raise GeometryError(
+            f"The bond of {topology.atoms[i]} and {topology.atoms[j]} is {float(lengths[frame, bond]):.3g} nm long in "
+            f"frame {start + frame}; covalent radii give {float(expected[bond]):.3f} nm. Check the order of the atoms "
+            "and the unit (nm), and make molecules whole across periodic boundaries."
+        )
+
+
+def _require_apart(topology: Topology, positions: Float[Tensor, "frames atoms 3"], start: int) -> None:
+    n = len(topology)
+    first, second = torch.triu_indices(n, n, 1, device=positions.device)
+    near = (norm(positions[:, first] - positions[:, second]) < OVERLAP).nonzero()
+    if len(near):
+        frame, pair = (int(i) for i in near[0])
+        i, j = int(first[pair]), int(second[pair])
+        raise GeometryError(
+            f"Atoms {i} ({topology.atoms[i]}) and {j} ({topology.atoms[j]}) overlap in frame {start + frame}: they are "
+            f"less than {OVERLAP} nm apart. Remove duplicated atoms, or leave the frame out."
+        )
+
+
+def _require_hydrogens(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> None:
+    """A carbon with two neighbours not in line, or three not in a plane, on average over the frames, lacks one."""
+    neighbours = topology.neighbours()
+    for centre, atom in enumerate(topology.atoms):
+        ends = neighbours[centre]
+        if atom.element != "C" or len(ends) not in (2, 3):
+            continue
+        arms = positions[:, ends] - positions[:, centre, None]
+        if len(ends) == 2:
+            found = float(angle(arms[:, 0], arms[:, 1]).mean())
+            lacks, shape = found < BENT, f"two bonds at {math.degrees(found):.0f} degrees"
+        else:
+            found = float(angle(arms, arms.roll(1, dims=1)).sum(-1).mean())
+            lacks, shape = found < PYRAMIDAL, "three bonds that do not lie in a plane"
+        if lacks:
+            raise GeometryError(
+                f"Atom {centre} ({atom}) is carbon with {shape}: a hydrogen is missing. Add it, for example with "
+                "openmm.app.Modeller.addHydrogens."
+            )
+
+
+def _require_bent(
+    topology: Topology, triples: Int[Tensor, "triples 3"], positions: Float[Tensor, "frames atoms 3"], start: int
+) -> Float[Tensor, "triples"]:
+    """The smallest distance of each triple's angle from 0 and pi."""
+    a, b, c = triples.T
+    bend = angle(positions[:, a] - positions[:, b], positions[:, c] - positions[:, b])
+    smallest, frames = torch.minimum(bend, math.pi - bend).min(0)
+    k = int(smallest.argmin())
+    if smallest[k] < COLLINEAR:
+        frame = int(frames[k])
+        raise GeometryError(
+            f"Atoms {_atoms(topology, triples[k].tolist())} are collinear in frame {start + frame} (angle "
+            f"{math.degrees(float(bend[frame, k])):.2f} degrees), so torsions about them are undefined. Leave the "
+            "frame out if it is an accident; for a linear group give a z-matrix whose angles avoid these atoms."
+        )
+    return smallest

@@ -60,14 +60,21 @@ def _require_valences(topology: Topology) -> None:
             raise TopologyError(
                 f"Atom {i} ({atom}) is {symbol} with {n} bonds. Remove the wrong bonds or the duplicated atoms."
             )
-        if symbol != "C":
-            continue
-        others = [topology.elements[j] for j in neighbours[i]]
-        # a carbon at the end of a chain is carbon monoxide or an isonitrile, if nothing is missing
-        alone = n == 1 and others[0] not in ("N", "O")
-        alpha = atom.name == "CA" and n < 4 and {"N", "C"} <= {topology.atoms[j].name for j in neighbours[i]}
-        if alone or alpha:
+        if _lacks_hydrogen(topology, i, neighbours[i]):
             raise TopologyError(
-                f"Atom {i} ({atom}) is carbon with {n} bond{'s' if n > 1 else ''}: hydrogens are missing. Add them, "
+                f"Atom {i} ({atom}) is {symbol} with {n} bond{'s' if n > 1 else ''}: a hydrogen is missing. Add it, "
                 "for example with openmm.app.Modeller.addHydrogens."
             )
+
+
+def _lacks_hydrogen(topology: Topology, i: int, neighbours: list[int]) -> bool:
+    """True where bonds alone show it; `checks.check_geometry` sees more from the angles."""
+    atom = topology.atoms[i]
+    others = {topology.atoms[j].name for j in neighbours}
+    if atom.element == "C" and len(neighbours) == 1:
+        # carbon at the end of a chain: else carbon monoxide or an isonitrile
+        return topology.elements[neighbours[0]] not in ("N", "O")
+    if atom.element == "C" and atom.name == "CA":
+        return {"N", "C"} <= others and len(neighbours) < 4
+    # of a peptide bond
+    return atom.element == "N" and atom.name == "N" and {"CA", "C"} <= others and len(neighbours) < 3
