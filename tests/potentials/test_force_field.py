@@ -225,6 +225,14 @@ def test_precision_is_the_module_s_and_the_answer_in_that_of_the_positions() -> 
     torch.testing.assert_close(single_forces.double(), forces, rtol=1e-4, atol=0.5)
 
 
+def test_every_constant_moves_with_the_module() -> None:
+    # the meta device computes shapes only, but refuses tensors left behind on the CPU
+    potential = ForceField.from_system(random_system(8, 0), anonymous(8)).to("meta")
+    energy, forces = potential.energy_and_forces(torch.zeros(3, 8, 3, device="meta"))
+    assert energy.device.type == forces.device.type == "meta"
+    assert forces.shape == (3, 8, 3)
+
+
 def test_a_potential_of_openmm_becomes_a_force_field() -> None:
     from smoothflow.backends.engines.openmm_potential import OpenMMPotential
 
