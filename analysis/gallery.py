@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
 from ..core.engine import Trajectory
 from ..core.manifolds import Product
 from .evaluation import Evaluation
-from .figures import conservation_figure, energy_figure, force_figure, ramachandran_figure
+from .figures import conservation_figure, energy_figure, force_figure, ramachandran_figure, training_figure
 from .report import Picture
 from .structure import ramachandran_pairs, torsion_histogram
 
@@ -68,4 +70,27 @@ def conservation_picture(runs: Mapping[str, Trajectory]) -> Picture:
         "Energy conservation",
         "Total energy of each NVE run, from its own mean. All panels have one scale.",
         conservation_figure(energies),
+    )
+
+
+def training_picture(metrics: Path) -> Picture:
+    """Likelihood and force error during training.
+
+    Args:
+        metrics: The CSV file of a training run.
+    """
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    measures = (("nll", "negative log-likelihood (kT)"), ("force_mse", "force MSE (kT/nm)²"))
+    curves: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    for name, label in measures:
+        for column, series in ((f"train_{name}", "training batches"), (f"val_{name}", "validation, averaged weights")):
+            known = [(float(row["step"]), float(row[column])) for row in rows if row.get(column)]
+            if known:
+                steps, values = zip(*known, strict=True)
+                curves.setdefault(label, {})[series] = (list(steps), list(values))
+    return Picture(
+        "Training",
+        "Means over the steps since the point before, and over the frames held out for validation.",
+        training_figure(curves),
     )

@@ -8,8 +8,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+
+from ..training.progress import Progress as Stage
 
 results = Console()
 """Standard output: what was asked for."""
@@ -21,18 +31,39 @@ errors = Console(stderr=True)
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar with rate and remaining time; yields a function to call with the amount done so far."""
-    bar = Progress(
+    bar = _bar()
+    with bar:
+        task = bar.add_task(description, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def task_progress() -> Iterator[Callable[[Stage], None]]:
+    """A progress bar for each stage of a long task; yields a function to call with the task's reports."""
+    bar = _bar("{task.fields[figures]}")
+    tasks: dict[str, TaskID] = {}
+
+    def report(stage: Stage) -> None:
+        if stage.stage not in tasks:
+            tasks[stage.stage] = bar.add_task(stage.stage, total=stage.total, figures="")
+        figures = " ".join(f"{name} {value:.4g}" for name, value in stage.values.items())
+        bar.update(tasks[stage.stage], completed=stage.done, total=stage.total, figures=figures)
+
+    with bar:
+        yield report
+
+
+def _bar(*more: str) -> Progress:
+    return Progress(
         TextColumn("{task.description:<22}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        *(TextColumn(text) for text in more),
         console=errors,
         disable=not errors.is_terminal,
     )
-    with bar:
-        task = bar.add_task(description, total=total)
-        yield lambda done: bar.update(task, completed=done)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,0 +1,64 @@
+"""``smoothflow train``: a flow from frames."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..core.architecture import transforms_for
+from ..training.frames_file import read_frames
+from .console import print_json, results, task_progress
+from .options import AsJson, Precision, provider_potential, require_device, structure_path
+
+
+def run(
+    frames: Annotated[Path, typer.Argument(help="Frames to train on; blocks of them are held out.")],
+    output: Annotated[Path, typer.Option("--out", help="Run folder; a run that is in it goes on.")],
+    config: Annotated[Path | None, typer.Option(help="YAML settings; options below override them.")] = None,
+    transform: Annotated[str | None, typer.Option(help="smooth, spline, affine, or a plug-in's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1)] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Force field of the reverse KL divergence, as PROVIDER:ARGUMENT.")
+    ] = None,
+    structure: Annotated[str, typer.Option(help="PDB of the molecule, for the target.")] = "capped-alanine",
+    seed: Annotated[int | None, typer.Option(help="Of the data's order and the initial weights.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, ...")] = None,
+    dtype: Annotated[Precision | None, typer.Option(help="Precision in training.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a flow on frames: likelihood, forces and, with a target, reverse KL divergence.
+
+    Example: smoothflow train smoothflow-demo/frames.h5 --out my-run --transform spline --steps 200
+    """
+    from ..training.config import TrainSettings, read_settings
+    from ..training.run import train
+
+    settings = TrainSettings() if config is None else read_settings(config)
+    flow = settings.flow
+    changes: dict[str, object] = {}
+    if device is not None:
+        require_device(device)
+        changes["device"] = device
+    if steps is not None:
+        changes["steps"] = steps
+    if dtype is not None:
+        changes["dtype"] = dtype.value
+    if transform is not None:
+        used = transforms_for(transform)
+        options = {name: kept for name, kept in flow.options.items() if name in used.values()}
+        flow = replace(flow, transforms=used, options=options)
+    if seed is not None:
+        changes["seed"] = seed
+        flow = replace(flow, seed=seed)
+    settings = TrainSettings.model_validate({**settings.model_dump(), **changes, "flow": flow})
+    potential = None if target is None else provider_potential(target, structure_path(structure))
+    data = read_frames(frames)
+    with task_progress() as on_progress:
+        model = train(data, settings, output, potential, on_progress)
+    if as_json:
+        print_json({"model": str(model)})
+    else:
+        results.print(f"Best model: {model}", soft_wrap=True)
