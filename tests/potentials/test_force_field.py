@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,42 +58,25 @@ def perturbed(positions: Any, n_frames: int, width: float, seed: int = 0) -> Ten
     return start + scale[:, None, None] * noise
 
 
-def capped_alanine(*files: str, **options: Any) -> tuple[Any, Any]:
-    pdb = app.PDBFile(str(molecule_path("capped-alanine")))
+def amber(name: str, *files: str, **options: Any) -> tuple[Any, Any]:
+    """A shipped molecule's System and positions; in implicit solvent unless other files are named."""
+    pdb = app.PDBFile(str(molecule_path(name)))
     chosen = files or ("amber99sbildn.xml", "amber99_obc.xml")
     return app.ForceField(*chosen).createSystem(pdb.topology, **options), pdb.positions
 
 
-def villin(first_residue: int) -> tuple[Any, Any]:
-    """The protein that comes with OpenMM, without its solvent and its first residues."""
-    pdb = app.PDBFile(str(Path(app.__file__).parent / "data" / "test.pdb"))
-    modeller = app.Modeller(pdb.topology, pdb.positions)
-    modeller.deleteWater()
-    outside = [r for r in modeller.topology.residues() if r.index < first_residue or r.name in ("Cl", "Na")]
-    modeller.delete(outside)
-    force_field_ = app.ForceField("amber99sbildn.xml", "amber99_obc.xml")
-    modeller.addHydrogens(force_field_)
-    modeller.topology.setPeriodicBoxVectors(None)
-    return force_field_.createSystem(modeller.topology), modeller.positions
-
-
-def water() -> tuple[Any, Any]:
-    topology = app.Topology()
-    residue = topology.addResidue("HOH", topology.addChain())
-    oxygen = topology.addAtom("O", app.element.oxygen, residue)
-    for name in ("H1", "H2"):
-        topology.addBond(oxygen, topology.addAtom(name, app.element.hydrogen, residue))
-    positions = [[0, 0, 0], [0.0957, 0, 0], [-0.024, 0.0927, 0]] * unit.nanometer
-    return app.ForceField("tip3p.xml").createSystem(topology, rigidWater=False), positions
+def capped_alanine(**options: Any) -> tuple[Any, Any]:
+    return amber("capped-alanine", **options)
 
 
 MOLECULES: dict[str, Callable[[], tuple[Any, Any]]] = {
-    "capped alanine, implicit solvent": capped_alanine,
-    "capped alanine, vacuum": lambda: capped_alanine("amber14/protein.ff14SB.xml"),
+    "capped alanine": capped_alanine,
+    "capped alanine, vacuum": lambda: amber("capped-alanine", "amber14/protein.ff14SB.xml"),
     "capped alanine, other dielectrics": lambda: capped_alanine(soluteDielectric=2.0, solventDielectric=40.0),
-    "villin's last three residues": lambda: villin(33),
-    "villin's last twenty residues": lambda: villin(16),
-    "water": water,
+    "alanine tetrapeptide": lambda: amber("alanine-tetrapeptide"),
+    "proline dipeptide": lambda: amber("proline-dipeptide"),
+    "chignolin": lambda: amber("chignolin"),
+    "water": lambda: amber("water", "tip3p.xml", rigidWater=False),
 }
 
 
