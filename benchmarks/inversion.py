@@ -10,7 +10,6 @@ import argparse
 import time
 
 import torch
-
 from smoothflow.core.errors import InversionError
 from smoothflow.core.inversion import find_root
 from smoothflow.core.manifolds import UNIT_MANIFOLDS

@@ -144,6 +144,7 @@ class SafeguardedNewton(Solver):
         best_x, best = x, torch.full_like(x, torch.inf)
         best_log = torch.zeros_like(x)
         found_x, found_log, found = x, best_log, best
+        finished = torch.zeros_like(x, dtype=torch.bool)
         iterations = 0
         while iterations < self.max_iterations:
             iterations += 1
@@ -159,7 +160,7 @@ class SafeguardedNewton(Solver):
             proposal = x - step
             # a second step as short as rounding does not help
             short = step.abs() <= 2 * eps * x.abs()
-            finished = (size <= goal) | (proposal == x) | (short & (previous <= 4 * eps * x.abs()))
+            finished |= (size <= goal) | (proposal == x) | (short & (previous <= 4 * eps * x.abs()))
             finished |= upper - lower <= 2 * eps * x.abs()
             n_finished = int(finished.sum())
             if elements is None:
@@ -173,7 +174,7 @@ class SafeguardedNewton(Solver):
             # without a far end, go there in doubling steps
             stride = torch.sign(-residual) * (1 + 2 * (x - problem.guess).abs())
             middle = torch.where(torch.isfinite(upper - lower), 0.5 * (lower + upper), x + stride)
-            following = torch.where(trusted, proposal, middle)
+            following = torch.where(finished, x, torch.where(trusted, proposal, middle))
             previous = (following - x).abs()
             x = following
             if len(x) >= COMPACTION_SIZE and 2 * n_finished > len(x):
@@ -181,7 +182,7 @@ class SafeguardedNewton(Solver):
                 found_x, found_log, found = found_x.clone(), found_log.clone(), found.clone()
                 elements = kept if elements is None else elements[kept]
                 problem = problem.select(kept)
-                goal = goal[kept]
+                goal, finished = goal[kept], finished[kept]
                 x, lower, upper, previous = x[kept], lower[kept], upper[kept], previous[kept]
                 best_x, best_log, best = best_x[kept], best_log[kept], best[kept]
         # what is left above the goal must be explained by rounding, with a margin for sums inside F
