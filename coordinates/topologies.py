@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.errors import FileFormatError, MissingDependencyError, TopologyError
+from ..core.errors import FileFormatError, MissingDependencyError, SmoothflowError, TopologyError
 from ..core.topology import Atom, Topology
 from ..core.units import ANGSTROM
 from .elements import element
@@ -44,8 +44,13 @@ def topology_from_pdb(path: str | Path) -> tuple[Topology, Float[Tensor, "frames
             topology, positions = _read_with_mdtraj(path)
         else:
             raise MissingDependencyError("Reading a PDB file", "openmm", "openmm")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        raise FileFormatError(f'"{path}" cannot be read as a PDB file: {error}.') from error
+    except SmoothflowError:
+        raise
+    except Exception as error:  # the readers raise whatever a malformed line leads to
+        raise FileFormatError(
+            f'"{path}" cannot be read as a PDB file ({type(error).__name__}: {error}). It may be truncated, or of '
+            "another format."
+        ) from error
     if len(topology) == 0:
         raise FileFormatError(f'"{path}" has no atoms. Give a PDB file with ATOM or HETATM records.')
     return topology, torch.from_numpy(positions)
@@ -55,7 +60,8 @@ def _read_with_openmm(path: Path) -> tuple[Topology, np.ndarray[Any, np.dtype[np
     from openmm import unit
     from openmm.app import PDBFile
 
-    pdb = PDBFile(str(path))
+    with path.open() as stream:
+        pdb = PDBFile(stream)
     frames = [pdb.getPositions(asNumpy=True, frame=i) for i in range(pdb.getNumFrames())]
     return topology_from_openmm(pdb.topology), np.stack([frame.value_in_unit(unit.nanometer) for frame in frames])
 
