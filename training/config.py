@@ -76,6 +76,7 @@ class TrainSettings(BaseModel):
         flow: The architecture.
         weights: Of the terms of the loss.
         steps: Optimization steps.
+        likelihood_steps: How many of them come first, on the likelihood alone: cheap, and forces mean little before.
         batch_size: Frames per step.
         learning_rate: Of Adam at the start; it falls to zero on a cosine.
         averaging: Decay per step of the exponential average of the weights, which is what is validated and saved.
@@ -94,6 +95,7 @@ class TrainSettings(BaseModel):
     flow: Annotated[FlowSettings, BeforeValidator(_flow_settings), PlainSerializer(asdict)] = FlowSettings()
     weights: LossWeights = LossWeights()
     steps: int = Field(default=5000, ge=1)
+    likelihood_steps: int = Field(default=0, ge=0)
     batch_size: int = Field(default=256, ge=1)
     learning_rate: float = Field(default=1.5e-3, gt=0, allow_inf_nan=False)
     averaging: float = Field(default=0.998, ge=0, lt=1)

@@ -330,6 +330,8 @@ class FramesWriter:
 
     def _require_space(self, n_frames: int) -> None:
         """Raise `OSError` unless the disk has room for so many frames; HDF5 cannot close a file it failed to write."""
+        if not hasattr(os, "posix_fallocate"):
+            return
         needed = SPARE_BYTES
         for name in COLUMNS:
             if name in self._file:

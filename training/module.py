@@ -89,14 +89,17 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Int[Tensor, "size"], _: int) -> Float[Tensor, ""]:
-        terms = self._frame_terms(self.potential, batch)
-        terms |= self._sample_terms(self.potential, self.settings.kl_batch_size, self.global_step)
+        likelihood_only = self.global_step < self.settings.likelihood_steps
+        terms = self._frame_terms(self.potential, batch, with_forces=not likelihood_only)
+        if not likelihood_only:
+            terms |= self._sample_terms(self.potential, self.settings.kl_batch_size, self.global_step)
         loss = self._total(terms)
         if not bool(torch.isfinite(loss)):
             raise self._not_finite(terms, batch)
         for name, values in terms.items():
-            self.training_sums[name] = self.training_sums.get(name, 0.0) + values.detach().mean()
-        self.training_sums["steps"] = self.training_sums.get("steps", torch.zeros(())) + 1
+            # with the number of steps that had the term: forces may join later
+            one = torch.stack([values.detach().mean(), torch.ones_like(loss)])
+            self.training_sums[name] = self.training_sums.get(name, 0.0) + one
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -131,8 +134,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         kT, ``force_mse`` (raw) and ``force`` (damped) in (kT/nm)^2, ``loss`` is the weighted sum that chooses the best
         model.
         """
-        n_steps = self.training_sums.pop("steps", torch.ones(()))
-        found = {f"train_{name}": float(total / n_steps) for name, total in self.training_sums.items()}
+        found = {f"train_{name}": float(total / n_steps) for name, (total, n_steps) in self.training_sums.items()}
         n = self.validation_sums.pop("n")
         kl = self.validation_sums.pop("reverse_kl", None)
         means = {name: total / n for name, total in self.validation_sums.items()}
@@ -159,12 +161,16 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.best = float(checkpoint["best"])
 
     def _frame_terms(
-        self, potential: FlowPotential, batch: Int[Tensor, "size"], create_graph: bool = True
+        self,
+        potential: FlowPotential,
+        batch: Int[Tensor, "size"],
+        create_graph: bool = True,
+        with_forces: bool = True,
     ) -> dict[str, Float[Tensor, "size"]]:
         """The terms of each frame: ``nll``, and with forces ``force`` (damped) and ``force_mse`` (raw)."""
         positions = self.positions[batch]
         terms: dict[str, Tensor] = {}
-        if self.forces is None:
+        if self.forces is None or not with_forces:
             terms["nll"] = negative_log_likelihood(potential, positions)
         else:
             nll, forces = likelihood_and_forces(potential, positions, create_graph)
