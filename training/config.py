@@ -108,6 +108,12 @@ class TrainSettings(BaseModel):
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     seed: int = Field(default=0, ge=0, lt=2**63)
 
+    @model_validator(mode="after")
+    def _likelihood_is_trained(self) -> TrainSettings:
+        if self.likelihood_steps > 0 and self.weights.nll == 0:
+            raise ValueError("likelihood_steps needs weights.nll to be positive")
+        return self
+
     @property
     def torch_dtype(self) -> torch.dtype:
         """The precision as torch names it."""
@@ -194,4 +200,6 @@ def _reason(error: Any) -> str:
         owner = LossWeights if len(error["loc"]) > 1 and error["loc"][0] == "weights" else TrainSettings
         return _unknown(str(error["loc"][-1]), list(owner.model_fields))
     message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return message
     return f"{message[0].lower()}{message[1:]}, but it is {error['input']!r}"

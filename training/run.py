@@ -293,7 +293,7 @@ class _Keeper(Callback):  # type: ignore[misc]
         row = {"step": self.step, **results, "best": int(best)}
         self.rows.append({name: str(value) for name, value in row.items()})
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.rows[-1]))
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self.rows for name in row)))
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.run.metrics, text.getvalue().encode())

@@ -66,6 +66,11 @@ def test_errors_name_file_line_and_field(tmp_path: Path, text: str, line: int, m
     assert "\n" not in str(caught.value)
 
 
+def test_fields_that_contradict_one_another(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"likelihood_steps needs weights.nll to be positive\.$"):
+        read(tmp_path, "likelihood_steps: 5\nweights: {nll: 0}\n")
+
+
 @pytest.mark.parametrize(("text", "message"), [("steps: [1\n", "line 2.*YAML"), ("a: \x00", "YAML"), ("'", "YAML")])
 def test_text_that_is_no_yaml(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(FileFormatError, match=message):

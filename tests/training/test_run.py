@@ -143,6 +143,15 @@ def test_reverse_kl_pulls_the_samples_to_the_force_field(
     assert float(rows[-1]["val_reverse_kl"]) < float(rows[0]["val_reverse_kl"])
 
 
+def test_forces_come_after_the_likelihood(tmp_path: Path, peroxide_frames: Frames) -> None:
+    train(peroxide_frames, SETTINGS.model_copy(update={"likelihood_steps": 30}), tmp_path / "run")
+    rows = metrics(tmp_path / "run")
+    assert [bool(row["train_force_mse"]) for row in rows] == [False, True, True]
+    assert all(float(row["val_force_mse"]) > 0 for row in rows)
+    # of the steps 20 to 40, ten were trained on forces, and the mean is over these
+    assert float(rows[1]["train_force_mse"]) > 0.5 * float(rows[1]["val_force_mse"])
+
+
 def test_importance_weights_count(peroxide_frames: Frames) -> None:
     log_weights = np.zeros(len(peroxide_frames))
     log_weights[:800] = -700.0
