@@ -1,0 +1,75 @@
+"""``smoothflow simulate``: training data by molecular dynamics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import print_json, print_table, task_progress
+from .options import AMBER, AsJson, Reference, Seed, structure_path
+
+
+def run(
+    structure: Annotated[str, typer.Argument(help="PDB file, or the name of a molecule that ships with the package.")],
+    output: Annotated[Path, typer.Option("--out", help="Frames file; a simulation that is in it goes on.")],
+    reference: Reference = AMBER,
+    engine: Annotated[str, typer.Option(help="openmm, ase, or a plug-in's.")] = "openmm",
+    n_frames: Annotated[int, typer.Option("-n", "--n-frames", min=1, help="Frames, over all walkers.")] = 10_000,
+    interval: Annotated[float, typer.Option(help="Time between frames of a walker, ps.")] = 0.2,
+    temperature: Annotated[float, typer.Option(help="In K.")] = 300.0,
+    ladder: Annotated[
+        str, typer.Option(help="Higher temperatures for replica exchange, in K, comma-separated; 'none' for none.")
+    ] = "none",
+    walkers: Annotated[int, typer.Option(min=1, help="Independent walkers.")] = 4,
+    timestep: Annotated[float, typer.Option(help="In fs.")] = 1.0,
+    friction: Annotated[float, typer.Option(help="In 1/ps.")] = 1.0,
+    equilibration: Annotated[float, typer.Option(help="Before the first frame, in ps.")] = 10.0,
+    start_temperature: Annotated[float, typer.Option(help="Heat each walker to it first, in K; 0: do not.")] = 0.0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each core.")] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate a molecule by Langevin dynamics (BAOAB) and write frames with energies and forces.
+
+    Example: smoothflow simulate capped-alanine -n 200 --out frames.h5
+    """
+    from ..core.errors import ConfigurationError
+    from ..core.units import FEMTOSECOND
+    from ..training.simulate import SimulateSettings, simulate
+
+    try:
+        temperatures = () if ladder == "none" else tuple(float(t) for t in ladder.split(","))
+    except ValueError as error:
+        raise ConfigurationError(
+            f'A ladder is numbers with commas between, like 360,430,515; not "{ladder}".'
+        ) from error
+    settings = SimulateSettings(
+        structure=structure_path(structure),
+        potential=reference,
+        engine=engine,
+        n_frames=n_frames,
+        frame_interval=interval,
+        temperature=temperature,
+        ladder=temperatures,
+        walkers=walkers,
+        timestep=timestep * FEMTOSECOND,
+        friction=friction,
+        equilibration=equilibration,
+        start_temperature=start_temperature,
+        seed=seed,
+        workers=workers,
+    )
+    with task_progress() as on_progress:
+        report = simulate(settings, output, on_progress)
+    rows = [["file", str(output)], ["frames", str(report.n_frames)], ["of an earlier run", str(report.resumed_from)]]
+    temps = settings.temperatures
+    rows += [
+        [f"exchanges accepted, {low:g} to {high:g} K", f"{100 * share:.0f} %"]
+        for low, high, share in zip(temps[:-1], temps[1:], report.acceptance, strict=True)
+    ]
+    if as_json:
+        print_json(dict(rows))
+    else:
+        print_table("Simulation", ["quantity", "value"], rows)
