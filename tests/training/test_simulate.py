@@ -125,7 +125,7 @@ def test_killed_simulation_goes_on_without_a_trace(tmp_path: Path, whole: Path) 
 
 
 def test_killed_replica_exchange_goes_on_without_a_trace(tmp_path: Path) -> None:
-    settings = replace(LADDER, n_frames=900)
+    settings = replace(LADDER, n_frames=700)
     simulate(settings, tmp_path / "whole.h5")
     kill_at(settings, tmp_path / "f.h5", 1)
     report = simulate(settings, tmp_path / "f.h5")
@@ -164,7 +164,7 @@ def test_more_frames_can_be_asked_for_later(tmp_path: Path) -> None:
 
 def test_exchange_keeps_every_temperature_canonical() -> None:
     # d harmonic degrees of freedom have U / kT distributed as Gamma(d / 2): exchanges must not change that
-    temperatures, n_freedoms, n_walkers = (300.0, 360.0, 430.0), 20, 20_000
+    temperatures, n_freedoms, n_walkers = (300.0, 360.0, 430.0), 20, 10_000
     protocol = Protocol(temperatures, 0.001, 1.0, 1, 1, 0, 0.0, 0, 5)
     kT = np.array([thermal_energy(t) for t in temperatures])
     energies = np.random.default_rng(0).gamma(n_freedoms / 2, kT, size=(n_walkers, 3))
@@ -183,7 +183,7 @@ def test_exchange_keeps_every_temperature_canonical() -> None:
             ratio = math.sqrt(temperatures[low] / temperatures[low + 1])
             np.testing.assert_allclose(walker.velocities[low], ratio)
             np.testing.assert_allclose(walker.velocities[low + 1], 1 / ratio)
-    assert (accepted > 1000).all()
+    assert (accepted > 500).all()
     error = kT * math.sqrt(n_freedoms / 2 / n_walkers)
     np.testing.assert_array_less(np.abs(after.mean(0) - kT * n_freedoms / 2), 5 * error)
     # the variance of a Gamma variable's square: 5 standard errors again, of (k + 3) 2 k (kT)^4 / n
