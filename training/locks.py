@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..core.errors import ConfigurationError
+from ..core.errors import ConfigurationError, FileFormatError
 
 
 def lock_descriptor(descriptor: int, what: str) -> None:
@@ -31,8 +31,12 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
     Raises:
         ConfigurationError: If another process holds it.
+        FileFormatError: If it cannot be written.
     """
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise FileFormatError(f'The folder "{folder}" cannot be written: {error.strerror}.') from error
     try:
         lock_descriptor(descriptor, f'The folder "{folder}"')
         yield

@@ -13,9 +13,10 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -112,24 +113,25 @@ def train(
         FileFormatError: If forces are asked for and missing, or the folder cannot be written.
         TrainingError: If a loss or a gradient is not finite; names step and frame.
     """
-    target = _checked_target(frames, settings, target)
+    target = _checked(frames, settings, target)
     run = RunFolder(Path(run_folder))
     try:
         run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileFormatError(f'The folder "{run.path}" cannot be made: {error.strerror}.') from error
-    with lock_folder(run.path), _log_to(run.log) as log:
-        _claim(run, frames, settings)
+    with lock_folder(run.path), _journal(run.log) as journal:
+        digest = frames.digest()
+        _claim(run, frames, digest, settings)
         training, validation = split(frames, settings.validation_fraction, settings.seed)
         potential = initial_potential(frames[training], settings)
         reference = None if target is None else Target(target, _threshold(frames[training], target, settings))
         module = FlowTraining(potential.to(settings.torch_dtype), frames, settings, reference)
-        keeper = _Keeper(run, _provenance(frames, settings), log, on_progress)
+        keeper = _Keeper(run, _provenance(frames, digest, settings), journal, on_progress)
         train_indices, validation_indices = torch.from_numpy(training), torch.from_numpy(validation)
-        log.info("%d frames to train on, %d held out", len(training), len(validation))
+        journal(f"{len(training)} frames to train on, {len(validation)} held out")
         step = _last_step(run)
         if step is not None:
-            log.info("going on from step %d", step)
+            journal(f"going on from step {step}")
         if step == settings.steps:
             return run.model
         with _quiet_lightning(), _interruptible():
@@ -163,7 +165,7 @@ def train(
                 ckpt_path=None if step is None else run.checkpoint,
                 weights_only=True,
             )
-        log.info("finished")
+        journal("finished")
     return run.model
 
 
@@ -183,7 +185,9 @@ def initial_potential(frames: Frames, settings: TrainSettings) -> FlowPotential:
     return FlowPotential(flow, coordinates, frames.topology, frames.temperature)
 
 
-def _checked_target(frames: Frames, settings: TrainSettings, target: Potential | None) -> Potential | None:
+def _checked(frames: Frames, settings: TrainSettings, target: Potential | None) -> Potential | None:
+    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigurationError(f'There is no device "{settings.device}" here. Train on "cpu".')
     if settings.weights.force > 0:
         frames.require_forces()
     if settings.weights.reverse_kl == 0:
@@ -204,9 +208,9 @@ def _threshold(frames: Frames, target: Potential, settings: TrainSettings) -> fl
     return float(energy.mean()) / thermal_energy(frames.temperature) + settings.kl_threshold
 
 
-def _claim(run: RunFolder, frames: Frames, settings: TrainSettings) -> None:
+def _claim(run: RunFolder, frames: Frames, digest: str, settings: TrainSettings) -> None:
     """Write down what the run is, or see that it is this one."""
-    identity = {"sha256": frames.digest(), "frames": len(frames), "provenance": dict(frames.provenance)}
+    identity = {"sha256": digest, "frames": len(frames), "provenance": dict(frames.provenance)}
     if not run.config.exists() or not run.frames.exists():
         write_atomically(run.config, write_settings(settings).encode())
         write_atomically(run.frames, json.dumps(identity, indent=1).encode())
@@ -223,7 +227,7 @@ def _claim(run: RunFolder, frames: Frames, settings: TrainSettings) -> None:
         known = json.loads(run.frames.read_text())["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileFormatError(f'"{run.frames}" is damaged: {error}. Start again in another folder.') from error
-    if known != identity["sha256"]:
+    if known != digest:
         raise ConfigurationError(
             f'The folder "{run.path}" holds a run on other frames. Choose another folder, or give that run its frames.'
         )
@@ -241,7 +245,7 @@ def _last_step(run: RunFolder) -> int | None:
         ) from error
 
 
-def _provenance(frames: Frames, settings: TrainSettings) -> dict[str, Any]:
+def _provenance(frames: Frames, digest: str, settings: TrainSettings) -> dict[str, Any]:
     versions = {}
     for name in ("smoothflow", "torch", "lightning"):
         try:
@@ -250,7 +254,7 @@ def _provenance(frames: Frames, settings: TrainSettings) -> dict[str, Any]:
             continue
     return {
         "training": settings.model_dump(mode="json", exclude={"flow"}),
-        "frames": {"sha256": frames.digest(), "number": len(frames), **frames.provenance},
+        "frames": {"sha256": digest, "number": len(frames), **frames.provenance},
         "versions": versions,
     }
 
@@ -261,7 +265,7 @@ class _Keeper(Callback):  # type: ignore[misc]
 
     run: RunFolder
     provenance: dict[str, Any]
-    journal: logging.Logger
+    journal: Journal
     on_progress: OnProgress
     rows: list[dict[str, str]] = field(default_factory=list)
     step: int = 0
@@ -297,7 +301,7 @@ class _Keeper(Callback):  # type: ignore[misc]
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.run.metrics, text.getvalue().encode())
-        self.journal.info(" ".join(f"{name}={value:.6g}" for name, value in row.items()))
+        self.journal(" ".join(f"{name}={value:.6g}" for name, value in row.items()))
         temporary = self.run.checkpoint.with_suffix(".part")
         try:
             trainer.save_checkpoint(temporary)
@@ -312,20 +316,24 @@ class _Keeper(Callback):  # type: ignore[misc]
             ) from error
 
 
+Journal = Callable[[str], None]
+"""Writes a line to the run's log."""
+
+
 @contextmanager
-def _log_to(path: Path) -> Iterator[logging.Logger]:
-    """A logger that writes to the run's log, and nowhere else."""
-    log = logging.Logger("smoothflow.training")
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log.addHandler(handler)
+def _journal(path: Path) -> Iterator[Journal]:
+    """The log of a run, opened for each line; what stops the run is its last one."""
+
+    def write(text: str) -> None:
+        # a disk too full for this line is reported for what is lost by it
+        with suppress(OSError), path.open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
+
     try:
-        yield log
+        yield write
     except BaseException as error:
-        log.error("stopped: %s: %s", type(error).__name__, error)
+        write(f"stopped: {type(error).__name__}: {error}")
         raise
-    finally:
-        handler.close()
 
 
 @contextmanager
