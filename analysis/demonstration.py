@@ -43,7 +43,7 @@ class DemoSettings:
 
     Attributes:
         n_walkers: Independent simulations; the last one is held out of training.
-        duration: Of each walker, ps.
+        n_frames: Frames of all walkers, 0.05 ps apart.
         likelihood_steps: Training steps on the likelihood alone.
         steps: All training steps; after the first ones on likelihood and forces.
         n_samples: Samples drawn from the flow.
@@ -52,8 +52,8 @@ class DemoSettings:
         seed: Of everything.
     """
 
-    n_walkers: int = 4
-    duration: float = 300.0
+    n_walkers: int = 8
+    n_frames: int = 32_000
     likelihood_steps: int = 150
     steps: int = 1200
     n_samples: int = 5000
@@ -135,12 +135,14 @@ def demonstrate(folder: Path, settings: DemoSettings, on_progress: OnProgress) -
     clock = _Clock()
     simulation = SimulateSettings(
         structure=structure,
-        reference=AMBER,
-        n_walkers=settings.n_walkers,
-        duration=settings.duration,
+        potential=AMBER,
+        n_frames=settings.n_frames,
+        frame_interval=0.05,
+        walkers=settings.n_walkers,
         seed=settings.seed,
     )
-    frames = read_frames(simulate(simulation, folder / "frames.h5", on_progress))
+    simulate(simulation, folder / "frames.h5", on_progress)
+    frames = read_frames(folder / "frames.h5")
     clock.stop("simulate")
 
     held_out = frames.replica == settings.n_walkers - 1

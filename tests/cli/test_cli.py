@@ -1,0 +1,173 @@
+"""The commands: they do what the library does, and bad input gets one clear line."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from smoothflow import load_model, registry
+from smoothflow.cli.app import main
+from smoothflow.coordinates.molecules import molecule_path
+from smoothflow.coordinates.topologies import topology_from_pdb
+from smoothflow.core.errors import FileFormatError
+from smoothflow.training.frames import Frames
+from smoothflow.training.frames_file import read_frames, write_frames
+
+Smoothflow = Callable[..., Any]
+Chain = Any
+
+
+def test_help_of_every_command_shows_an_example(smoothflow: Smoothflow) -> None:
+    listing = smoothflow("--help").out
+    for command in ("demo", "simulate", "train", "evaluate", "sample", "md", "compare", "check", "plugins", "info"):
+        assert command in listing
+        assert f"Example: smoothflow {command}" in " ".join(smoothflow(command, "--help").out.split())
+
+
+def test_samples_carry_the_models_energies(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
+    out = tmp_path / "samples.h5"
+    found = smoothflow("sample", chain.model, "-n", 20, "--out", out, "--seed", 3, "--json")
+    assert found.code == 0
+    assert json.loads(found.out)["samples"] == "20"
+    samples = read_frames(out)
+    model = load_model(chain.model)
+    energies = model.energy(torch.from_numpy(samples.positions).double())
+    # positions are stored in float32: 1e-8 nm times forces of up to 1e4 kJ/mol/nm on 66 coordinates
+    np.testing.assert_allclose(samples.energies, energies.numpy(), atol=0.05)
+
+
+def test_weights_of_samples_are_those_of_the_force_field(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
+    out = tmp_path / "samples.h5"
+    reference = "openmm:amber99sbildn.xml,amber99_obc.xml"
+    assert smoothflow("sample", chain.model, "-n", 10, "--reweight", reference, "--out", out).code == 0
+    samples = read_frames(out)
+    amber = registry().provider("openmm")("amber99sbildn.xml,amber99_obc.xml", molecule_path("capped-alanine"))
+    u = amber.energy(torch.from_numpy(samples.positions).double()).numpy() / (8.31446261815324e-3 * 300)
+    expected = -u + samples.energies / (8.31446261815324e-3 * 300)
+    # clashing samples have steep energies, and positions are stored in float32
+    np.testing.assert_allclose(samples.log_weights, expected, rtol=1e-3, atol=0.05)
+
+
+@pytest.mark.parametrize("engine", ["verlet", "openmm", "ase"])
+def test_dynamics_in_every_engine_gives_one_trajectory(
+    smoothflow: Smoothflow, chain: Chain, tmp_path: Path, engine: str
+) -> None:
+    ours, theirs = tmp_path / "ours.h5", tmp_path / "theirs.h5"
+    options = ["--start", chain.frames, "--ensemble", "nve", "--steps", 10, "--timestep", 0.1, "--report-every", 5]
+    assert smoothflow("md", chain.model, *options, "--engine", "verlet", "--out", ours).code == 0
+    assert smoothflow("md", chain.model, *options, "--engine", engine, "--out", theirs).code == 0
+    # one ulp of float32 at 1 nm
+    np.testing.assert_allclose(read_frames(theirs).positions, read_frames(ours).positions, atol=1.3e-7)
+
+
+def test_evaluation_prints_every_number_as_json(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    found = smoothflow("evaluate", chain.model, chain.frames, "-n", 50, "--report", report, "--json")
+    assert found.code == 0
+    numbers = json.loads(found.out)
+    assert set(numbers["forward_kl"]) == {"value", "error", "n"}
+    assert numbers["ess"]["n"] == 50
+    assert report.read_text().lstrip().startswith("<!")
+
+
+def test_frames_convert_to_xyz_and_back(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
+    xyz, back = tmp_path / "frames.xyz", tmp_path / "back.h5"
+    assert smoothflow("convert", chain.frames, xyz).code == 0
+    assert smoothflow("convert", xyz, back, "--structure", "capped-alanine").code == 0
+    np.testing.assert_allclose(read_frames(back).positions, read_frames(chain.frames).positions, atol=1e-6)
+
+
+def test_info_tells_charts_and_provenance(smoothflow: Smoothflow, chain: Chain) -> None:
+    header = json.loads(smoothflow("info", chain.model, "--json").out)
+    assert header["temperature"] == 300.0
+    assert len(header["charts"]) == 60
+    assert header["provenance"]["training"]["steps"] == 5
+    described = json.loads(smoothflow("info", chain.frames, "--json").out)
+    assert (described["frames"], described["atoms"]) == (500, 22)
+
+
+def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
+    listing = json.loads(smoothflow("plugins", "--json").out)
+    smooth = next(row for row in listing["plugins"] if row["name"] == "smooth")
+    assert (smooth["smoothness"], smooth["manifolds"]) == ("C-infinity", "circle, interval")
+    assert listing["broken"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "{tmp}/none.safetensors", "{frames}"], "There is no file"),
+        (["evaluate", "{frames}", "{frames}"], "no smoothflow model"),
+        (["evaluate", "{model}", "{model}"], "no HDF5 file|is no|not"),
+        (["info", "{tmp}/none.h5"], "There is no file"),
+        (["train", "{tmp}/none.h5", "--out", "{tmp}/run"], "There is no file"),
+        (["train", "{frames}", "--out", "{tmp}/run", "--transform", "smoth"], 'Did you mean "smooth"'),
+        (["train", "{frames}", "--out", "{tmp}/run", "--device", "cuda:77"], "cannot be used here"),
+        (["train", "{frames}", "--out", "{tmp}/run", "--config", "{tmp}/none.yaml"], "There is no file"),
+        (["md", "{model}", "--engine", "gromacs"], "Known: ase, openmm, verlet"),
+        (["md", "{model}", "--start", "{water}"], "22 atoms"),
+        (["simulate", "no-such-molecule", "--out", "{tmp}/x.h5"], "Known: .*capped-alanine"),
+        (["simulate", "{tmp}/none.pdb", "--out", "{tmp}/x.h5"], "There is no file"),
+        (["simulate", "capped-alanine", "--out", "{tmp}/x.h5", "--reference", "openmm:nothing.xml"], "nothing.xml"),
+        (["simulate", "capped-alanine", "--out", "{tmp}/x.h5", "--reference", "gromacs:x"], "No provider is called"),
+        (["simulate", "capped-alanine", "--out", "{tmp}/x.h5", "--ladder", "warm"], "A ladder is written like"),
+        (["simulate", "{nan}", "--out", "{tmp}/x.h5"], "finite|coordinate|number"),
+        (["simulate", "{overlap}", "--out", "{tmp}/x.h5"], "overlap"),
+        (["simulate", "{two}", "--out", "{tmp}/x.h5"], "molecule"),
+        (["sample", "{model}", "--out", "{frames}"], "exists already"),
+        (["compare", "--transforms", "smooth"], "Give either a frames file or --target"),
+        (["check", "smoth"], 'Did you mean "smooth"'),
+    ],
+)
+def test_bad_input_gets_one_clear_line(
+    smoothflow: Smoothflow, chain: Chain, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    names = {"tmp": tmp_path, "frames": chain.frames, "model": chain.model, **bad_structures(tmp_path / "structures")}
+    before = sorted(path.name for path in tmp_path.iterdir())
+    found = smoothflow(*(argument.format(**names) for argument in arguments))
+    assert found.code == 2
+    assert re.search(message, found.err), found.err
+    assert "Traceback" not in found.err
+    assert len(found.err.strip().splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def bad_structures(folder: Path) -> dict[str, Path]:
+    """PDB files that cannot be simulated, and frames of another molecule."""
+    folder.mkdir()
+    lines = molecule_path("capped-alanine").read_text().splitlines()
+    atoms = [i for i, line in enumerate(lines) if line.startswith(("ATOM", "HETATM"))]
+    files = {name: folder / f"{name}.pdb" for name in ("nan", "overlap", "two")}
+
+    def changed(row: int, coordinates: str) -> str:
+        copy = list(lines)
+        copy[row] = copy[row][:30] + coordinates + copy[row][54:]
+        return "\n".join(copy) + "\n"
+
+    files["nan"].write_text(changed(atoms[3], f"{'nan':>8}{'nan':>8}{'nan':>8}"))
+    files["overlap"].write_text(changed(atoms[3], lines[atoms[5]][30:54]))
+    water = [line for line in molecule_path("water").read_text().splitlines() if line.startswith(("ATOM", "HETATM"))]
+    moved = [line[:30] + f"{float(line[30:38]) + 15:8.3f}" + line[38:] for line in water]
+    body = [line for line in lines if not line.startswith(("END", "CONECT", "MASTER"))]
+    files["two"].write_text("\n".join([*body, *moved, "END"]) + "\n")
+    return {**files, "water": _water_frames(folder)}
+
+
+def _water_frames(folder: Path) -> Path:
+    topology, positions = topology_from_pdb(molecule_path("water"))
+    path = folder / "water.h5"
+    write_frames(path, Frames(topology, 300.0, positions.numpy().astype(np.float32)))
+    return path
+
+
+def test_debug_shows_the_error_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["smoothflow", "--debug", "info", str(tmp_path / "none.h5")])
+    with pytest.raises(FileFormatError):
+        main()
