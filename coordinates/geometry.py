@@ -28,4 +28,4 @@ def take_rows(x: Float[Tensor, "rows 3 batch"], indices: Int[Tensor, "taken"]) -
     By ``gather``: compilers have been seen to give wrong forward-over-reverse derivatives of ``x[indices]``.
     """
     flat = x.flatten(1)
-    return flat.gather(0, indices[:, None].expand(-1, flat.shape[1])).reshape(-1, *x.shape[1:])
+    return flat.gather(0, indices[:, None].expand(-1, flat.shape[1])).reshape(len(indices), *x.shape[1:])

@@ -13,6 +13,7 @@ from ..core.topology import Topology
 from .checks import check_geometry
 from .geometry import norm, take_rows
 from .naming import angle_names, bond_names, torsion_names
+from .topology_checks import require_molecule
 from .zmatrix import ZMatrix
 
 
@@ -42,6 +43,7 @@ class InternalCoordinates(nn.Module):
 
     def __init__(self, topology: Topology, zmatrix: ZMatrix | None = None) -> None:
         super().__init__()
+        require_molecule(topology)
         zmatrix = ZMatrix.from_topology(topology) if zmatrix is None else zmatrix
         zmatrix.require_fits(topology)
         self.topology = topology
@@ -139,7 +141,7 @@ class InternalCoordinates(nn.Module):
         x, y = second * theta.cos(), second * theta.sin()
         third_x = first - x if self.bends_back else x
         coordinates = [zero, zero, zero, first, zero, zero, third_x, y, zero]
-        return torch.stack(coordinates).reshape(3, 3, -1)
+        return torch.stack(coordinates).reshape(3, 3, len(first))
 
 
 def internal_columns(topology: Topology, zmatrix: ZMatrix) -> Product:

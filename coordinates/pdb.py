@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import FileFormatError
+from ..core.files import write_atomically
 from ..core.topology import Topology
 from ..core.units import ANGSTROM
 
@@ -26,16 +27,11 @@ def write_pdb(
     The file appears under its name only when it is complete.
 
     Raises:
-        FileFormatError: If a name or a coordinate does not fit into the columns of the format.
+        FileFormatError: If a name or a coordinate does not fit into the columns of the format, or the file cannot be
+            written.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="ascii") as stream:
-            stream.writelines(f"{line}\n" for line in _lines(topology, positions, title))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = "".join(f"{line}\n" for line in _lines(topology, positions, title))
+    write_atomically(Path(path), content.encode("ascii", errors="replace"))
 
 
 def _lines(topology: Topology, positions: Float[Tensor, "frames atoms 3"], title: str) -> Iterator[str]:
@@ -62,13 +58,13 @@ def _atom_line(topology: Topology, i: int, place: list[float]) -> str:
     # one-letter elements start in column 14, unless the name fills all four
     name = f" {atom.name:<3}" if len(atom.element) == 1 and len(atom.name) < 4 else f"{atom.name:<4}"
     coordinates = "".join(f"{x:8.3f}" for x in place)
-    fits = len(name) == 4 and len(coordinates) == 24 and len(atom.residue_name) <= 3 and atom.residue_index < 9999
+    fits = len(name) == 4 and len(coordinates) == 24 and len(atom.residue_name) <= 4 and atom.residue_index < 9999
     if not fits or i >= 99999:
         raise FileFormatError(
             f"Atom {i} ({atom}) at {coordinates} Å does not fit into the columns of the PDB format. Write another "
             "format, or shorten the names and centre the positions."
         )
     return (
-        f"{record:<6}{i + 1:5d} {name} {atom.residue_name:>3} A{atom.residue_index + 1:4d}    "
+        f"{record:<6}{i + 1:5d} {name} {atom.residue_name:>3}".ljust(21) + f"A{atom.residue_index + 1:4d}    "
         f"{coordinates}  1.00  0.00          {atom.element.upper():>2}"
     )

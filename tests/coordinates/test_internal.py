@@ -9,9 +9,11 @@ import pytest
 import torch
 from smoothflow.coordinates.internal import InternalCoordinates
 from smoothflow.coordinates.zmatrix import ZMatrix
+from smoothflow.core.errors import TopologyError
 from smoothflow.core.manifolds import FULL_TURN, Circle, Interval
 from smoothflow.core.topology import Atom, Topology
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 EXACT = {"rtol": 0, "atol": 1e-10}  # rounding in float64, carried through up to 24 levels of atoms
 
@@ -203,3 +205,31 @@ def test_moves_with_its_module(alanine) -> None:
     assert q.dtype == torch.float64  # the dtype is that of the positions
     assert not list(coordinates.parameters())
     assert not coordinates.state_dict()  # all is derived from topology and z-matrix
+
+
+def test_an_empty_batch(alanine) -> None:
+    positions, log_abs_det = alanine.coordinates.decode(torch.empty((0, 60)))
+    assert positions.shape == (0, 22, 3)
+    assert alanine.coordinates.encode(positions)[0].shape == (0, 60)
+    assert log_abs_det.shape == (0,)
+
+
+def test_traces_for_any_batch(alanine) -> None:
+    # what compilers of fast forces need: a graph with the gradient in it, and the batch left open
+    def log_det_and_gradient(positions: Tensor) -> tuple[Tensor, Tensor]:
+        q, log_abs_det = alanine.coordinates.encode(positions)
+        value = log_abs_det + q.square().sum(-1)
+        return value, torch.autograd.grad(value.sum(), positions)[0]
+
+    # not 3 conformations: equal sizes are taken to be the same
+    example = alanine.random_positions(5).requires_grad_(True)
+    graph = make_fx(log_det_and_gradient, tracing_mode="symbolic", _allow_non_fake_inputs=True)(example)
+    positions = alanine.random_positions(7, seed=5).requires_grad_(True)
+    for ours, expected in zip(graph(positions), log_det_and_gradient(positions), strict=True):
+        torch.testing.assert_close(ours, expected, **EXACT)
+
+
+def test_a_user_cannot_split_a_molecule(alanine) -> None:
+    apart = Topology(alanine.topology.atoms, tuple(bond for bond in alanine.topology.bonds if bond != (4, 6)))
+    with pytest.raises(TopologyError, match="more than one molecule"):
+        InternalCoordinates(apart, alanine.coordinates.zmatrix)
