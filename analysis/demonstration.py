@@ -42,7 +42,8 @@ class DemoSettings:
     """How much of everything; the defaults take less than five minutes on two cores.
 
     Attributes:
-        n_walkers: Independent simulations; the last one is held out of training.
+        n_walkers: Independent short simulations, each heated first: rotamers that cross slowly are then all there. The
+            last eighth is held out of training.
         n_frames: Frames of all walkers, 0.05 ps apart.
         likelihood_steps: Training steps on the likelihood alone.
         steps: All training steps; after the first ones on likelihood and forces.
@@ -52,8 +53,8 @@ class DemoSettings:
         seed: Of everything.
     """
 
-    n_walkers: int = 8
-    n_frames: int = 32_000
+    n_walkers: int = 64
+    n_frames: int = 25_600
     likelihood_steps: int = 150
     steps: int = 1200
     n_samples: int = 5000
@@ -139,13 +140,16 @@ def demonstrate(folder: Path, settings: DemoSettings, on_progress: OnProgress) -
         n_frames=settings.n_frames,
         frame_interval=0.05,
         walkers=settings.n_walkers,
+        start_temperature=500.0,
+        start_time=5.0,
+        equilibration=4.0,
         seed=settings.seed,
     )
     simulate(simulation, folder / "frames.h5", on_progress)
     frames = read_frames(folder / "frames.h5")
     clock.stop("simulate")
 
-    held_out = frames.replica == settings.n_walkers - 1
+    held_out = frames.replica >= settings.n_walkers * 7 // 8
     training, test = frames[np.flatnonzero(~held_out)], frames[np.flatnonzero(held_out)]
     run = RunFolder(folder / "smooth")
     model = train(training, settings.training(), run.path, on_progress=on_progress)
@@ -183,7 +187,7 @@ def demonstrate(folder: Path, settings: DemoSettings, on_progress: OnProgress) -
         title="A flow of capped alanine as sampler and potential",
         paragraphs=[
             f"Capped alanine in Amber ff99SB-ILDN with OBC implicit solvent at {frames.temperature:g} K: "
-            f"{len(training)} frames of molecular dynamics to train on, {len(test)} of another walker to evaluate on, "
+            f"{len(training)} frames of molecular dynamics to train on, {len(test)} of other walkers to evaluate on, "
             f"{settings.steps} steps of training, {clock.seconds['train']:.0f} s.",
             "Every number was measured in this run. A model trained for minutes is modest: more frames, more steps and "
             "a larger network give a better one.",
