@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .charts import Chart, NormalInterval
+from .charts import NormalInterval
 from .conditioners import MLPConditioner
 from .errors import ConfigurationError
 from .flow import Flow
@@ -108,12 +108,12 @@ def transforms_for(name: str) -> dict[str, str]:
     return {**DEFAULT_TRANSFORMS, **dict.fromkeys(sorted(kinds), name)}
 
 
-def build_flow(settings: FlowSettings, start: Chart | Product) -> Flow:
+def build_flow(settings: FlowSettings, start: Layer | Product) -> Flow:
     """The flow of these settings, with initial weights.
 
     Args:
         settings: The architecture.
-        start: The chart of physical coordinates, or a product of unit manifolds to start from.
+        start: The chart of physical coordinates, or another first layer, or a product of unit manifolds to start from.
 
     Raises:
         ConfigurationError: If a column lives on a manifold for which no transform was chosen.

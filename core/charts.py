@@ -140,3 +140,44 @@ class NormalInterval(Layer):
 
     def _log_density(self, scaled: Float[Tensor, "batch n_lines"]) -> Float[Tensor, "batch"]:
         return (-0.5 * scaled**2 - LOG_SQRT_FULL_TURN - math.log(self.width)).sum(-1)
+
+
+class CutOpen(Layer):
+    r"""From unit circles and intervals to lines or intervals, for a transform that maps nothing else.
+
+    .. math:: z = x \; (\text{onto the interval}), \qquad z = \Phi^{-1}(x) \; (\text{onto the line})
+
+    Circles are cut open at 0: whatever density follows may jump there. Uniform columns stay uniform on the interval
+    and become standard normal on the line, so that a flow that starts at the identity starts at the base.
+
+    Args:
+        domain: Unit circles and unit intervals.
+        onto: The manifold of every column after the cut: the unit interval or the line.
+    """
+
+    def __init__(self, domain: Product, onto: Interval | Line) -> None:
+        super().__init__()
+        for column in domain:
+            if column.manifold not in (Circle(), Interval()) or onto not in (Interval(), Line()):
+                raise ConfigurationError(
+                    f'Column "{column.name}" cannot be cut open from {column.manifold} to {onto}; unit circles and '
+                    "unit intervals can, to the unit interval or the line."
+                )
+        self.domain = domain
+        self.codomain = domain.replace(dict.fromkeys(range(len(domain)), onto))
+        self.onto_line = isinstance(onto, Line)
+        is_circle = torch.tensor([isinstance(column.manifold, Circle) for column in domain])
+        self.register_buffer("is_circle", is_circle, persistent=False)
+        self.is_circle: Tensor
+
+    def encode(self, x: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        x = torch.where(self.is_circle, Circle().wrap(x), x)
+        if not self.onto_line:
+            return x, x.new_zeros(len(x))
+        z = torch.special.ndtri(x)
+        return z, (0.5 * z**2 + LOG_SQRT_FULL_TURN).sum(-1)
+
+    def decode(self, z: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        if not self.onto_line:
+            return z, z.new_zeros(len(z))
+        return torch.special.ndtr(z), -(0.5 * z**2 + LOG_SQRT_FULL_TURN).sum(-1)

@@ -11,8 +11,6 @@ import io
 import json
 import logging
 import os
-import signal
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -39,6 +37,7 @@ from .frames import Frames
 from .locks import lock_folder
 from .module import FlowTraining, Target
 from .progress import OnProgress, Progress, silent
+from .quiet import interruptible, quiet_lightning
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -134,7 +133,7 @@ def train(
             journal(f"going on from step {step}")
         if step == settings.steps:
             return run.model
-        with _quiet_lightning(), _interruptible():
+        with quiet_lightning(), interruptible():
             accelerator, _, index = settings.device.partition(":")
             trainer = Trainer(
                 accelerator="gpu" if accelerator == "cuda" else "cpu",
@@ -333,34 +332,4 @@ def _journal(path: Path) -> Iterator[Journal]:
         yield write
     except BaseException as error:
         write(f"stopped: {type(error).__name__}: {error}")
-        raise
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Lightning's notes on devices and tips, which are of no use here, are not printed."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # training on the CPU beside a GPU is what was asked for
-            warnings.filterwarnings("ignore", message="GPU available but not used")
-            # Lightning 2.6 asks torch 2.13 about trees in the old way
-            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-            yield
-    finally:
-        log.setLevel(level)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C stays a `KeyboardInterrupt`; Lightning would turn it into the end of the process."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        signal.signal(signal.SIGINT, handler)
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
         raise

@@ -1,0 +1,39 @@
+"""Lightning without its notes, and without its way of ending the process."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning's notes on devices and tips, which are of no use here, are not printed."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # training on the CPU beside a GPU is what was asked for
+            warnings.filterwarnings("ignore", message="GPU available but not used")
+            # Lightning 2.6 asks torch 2.13 about trees in the old way
+            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C stays a `KeyboardInterrupt`; Lightning would turn it into the end of the process."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        signal.signal(signal.SIGINT, handler)
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
