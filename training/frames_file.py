@@ -30,6 +30,7 @@ from ..core.errors import ConfigurationError, FileFormatError, MissingDependency
 from ..core.topology import Topology
 from .frames import BLOCK, COLUMNS, Frames
 from .locks import lock_descriptor
+from .superblock import ClearedFile, is_marked
 
 FORMAT = "smoothflow-frames"
 SCHEMA = 1
@@ -442,11 +443,10 @@ def _open_for_reading(path: Path) -> Any:
             raise FileFormatError(
                 f'"{path}" is no frames file (HDF5). Import XYZ, npz and trajectories with "smoothflow convert".'
             )
-        try:
-            return h5py.File(path, "r", locking=False)
-        except OSError:
+        if is_marked(path):
             # its writer was killed, or is at work
-            return h5py.File(path, "r", libver="latest", swmr=True, locking=False)
+            return h5py.File(ClearedFile(path), "r")
+        return h5py.File(path, "r", locking=False)
     except OSError as error:
         raise FileFormatError(f'"{path}" cannot be read, or it is truncated: {error}.') from error
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from smoothflow.core.errors import ConfigurationError, FileFormatError, GeometryError, TopologyError
+from smoothflow.core.errors import ConfigurationError, FileFormatError, GeometryError, SmoothflowError, TopologyError
 from smoothflow.core.topology import Atom, Topology
 from smoothflow.training.frames import COLUMNS, Frames, concatenate
 from smoothflow.training.frames_file import FramesReader, FramesWriter, describe_frames, read_frames, write_frames
+from smoothflow.training.superblock import is_marked, lookup3
 
 WATER = Topology(tuple(Atom(e, n, "HOH", 0) for e, n in (("O", "O"), ("H", "H1"), ("H", "H2"))), bonds=((0, 1), (0, 2)))
 
@@ -142,6 +143,16 @@ def test_killed_writer_leaves_every_committed_chunk(tmp_path: Path) -> None:
     assert check_numbered(path) == n_before
 
 
+def test_checksum_of_the_superblock_is_hdf5s(tmp_path: Path, left_by_a_killed_writer: Path) -> None:
+    write_frames(tmp_path / "f.h5", some_frames(3))
+    for path in (tmp_path / "f.h5", left_by_a_killed_writer):
+        content = path.read_bytes()
+        assert lookup3(content[:44]) == int.from_bytes(content[44:48], "little")
+        assert is_marked(path) == (path is left_by_a_killed_writer)
+    with pytest.raises(OSError, match="already open for write"):
+        h5py.File(left_by_a_killed_writer)
+
+
 def test_chunk_without_its_commit_is_not_seen(tmp_path: Path) -> None:
     path = tmp_path / "f.h5"
     write_frames(path, some_frames(10))
@@ -232,7 +243,7 @@ def left_by_a_killed_writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = f"""
 import os
 from smoothflow.training.frames_file import FramesWriter
-FramesWriter.resume({str(path)!r})
+writer = FramesWriter.resume({str(path)!r})
 os._exit(0)"""
     subprocess.run([sys.executable, "-c", script], check=True)
     assert_same(read_frames(path), some_frames(3000))
@@ -293,6 +304,28 @@ def test_compressed_arrays_are_refused(tmp_path: Path) -> None:
         file["energies"].attrs["units"] = b"kJ/mol"
     with pytest.raises(FileFormatError, match="stored"):
         read_frames(path)
+
+
+def test_any_damage_gives_frames_or_one_clear_error(tmp_path: Path, left_by_a_killed_writer: Path) -> None:
+    rng = random.Random(0)
+    path = tmp_path / "f.h5"
+    write_frames(path, some_frames(7))
+    for content in (path.read_bytes(), left_by_a_killed_writer.read_bytes()):
+        written = [place for place, byte in enumerate(content[:20_000]) if byte != 0]
+        outcomes = set()
+        for _ in range(300):
+            damaged = bytearray(content)
+            for _ in range(rng.choice([1, 1, 2, 8])):
+                damaged[rng.choice(written)] = rng.randrange(256)
+            path.write_bytes(damaged)
+            try:
+                with FramesReader(path) as reader:
+                    reader.read()
+                    reader.state()
+                outcomes.add("read")
+            except SmoothflowError:
+                outcomes.add("refused")
+        assert outcomes == {"read", "refused"}
 
 
 @pytest.mark.parametrize("column", ["positions", "forces", "energies"])
