@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class SmoothflowError(Exception):
@@ -64,3 +64,23 @@ class TrainingError(SmoothflowError):
 
 class SimulationError(SmoothflowError):
     """A simulation that cannot go on: energies or forces that are not finite."""
+
+
+class ConformanceError(SmoothflowError):
+    """A part that breaks a clause of its contract.
+
+    Attributes:
+        clause: Name of the clause.
+        inputs: Where it broke, as text.
+        numbers: What was measured there.
+    """
+
+    def __init__(self, subject: str, clause: str, message: str, inputs: str, numbers: Mapping[str, float]) -> None:
+        self.clause = clause
+        self.inputs = inputs
+        self.numbers = dict(numbers)
+        measured = ", ".join(f"{name} = {value:.6g}" for name, value in numbers.items())
+        parts = [f'{subject} breaks the clause "{clause}": {message}']
+        parts += [f"Numbers: {measured}."] if measured else []
+        parts += [f"Input: {inputs}."] if inputs else []
+        super().__init__(" ".join(parts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -27,16 +28,16 @@ class BSplineTransform(Transform):
 
     C^(p-1): the default cubic has continuous forces whose derivative jumps at the knots. Inverted numerically.
 
-    Parameters per element: n_bins widths (softmax), and the slopes c (exponentials, normalized to f(1) - f(0) = 1, with
-    a floor): n_bins on the circle, n_bins + p - 1 on the interval; on the circle a rotation. Slopes that are all
-    equal give the identity, whatever the knots.
+    Parameters per element: n_bins widths (softmax), and the logarithms of the slopes c (bounded by a tanh, then
+    normalized to f(1) - f(0) = 1): n_bins on the circle, n_bins + p - 1 on the interval; on the circle a rotation.
+    Slopes that are all equal give the identity, whatever the knots.
 
     Args:
         manifold: The unit interval or the unit circle.
         n_bins: Number of bins.
         degree: p, at least 2.
         min_bin: Smallest width of a bin, as a fraction of the mean one.
-        min_derivative: Smallest derivative of f.
+        max_log_slope: Bound of the logarithms of the slopes before they are normalized, on both sides of 0.
 
     Reference: Hong and Chun, Neural Diffeomorphic Non-uniform B-spline Flows, AAAI 2023, arXiv 2304.04555.
     """
@@ -51,21 +52,21 @@ class BSplineTransform(Transform):
         n_bins: int = 8,
         degree: int = 3,
         min_bin: float = 0.1,
-        min_derivative: float = 0.01,
+        max_log_slope: float = 4.0,
     ) -> None:
         super().__init__(manifold)
         if degree < 2:
             raise ConfigurationError(f"degree must be at least 2; it is {degree}.")
         if n_bins <= degree:
             raise ConfigurationError(f"n_bins must exceed the degree {degree}; it is {n_bins}.")
-        if not (0 < min_bin < 1 and 0 < min_derivative < 1):
-            raise ConfigurationError(
-                f"min_bin and min_derivative must lie between 0 and 1; they are {min_bin} and {min_derivative}."
-            )
+        if not 0 < min_bin < 1:
+            raise ConfigurationError(f"min_bin must lie between 0 and 1; it is {min_bin}.")
+        if not 0 < max_log_slope < math.inf:
+            raise ConfigurationError(f"max_log_slope must be positive; it is {max_log_slope}.")
         self.n_bins = n_bins
         self.degree = degree
         self.min_bin = min_bin
-        self.min_derivative = min_derivative
+        self.max_log_slope = max_log_slope
         self.smoothness = degree - 1
         self.on_circle = isinstance(manifold, Circle)
         self.sizes = [n_bins, n_bins if self.on_circle else n_bins + degree - 1, int(self.on_circle)]
@@ -102,9 +103,8 @@ class BSplineTransform(Transform):
         # slope i belongs to the span of p bins from knot i
         n_slopes = slopes.shape[-1]
         spans = (knots[..., p : p + n_slopes] - knots[..., :n_slopes]) / p
-        slopes = torch.exp(slopes - slopes.detach().amax(-1, keepdim=True))
+        slopes = torch.exp(self.max_log_slope * torch.tanh(slopes / self.max_log_slope))
         slopes = slopes / (slopes * spans).sum(-1, keepdim=True)
-        slopes = slopes * (1 - self.min_derivative) + self.min_derivative
         increments = slopes * spans
         # from the mean of the first function's knots (Greville), so that equal slopes give f(x) = x
         start = knots[..., :p].mean(-1, keepdim=True)

@@ -14,8 +14,6 @@ from ...core.manifolds import Circle, Interval, Manifold
 from ...core.plugins import hookimpl
 from ...core.transforms import Transform
 
-INVERSE_SOFTPLUS_ONE = math.log(math.e - 1)
-
 
 class SplineTransform(Transform):
     r"""Monotone rational-quadratic spline.
@@ -29,14 +27,14 @@ class SplineTransform(Transform):
 
     C^1: the second derivative jumps at the knots, and with it the force of the density. Closed inverse.
 
-    Parameters per element: n_bins widths and n_bins heights (softmax), the derivatives (softplus): n_bins + 1 on the
-    interval, n_bins on the circle; on the circle a rotation.
+    Parameters per element: n_bins widths and n_bins heights (softmax), the log-derivatives (bounded by a tanh):
+    n_bins + 1 on the interval, n_bins on the circle; on the circle a rotation.
 
     Args:
         manifold: The unit interval or the unit circle.
         n_bins: Number of bins.
         min_bin: Smallest width and height of a bin, as a fraction of the mean one.
-        min_derivative: Smallest derivative at a knot.
+        max_log_derivative: Bound of the log-derivatives at the knots, on both sides of 0.
 
     Reference: Durkan et al., Neural Spline Flows, NeurIPS 2019, arXiv 1906.04032; on circles Rezende et al.,
     Normalizing Flows on Tori and Spheres, ICML 2020, arXiv 2002.02428.
@@ -47,18 +45,18 @@ class SplineTransform(Transform):
     smoothness = 1
 
     def __init__(
-        self, manifold: Manifold, n_bins: int = 8, min_bin: float = 0.01, min_derivative: float = 0.01
+        self, manifold: Manifold, n_bins: int = 8, min_bin: float = 0.01, max_log_derivative: float = 4.0
     ) -> None:
         super().__init__(manifold)
         if n_bins < 1:
             raise ConfigurationError(f"n_bins must be at least 1; it is {n_bins}.")
-        if not (0 < min_bin < 1 and 0 < min_derivative < 1):
-            raise ConfigurationError(
-                f"min_bin and min_derivative must lie between 0 and 1; they are {min_bin} and {min_derivative}."
-            )
+        if not 0 < min_bin < 1:
+            raise ConfigurationError(f"min_bin must lie between 0 and 1; it is {min_bin}.")
+        if not 0 < max_log_derivative < math.inf:
+            raise ConfigurationError(f"max_log_derivative must be positive; it is {max_log_derivative}.")
         self.n_bins = n_bins
         self.min_bin = min_bin
-        self.min_derivative = min_derivative
+        self.max_log_derivative = max_log_derivative
         self.on_circle = isinstance(manifold, Circle)
         self.sizes = [n_bins, n_bins, n_bins + (not self.on_circle), int(self.on_circle)]
 
@@ -95,11 +93,14 @@ class SplineTransform(Transform):
         slope = height / width
         curvature = d_low + d_high - 2 * slope
         eta = (y - y_low) / height
-        # y in the bin is a quotient of quadratics, so xi is a root of one; this form of it does not cancel
+        # y in the bin is a quotient of quadratics, so xi is a root of one, in the form that does not cancel
         a = slope - d_low + eta * curvature
         b = d_low - eta * curvature
         c = -slope * eta
-        xi = -2 * c / (b + torch.sqrt(b**2 - 4 * a * c))
+        # rounding must not make it negative where the derivatives at both ends are extreme
+        root = torch.sqrt((b**2 - 4 * a * c).clamp(min=torch.finfo(y.dtype).tiny))
+        positive = b >= 0
+        xi = torch.where(positive, -2 * c, root - b) / torch.where(positive, b + root, 2 * a)
         x = x_low + width * xi
         both = xi * (1 - xi)
         log_derivative = _log_derivative(xi, both, slope, d_low, d_high, slope + curvature * both)
@@ -112,8 +113,8 @@ class SplineTransform(Transform):
         # the last knot is 1 exactly
         knots = torch.nn.functional.pad(lengths.cumsum(-1)[..., :-1], (1, 0))
         knots = torch.nn.functional.pad(knots, (0, 1), value=1.0)
-        softplus = torch.nn.functional.softplus(derivatives + INVERSE_SOFTPLUS_ONE)
-        derivatives = softplus * (1 - self.min_derivative) + self.min_derivative
+        bound = self.max_log_derivative
+        derivatives = torch.exp(bound * torch.tanh(derivatives / bound))
         if self.on_circle:
             derivatives = torch.cat([derivatives, derivatives[..., :1]], dim=-1)
         return knots[0], knots[1], derivatives, rotation

@@ -1,0 +1,163 @@
+"""Clauses, what became of them, and the loop that checks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, NoReturn, TypeVar
+
+from torch import Tensor
+
+from ..core.errors import ConfigurationError, ConformanceError
+
+Case = TypeVar("Case")
+Numbers = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Clause(Generic[Case]):
+    """One promise of a contract and the function that checks it.
+
+    Attributes:
+        name: A short name, to choose the clause by.
+        promise: What is promised, in one sentence.
+        check: Raises `Violation` where the promise is broken; returns what it measured.
+    """
+
+    name: str
+    promise: str
+    check: Callable[[Case], Numbers]
+
+
+@dataclass(frozen=True)
+class ClauseResult:
+    """What became of one clause.
+
+    Attributes:
+        clause: Its name.
+        where: On which manifold, if the subject serves several.
+        promise: What was promised.
+        numbers: What was measured.
+        error: How it was broken, or None.
+    """
+
+    clause: str
+    where: str
+    promise: str
+    numbers: Numbers
+    error: ConformanceError | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of every clause, in the order in which they were checked."""
+
+    subject: str
+    results: tuple[ClauseResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no clause was broken."""
+        return all(result.error is None for result in self.results)
+
+    def raise_first(self) -> Report:
+        """Raise the first error, if there is one; otherwise return this report."""
+        for result in self.results:
+            if result.error is not None:
+                raise result.error
+        return self
+
+    def __str__(self) -> str:
+        lines = [self.subject]
+        for result in self.results:
+            mark = "ok    " if result.error is None else "BROKEN"
+            numbers = ", ".join(f"{name} {value:.3g}" for name, value in result.numbers.items())
+            lines.append(f"  {mark} {result.where:9s} {result.clause:16s} {numbers or result.promise}")
+            if result.error is not None:
+                lines.append(f"         {result.error}")
+        return "\n".join(lines)
+
+
+class Violation(Exception):
+    """A broken promise, before it is known whose."""
+
+    def __init__(self, message: str, inputs: str = "", **numbers: float) -> None:
+        super().__init__(message)
+        self.message = message
+        self.inputs = inputs
+        self.numbers = {name.replace("_", " "): value for name, value in numbers.items()}
+
+
+def violated(message: str, inputs: str = "", **numbers: float) -> NoReturn:
+    """Raise a `Violation`; underscores in the numbers' names become spaces."""
+    raise Violation(message, inputs, **numbers)
+
+
+def require_within(error: Tensor, limit: Tensor | float, message: str, **inputs: Tensor) -> float:
+    """Raise a `Violation` at the worst element unless ``error <= limit`` everywhere; NaN breaks it, too.
+
+    Args:
+        error: One number per element.
+        limit: A number, or one per element.
+        message: What is wrong where it exceeds the limit.
+        inputs: Named tensors whose first dimensions are those of ``error``, to be shown at the worst element.
+
+    Returns:
+        The largest error.
+    """
+    if not error.numel():
+        return 0.0
+    error = error.detach()
+    excess = (error / limit).nan_to_num(nan=float("inf"))
+    worst = int(excess.argmax())
+    if bool(excess.flatten()[worst] > 1):
+        text = "; ".join(
+            f"{name} = {_compact(value.flatten(0, error.ndim - 1)[worst] if error.ndim else value)}"
+            for name, value in inputs.items()
+        )
+        bound = limit.expand_as(error).flatten()[worst].item() if isinstance(limit, Tensor) else limit
+        violated(message, text, error=error.flatten()[worst].item(), limit=bound)
+    return float(error.max())
+
+
+def _compact(value: Tensor) -> str:
+    numbers = [f"{number:.9g}" for number in value.detach().flatten().tolist()]
+    return numbers[0] if value.ndim == 0 else f"[{', '.join(numbers)}]"
+
+
+def check_clauses(
+    subject: str, clauses: Sequence[Clause[Case]], cases: Mapping[str, Case], chosen: Sequence[str] | None
+) -> Report:
+    """Check the clauses on every case.
+
+    Args:
+        subject: What is checked, for messages.
+        clauses: The contract.
+        cases: What to check them on, by a word that says where.
+        chosen: Names of the clauses to check; all of them if None.
+
+    Raises:
+        ConfigurationError: If no clause bears a chosen name.
+    """
+    known = [clause.name for clause in clauses]
+    for name in chosen or ():
+        if name not in known:
+            raise ConfigurationError(f'The contract has no clause "{name}"; it has: {", ".join(known)}.')
+    results = []
+    for clause in clauses:
+        if chosen is not None and clause.name not in chosen:
+            continue
+        for where, case in cases.items():
+            numbers: Numbers = {}
+            error = None
+            place = f"{subject} on the {where}" if where else subject
+            try:
+                numbers = clause.check(case)
+            except Violation as broken:
+                error = ConformanceError(place, clause.name, broken.message, broken.inputs, broken.numbers)
+            except Exception as unexpected:
+                message = f"it raised {type(unexpected).__name__}: {unexpected}"
+                error = ConformanceError(place, clause.name, message, "", {})
+                error.__cause__ = unexpected
+            results.append(ClauseResult(clause.name, where, clause.promise, numbers, error))
+    return Report(subject, tuple(results))
