@@ -57,7 +57,7 @@ class DemoSettings:
     n_frames: int = 25_600
     likelihood_steps: int = 150
     steps: int = 1200
-    n_samples: int = 5000
+    n_samples: int = 10_000
     nve_duration: float = 5.0
     n_replicas: int = 10
     seed: int = 0

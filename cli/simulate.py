@@ -43,7 +43,7 @@ def run(
         temperatures = () if ladder == "none" else tuple(float(t) for t in ladder.split(","))
     except ValueError as error:
         raise ConfigurationError(
-            f'A ladder is numbers with commas between, like 360,430,515; not "{ladder}".'
+            f'A ladder is written like 360,430,515 (K), not "{ladder}".'
         ) from error
     settings = SimulateSettings(
         structure=structure_path(structure),
