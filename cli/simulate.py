@@ -7,6 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ..analysis.correlation import independent_frames
+from ..core.errors import ConfigurationError
+from ..core.units import FEMTOSECOND
+from ..training.frames_file import read_frames
+from ..training.simulate import SimulateSettings, default_ladder, simulate
 from .console import print_json, print_table, task_progress
 from .options import AMBER, AsJson, Reference, Seed, structure_path
 
@@ -20,8 +25,12 @@ def run(
     interval: Annotated[float, typer.Option(help="Time between frames of a walker, ps.")] = 0.2,
     temperature: Annotated[float, typer.Option(help="In K.")] = 300.0,
     ladder: Annotated[
-        str, typer.Option(help="Higher temperatures for replica exchange, in K, comma-separated; 'none' for none.")
-    ] = "none",
+        str,
+        typer.Option(
+            help="Higher temperatures for replica exchange, in K, like 360,430,515; 'none' for none; "
+            "'auto': 1.2, 1.43 and 1.72 times the temperature, if the molecule has slow torsions."
+        ),
+    ] = "auto",
     walkers: Annotated[int, typer.Option(min=1, help="Independent walkers.")] = 4,
     timestep: Annotated[float, typer.Option(help="In fs.")] = 1.0,
     friction: Annotated[float, typer.Option(help="In 1/ps.")] = 1.0,
@@ -35,24 +44,15 @@ def run(
 
     Example: smoothflow simulate capped-alanine -n 200 --out frames.h5
     """
-    from ..core.errors import ConfigurationError
-    from ..core.units import FEMTOSECOND
-    from ..training.simulate import SimulateSettings, simulate
-
-    try:
-        temperatures = () if ladder == "none" else tuple(float(t) for t in ladder.split(","))
-    except ValueError as error:
-        raise ConfigurationError(
-            f'A ladder is written like 360,430,515 (K), not "{ladder}".'
-        ) from error
+    path = structure_path(structure)
     settings = SimulateSettings(
-        structure=structure_path(structure),
+        structure=path,
         potential=reference,
         engine=engine,
         n_frames=n_frames,
         frame_interval=interval,
         temperature=temperature,
-        ladder=temperatures,
+        ladder=_ladder(ladder, temperature, path),
         walkers=walkers,
         timestep=timestep * FEMTOSECOND,
         friction=friction,
@@ -69,7 +69,21 @@ def run(
         [f"exchanges accepted, {low:g} to {high:g} K", f"{100 * share:.0f} %"]
         for low, high, share in zip(temps[:-1], temps[1:], report.acceptance, strict=True)
     ]
+    frames = read_frames(output)
+    rows += [[f"independent frames, {name}", f"{n:.0f}"] for name, n in independent_frames(frames).items()]
     if as_json:
         print_json(dict(rows))
     else:
         print_table("Simulation", ["quantity", "value"], rows)
+
+
+def _ladder(text: str, temperature: float, structure: Path) -> tuple[float, ...]:
+    """The temperatures above the first one."""
+    if text == "none":
+        return ()
+    if text == "auto":
+        return default_ladder(structure, temperature)
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigurationError(f'A ladder is written like 360,430,515 (K), not "{text}".') from error

@@ -17,6 +17,7 @@ from ..coordinates.elements import masses
 from ..coordinates.internal import InternalCoordinates
 from ..coordinates.topologies import topology_from_pdb
 from ..core.errors import ConfigurationError
+from ..core.manifolds import Circle
 from ..core.plugins import registry
 from ..core.potential import Potential
 from .frames import Frames
@@ -30,6 +31,13 @@ ROUND = 5.0
 
 CHUNK = 20.0
 """Simulated time in ps, over all temperatures of a walker, after which frames are written."""
+
+
+LADDER = (1.2, 1.433, 1.717)
+"""Temperatures of the default ladder in units of the lowest: neighbours of a small peptide exchange often."""
+
+QUICK_TORSIONS = ("methyl", "improper", "omega")
+"""Torsions that cross their barriers quickly, or hardly ever even at the ladder's temperatures."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +216,20 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
     accepted = np.sum([walker.accepted for walker in walkers], axis=0)
     acceptance = tuple(float(a / n) if n else math.nan for a, n in zip(accepted, attempted, strict=True))
     return SimulationReport(n_frames, resumed_from, acceptance)
+
+
+def default_ladder(structure: Path, temperature: float) -> tuple[float, ...]:
+    """Temperatures (K) for replica exchange of a molecule with slow torsions; none for one without.
+
+    Args:
+        structure: PDB file of the molecule.
+        temperature: K; the lowest one, which is not part of the ladder.
+    """
+    topology, _ = topology_from_pdb(structure)
+    torsions = [column.name for column in InternalCoordinates(topology).codomain if isinstance(column.manifold, Circle)]
+    if all(name.startswith(QUICK_TORSIONS) for name in torsions):
+        return ()
+    return tuple(round(factor * temperature, 1) for factor in LADDER)
 
 
 def _frames(kind: Frames, found: list[tuple[int, Found]]) -> Frames:
