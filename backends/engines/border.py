@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core.errors import ConfigurationError, GeometryError, MissingDependencyError, SimulationError
+from ...core.external import attach_forces
 from ...core.potential import Potential
 from ...core.topology import Topology
 
@@ -103,9 +104,9 @@ class ExternalPotential(Potential):
         bad = np.argwhere(~np.isfinite(array))
         if len(bad):
             configuration, atom = int(bad[0, 0]), int(bad[0, 1])
+            where = f"In configuration {configuration} the" if len(array) > 1 else "The"
             raise GeometryError(
-                f"In configuration {configuration} the position of {atom_name(self.topology, atom)} is not finite. "
-                "Leave such configurations out."
+                f"{where} position of {atom_name(self.topology, atom)} is not finite. Leave such configurations out."
             )
         energies, forces = np.empty(len(array)), np.empty_like(array)
         for i, configuration in enumerate(array):
@@ -113,35 +114,4 @@ class ExternalPotential(Potential):
         return torch.from_numpy(energies).to(positions), torch.from_numpy(forces).to(positions)
 
     def energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
-        energy: Tensor = _Energy.apply(positions, *self.energy_and_forces(positions))  # type: ignore[no-untyped-call]
-        return energy
-
-
-class _Energy(torch.autograd.Function):
-    """An energy whose gradient is minus the forces that came with it."""
-
-    @staticmethod
-    def forward(ctx: Any, positions: Tensor, energy: Tensor, forces: Tensor) -> Tensor:
-        ctx.save_for_backward(positions, forces)
-        return energy.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        positions, forces = ctx.saved_tensors
-        forces = _Forces.apply(positions, forces)  # type: ignore[no-untyped-call]
-        return -grads[0][:, None, None] * forces, None, None
-
-
-class _Forces(torch.autograd.Function):
-    """Forces that cannot be differentiated, which says so rather than giving zero."""
-
-    @staticmethod
-    def forward(ctx: Any, positions: Tensor, forces: Tensor) -> Tensor:
-        return forces.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        raise ConfigurationError(
-            "Second derivatives of a potential that another program computes are not available: it gives energies and "
-            "forces only. Use finite differences of its forces."
-        )
+        return attach_forces(positions, *self.energy_and_forces(positions))

@@ -1,0 +1,403 @@
+"""Batches evaluated by many processes: for force fields and calculators that take one configuration at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.errors import ConfigurationError, SimulationError
+from ..core.external import attach_forces
+from ..core.potential import Potential
+
+T = TypeVar("T")
+
+MAX_CHUNK = 64
+"""Frames that a task has at most unless told otherwise: milliseconds of work for the cheapest of force fields."""
+
+MIN_CHUNKS = 64
+"""Tasks that a batch is cut into at least while it has the frames, so that expensive ones fill a large machine."""
+
+KEPT = 8
+"""Potentials that a worker keeps ready."""
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENMM_CPU_THREADS")
+"""Where the libraries that a worker loads look for their number of threads."""
+
+
+class ParallelPotential(Potential):
+    """A potential whose batches are spread over processes, on this machine or on others.
+
+    The potential is copied to the workers as it is when this object is made, and kept there: an OpenMM Context is
+    built once in each. What a potential decides at its first evaluation, as OpenMM's fastest platform, is decided once
+    and for all workers. A batch is cut into chunks by its size alone, so energies and forces depend neither on the
+    number of workers nor on the order in which they finish. Like any external potential it is differentiable once,
+    through its forces.
+
+    Without ``executor`` the workers are processes of this machine with one thread each. They start at the first
+    evaluation, stay for the next ones, and end with `close`, with the ``with`` block, on Ctrl-C and with this process,
+    however it ends. If one of them dies, what was lost with it is evaluated again by new ones, down to single frames.
+    A script needs the guard ``if __name__ == "__main__":``, because each worker imports it.
+
+    Args:
+        potential: Any potential on the CPU that can be pickled.
+        executor: Any other way to run functions: ``dask.distributed.Client.get_executor()``,
+            ``mpi4py.futures.MPIPoolExecutor()``, a pool of threads. It is not closed.
+        n_workers: Number of processes; as many as there are cores to this process if left out.
+        chunk_size: Frames of a task; if left out 64, or fewer for a batch that would give less than 64 tasks.
+
+    Raises:
+        ConfigurationError: If the potential cannot be copied to a worker, or a number is not positive.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        executor: Executor | None = None,
+        n_workers: int | None = None,
+        chunk_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("n_workers", n_workers), ("chunk_size", chunk_size)):
+            if value is not None and value < 1:
+                raise ConfigurationError(f"{name} is {value}; give 1 or more, or leave it out.")
+        if executor is not None and n_workers is not None:
+            raise ConfigurationError("The executor given knows its number of workers; leave n_workers out.")
+        self.shape = tuple(potential.shape)
+        self.topology = potential.topology
+        self.chunk_size = chunk_size
+        self.n_workers = n_workers or _cores()
+        self._potential = _Parcel.pack(potential)
+        self._settled = False
+        self._executor = executor
+        self._processes: _Processes | None = None
+
+    def energy(self, positions: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch"]:
+        return attach_forces(positions, *self.energy_and_forces(positions))
+
+    def energy_and_forces(
+        self, positions: Float[Tensor, "batch *shape"]
+    ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch *shape"]]:
+        """Energies in kJ/mol and forces in kJ/mol/nm, neither attached to a graph.
+
+        Raises:
+            ConfigurationError: If the positions have another shape, or workers cannot be started.
+            SimulationError: If the potential raises an error at a frame, or a frame ends the worker that evaluates it
+                twice; names the frame.
+        """
+        if tuple(positions.shape[1:]) != self.shape:
+            raise ConfigurationError(
+                f"The positions have shape {tuple(positions.shape)}; the potential needs "
+                f"(batch, {', '.join(map(str, self.shape))})."
+            )
+        if len(positions) == 0:
+            return positions.new_empty(0), torch.empty_like(positions)
+        frames = positions.detach().cpu().numpy()
+        results: dict[int, _Result] = {}
+        try:
+            self._settle(frames[:1])
+            self._complete(self._chunks(len(frames)), frames, results, self._first_window())
+        except SimulationError:
+            raise
+        except BaseException:
+            # Ctrl-C above all: nothing that was under way is wanted any more
+            self._kill()
+            raise
+        energies, forces = zip(*(results[start] for start in sorted(results)), strict=True)
+        energy, force = (torch.from_numpy(np.concatenate(arrays)) for arrays in (energies, forces))
+        return energy.to(positions.device), force.to(positions.device)
+
+    def close(self) -> None:
+        """End the worker processes; another evaluation would start new ones."""
+        if self._processes is not None:
+            self._processes.close()
+            self._processes = None
+
+    def __enter__(self) -> ParallelPotential:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy starts its own workers
+        return {**self.__dict__, "_processes": None}
+
+    def _chunks(self, n_frames: int) -> deque[range]:
+        size = self.chunk_size or max(1, min(MAX_CHUNK, n_frames // MIN_CHUNKS))
+        return deque(range(start, min(start + size, n_frames)) for start in range(0, n_frames, size))
+
+    def _first_window(self) -> int | None:
+        """How many tasks are under way at once: what dies with a worker of ours, and no limit elsewhere."""
+        return 4 * self.n_workers if self._executor is None else None
+
+    def _settle(self, frame: Float[np.ndarray, "1 *shape"]) -> None:
+        """Let one worker evaluate a frame, and have all of them start from what it has decided then."""
+        if self._settled:
+            return
+        future = self._submit(_settled, self._potential, frame)
+        if _exception(future) is None:
+            parcel = future.result()
+            self._settled = parcel is not None
+            self._potential = parcel or self._potential
+        else:
+            self._kill()  # the evaluation itself will find out what is wrong
+
+    def _complete(
+        self,
+        pieces: deque[range],
+        frames: Float[np.ndarray, "batch *shape"],
+        results: dict[int, _Result],
+        window: int | None,
+    ) -> None:
+        """Evaluate all pieces; those lost with a worker as single frames, what is lost again one after the other."""
+        while pieces:
+            lost, reason = self._run(pieces, frames, results, window)
+            if not lost:
+                continue
+            self._kill()
+            if self._executor is not None and isinstance(reason, BrokenExecutor):
+                raise SimulationError(
+                    f"The executor broke while frames {lost[0][0]} to {lost[-1][-1]} were under way: {reason} "
+                    "Make a new one; or leave the executor out, and worker processes are replaced as they die."
+                )
+            if window == 1:
+                raise SimulationError(
+                    f"The worker that evaluates frame {lost[0][0]} dies, and died again when it had this frame alone "
+                    f"({type(reason).__name__}: {reason}). Leave this frame out, or see whether memory runs out."
+                )
+            self._complete(_singles(lost), frames, results, 1 if window == self.n_workers else self.n_workers)
+
+    def _run(
+        self,
+        pieces: deque[range],
+        frames: Float[np.ndarray, "batch *shape"],
+        results: dict[int, _Result],
+        window: int | None,
+    ) -> tuple[list[range], BaseException | None]:
+        """Evaluate pieces, from the left, until one is lost; returns those lost, and why."""
+        under_way: deque[tuple[range, Future[_Result | _Failure]]] = deque()
+        lost: list[range] = []
+        reason: BaseException | None = None
+        try:
+            while under_way or (pieces and not lost):
+                while pieces and not lost and (window is None or len(under_way) < window):
+                    piece = pieces.popleft()
+                    future = self._submit(_evaluate, self._potential, frames[piece.start : piece.stop])
+                    under_way.append((piece, future))
+                piece, future = under_way.popleft()
+                error = _exception(future)
+                if error is not None:
+                    lost.append(piece)
+                    reason = reason or error
+                    continue
+                result = future.result()
+                if isinstance(result, _Failure):
+                    raise result.error(piece)
+                results[piece.start] = result
+        finally:
+            for _, future in under_way:
+                future.cancel()
+        return lost, reason
+
+    def _submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        executor = self._executor
+        if executor is None:
+            if self._processes is None:
+                self._processes = _Processes(self.n_workers)
+            executor = self._processes.executor
+        try:
+            return executor.submit(function, *arguments)
+        except BrokenExecutor as error:
+            future: Future[T] = Future()
+            future.set_exception(error)
+            return future
+
+    def _kill(self) -> None:
+        if self._processes is not None:
+            self._processes.kill()
+            self._processes = None
+
+
+class _Processes:
+    """Spawned worker processes that do not outlive this one.
+
+    Each holds the read end of a pipe and ends as soon as there is something to read: a message, or the end of the file,
+    which comes when this process is gone for whatever reason.
+    """
+
+    def __init__(self, n_workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        # kept open here as well: workers that start later get it too
+        self._watched, self._stop = context.Pipe(duplex=False)
+        self.executor = ProcessPoolExecutor(n_workers, context, initializer=_start, initargs=(self._watched,))
+        try:
+            self.executor.submit(os.getpid).result()
+        except BrokenExecutor as error:
+            self.kill()
+            raise ConfigurationError(
+                "No worker process can be started; what it printed says why. In a script, call from under "
+                '`if __name__ == "__main__":`, because each worker imports the script.'
+            ) from error
+        except BaseException:
+            self.kill()
+            raise
+
+    def close(self) -> None:
+        """Let the workers end by themselves."""
+        self.executor.shutdown(wait=True, cancel_futures=True)
+        self._close_pipe()
+
+    def kill(self) -> None:
+        """End the workers, whatever they are doing."""
+        self._stop.send_bytes(b"stop")
+        self.executor.shutdown(wait=True, cancel_futures=True)
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        self._stop.close()
+        self._watched.close()
+
+
+_Result = tuple[Float[np.ndarray, "chunk"], Float[np.ndarray, "chunk *shape"]]
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """A pickled potential and a name for its content."""
+
+    name: str
+    content: bytes
+
+    @classmethod
+    def pack(cls, potential: Potential) -> _Parcel:
+        for tensor in itertools.chain(potential.parameters(), potential.buffers()):
+            if tensor.device.type != "cpu":
+                raise ConfigurationError(
+                    f"The potential is on {tensor.device}, which evaluates a batch at once already. Use it as it is, "
+                    "or move it to the CPU first."
+                )
+        try:
+            content = pickle.dumps(potential)
+        # objects refuse to be pickled with errors of every kind
+        except Exception as error:
+            raise ConfigurationError(
+                f"{type(potential).__name__} cannot be sent to a worker: {type(error).__name__}: {error}. Use a class "
+                "that a module defines, and attributes that can be pickled."
+            ) from error
+        return cls(hashlib.sha256(content).hexdigest(), content)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error that the potential raised, as text: not every exception survives the way back."""
+
+    frame: int | None
+    text: str
+    trace: str
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failure:
+        return cls(None, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+
+    def error(self, piece: range) -> SimulationError:
+        """The error to be raised for a piece of the batch."""
+        if self.frame is not None:
+            where = f"Frame {piece[self.frame]}"
+        else:
+            where = f"Frame {piece[0]}" if len(piece) == 1 else f"The chunk of frames {piece[0]} to {piece[-1]}"
+        error = SimulationError(f"{where} cannot be evaluated: {self.text}")
+        error.add_note(f"In the worker:\n{self.trace}")
+        return error
+
+
+_worker = threading.local()
+"""The potentials that a thread of a worker has unpacked: a Context must not be shared by two."""
+
+
+def _start(watched: Connection) -> None:
+    """Make this process a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to every process; the first one decides
+    threading.Thread(target=_end_when_told, args=(watched,), daemon=True).start()
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    torch.set_num_threads(1)
+
+
+def _end_when_told(watched: Connection) -> None:
+    wait([watched])  # nothing is read, so that all workers see it
+    os._exit(1)
+
+
+def _unpack(parcel: _Parcel) -> Potential:
+    """The potential, kept ready in this thread."""
+    kept: dict[str, Potential] = _worker.__dict__
+    if parcel.name not in kept:
+        kept[parcel.name] = pickle.loads(parcel.content)
+    kept[parcel.name] = kept.pop(parcel.name)  # the last one used is the last to go
+    while len(kept) > KEPT:
+        del kept[next(iter(kept))]
+    return kept[parcel.name]
+
+
+def _settled(parcel: _Parcel, frame: Float[np.ndarray, "1 *shape"]) -> _Parcel | None:
+    """The potential as it is after one evaluation; as it was if it cannot be packed then; None without evaluation."""
+    try:
+        potential = _unpack(parcel)
+        potential.energy_and_forces(torch.tensor(frame))
+    except Exception:
+        return None  # it will be raised again, and reported, with the frame's index
+    try:
+        return _Parcel.pack(potential)
+    except ConfigurationError:
+        return parcel
+
+
+def _evaluate(parcel: _Parcel, frames: Float[np.ndarray, "chunk *shape"]) -> _Result | _Failure:
+    """What a worker does: energies and forces of a chunk, or what its first frame that fails raises."""
+    try:
+        energies, forces = _unpack(parcel).energy_and_forces(torch.tensor(frames))
+        return energies.numpy(), forces.numpy()
+    # whatever a third party's program raises
+    except Exception as error:
+        failure = _Failure.of(error)
+    for i in range(len(frames) if len(frames) > 1 else 0):
+        alone = _evaluate(parcel, frames[i : i + 1])
+        if isinstance(alone, _Failure):
+            return replace(alone, frame=i)
+    return failure
+
+
+def _exception(future: Future[Any]) -> BaseException | None:
+    """Why there is no result; waits for it."""
+    try:
+        return future.exception()
+    except CancelledError as error:
+        return error
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _singles(pieces: Iterable[range]) -> deque[range]:
+    return deque(range(i, i + 1) for i in itertools.chain.from_iterable(pieces))
