@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress

@@ -1,0 +1,207 @@
+"""Reading frames files; `frames_file` says how they are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy import ndarray
+
+from ..core.errors import FileFormatError, MissingDependencyError, SmoothflowError
+from ..core.topology import Topology
+from .frames import BLOCK, COLUMNS, Frames
+from .superblock import ClearedFile, is_marked
+
+FORMAT = "smoothflow-frames"
+SCHEMA = 1
+UNITS = {"positions": "nm", "forces": "kJ/mol/nm", "energies": "kJ/mol", "log_weights": "1", "replica": "1"}
+MAX_JSON_BYTES = 16 * 2**20
+
+HDF5_ERRORS = (OSError, RuntimeError, OverflowError)
+"""What comes of a damaged file or a full disk."""
+
+State = Mapping[str, ndarray]
+"""Arrays that a simulation continues from; their names, shapes and types are fixed when the file is created."""
+
+
+def import_h5py() -> ModuleType:
+    """h5py, or a `MissingDependencyError` that names the extra."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingDependencyError("Reading and writing frames", "h5py", "train") from error
+    return h5py  # type: ignore[no-any-return]
+
+
+class FramesReader:
+    """Reads a frames file in parts, also while another process appends to it.
+
+    Args:
+        path: A frames file.
+
+    Raises:
+        FileFormatError: If the file is missing, truncated, of another format or of a newer schema.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file = _open_for_reading(self.path)
+        try:
+            self._check()
+        except SmoothflowError:
+            self.close()
+            raise
+        except (*HDF5_ERRORS, KeyError, ValueError, TypeError, AttributeError) as error:
+            self.close()
+            raise FileFormatError(
+                f'"{self.path}" is damaged, or no frames file ({type(error).__name__}: {error}). '
+                'Give a file written by "smoothflow simulate".'
+            ) from error
+
+    def __len__(self) -> int:
+        return self._n_frames
+
+    def __enter__(self) -> FramesReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def read(self, start: int = 0, stop: int | None = None) -> Frames:
+        """The frames from ``start`` up to ``stop``, which need not exist.
+
+        Raises:
+            FileFormatError: If the data cannot be read.
+            GeometryError: If they are not finite.
+        """
+        start, stop, _ = slice(start, stop).indices(len(self))
+        try:
+            columns = {name: self._file[name][start:stop] for name in self.columns}
+        except HDF5_ERRORS as error:
+            self._damaged(str(error))
+        try:
+            return Frames(topology=self.topology, temperature=self.temperature, provenance=self.provenance, **columns)
+        except SmoothflowError as error:
+            raise type(error)(f'In "{self.path}", frames from {start}: {error}') from error
+
+    def blocks(self, size: int = BLOCK) -> Iterator[Frames]:
+        """All frames, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self.read(start, start + size)
+
+    def state(self) -> dict[str, ndarray]:
+        """What a simulation continues from after the last frame; empty if the writer kept nothing."""
+        try:
+            return {name: dataset[self._n_commits % 2] for name, dataset in self._file["state"].items()}
+        except HDF5_ERRORS as error:
+            self._damaged(str(error))
+
+    def _check(self) -> None:
+        attributes = self._file.attrs
+        if "format" not in attributes or _text(attributes["format"]) != FORMAT:
+            raise FileFormatError(
+                f'"{self.path}" is an HDF5 file, but no frames file. Give a file written by "smoothflow simulate", '
+                'or import it with "smoothflow convert".'
+            )
+        schema = int(attributes["schema"])
+        if schema > SCHEMA:
+            raise FileFormatError(
+                f'"{self.path}" has schema {schema}; this version reads up to {SCHEMA}. Update smoothflow.'
+            )
+        self.temperature = float(attributes["temperature"])
+        self.topology = Topology.from_dict(self._json("topology"))
+        self.provenance: dict[str, Any] = dict(self._json("provenance"))
+        commit = self._dataset("commit", (2,), np.int64)[:]
+        self._n_frames, self._n_commits = (int(value) for value in commit)
+        if self._n_frames < 0 or self._n_commits < 0:
+            self._damaged(f"it claims {self._n_frames} frames")
+        self.columns = [name for name in COLUMNS if name in self._file]
+        if "positions" not in self.columns:
+            self._damaged("it holds no positions")
+        for name in self.columns:
+            self._check_column(name)
+        group = self._file["state"]
+        for name in group:
+            dataset = self._dataset(f"state/{name}", None, None)
+            if dataset.ndim == 0 or dataset.shape[0] != 2 or dataset.dtype.kind not in "fiu":
+                self._damaged(f'its state "{name}" has shape {dataset.shape}')
+            self._require_bytes(dataset.id.get_offset() or 0, dataset.size * dataset.dtype.itemsize, dataset.name)
+
+    def _check_column(self, name: str) -> None:
+        dtype, is_vector = COLUMNS[name]
+        tail = (len(self.topology), 3) if is_vector else ()
+        dataset = self._dataset(name, None, dtype)
+        if dataset.shape[1:] != tail or dataset.shape[0] < self._n_frames:
+            self._damaged(f"its {name} have shape {dataset.shape} for {self._n_frames} frames")
+        if _text(dataset.attrs["units"]) != UNITS[name]:
+            self._damaged(f"its {name} are in {_text(dataset.attrs['units'])}, not {UNITS[name]}")
+        if dataset.chunks is None or dataset.chunks[1:] != tail or dataset.id.get_create_plist().get_nfilters():
+            self._damaged(f"its {name} are stored in an unknown way")
+        # HDF5 reads zeros where a file in this mode was cut off, so that has to be found here
+        n_needed = -(-self._n_frames // dataset.chunks[0])
+        n_chunks = dataset.id.get_num_chunks()
+        if n_chunks < n_needed:
+            self._damaged(f"of its {name}, {n_chunks} of {n_needed} chunks are there")
+        ends = [0]
+        dataset.id.chunk_iter(
+            lambda chunk: (
+                ends.append(chunk.byte_offset + chunk.size) if chunk.chunk_offset[0] < self._n_frames else None
+            )
+        )
+        self._require_bytes(0, max(max(ends), int(np.prod(dataset.chunks)) * dataset.dtype.itemsize * n_needed), name)
+
+    def _require_bytes(self, offset: int, size: int, name: str) -> None:
+        n_bytes = self.path.stat().st_size
+        if offset + size > n_bytes:
+            self._damaged(f"it is truncated: {name} should end at byte {offset + size}, and the file has {n_bytes}")
+
+    def _dataset(self, name: str, shape: tuple[int, ...] | None, dtype: Any) -> Any:
+        h5py = import_h5py()
+        link = self._file.get(name, getlink=True)
+        dataset = self._file[name] if isinstance(link, h5py.HardLink) else None
+        if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+            self._damaged(f'"{name}" is not stored in it')
+        if (shape is not None and dataset.shape != shape) or (dtype is not None and dataset.dtype != np.dtype(dtype)):
+            self._damaged(f'"{name}" has shape {dataset.shape} and type {dataset.dtype}')
+        return dataset
+
+    def _json(self, name: str) -> Any:
+        dataset = self._dataset(name, (), None)
+        if dataset.dtype.kind != "S" or dataset.dtype.itemsize > MAX_JSON_BYTES:
+            self._damaged(f'"{name}" has type {dataset.dtype}')
+        self._require_bytes(dataset.id.get_offset() or 0, dataset.dtype.itemsize, name)
+        return json.loads(dataset[()])
+
+    def _damaged(self, how: str) -> NoReturn:
+        raise FileFormatError(f'"{self.path}" is damaged: {how}. Get the file again, or make it anew.')
+
+
+def _open_for_reading(path: Path) -> Any:
+    h5py = import_h5py()
+    if not path.is_file():
+        raise FileFormatError(f'There is no file "{path}". Give the path of a file written by "smoothflow simulate".')
+    try:
+        if not h5py.is_hdf5(path):
+            raise FileFormatError(
+                f'"{path}" is no frames file (HDF5). Import XYZ, npz and trajectories with "smoothflow convert".'
+            )
+        if is_marked(path):
+            # its writer was killed, or is at work
+            return h5py.File(ClearedFile(path), "r")
+        return h5py.File(path, "r", locking=False)
+    except HDF5_ERRORS as error:
+        raise FileFormatError(f'"{path}" cannot be read, or it is truncated: {error}.') from error
+
+
+def _text(value: Any) -> str:
+    return bytes(value).decode() if isinstance(value, bytes) else str(value)
