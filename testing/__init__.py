@@ -7,14 +7,26 @@ the input and the numbers; every ``examine_`` function reports what held and wha
 from __future__ import annotations
 
 from ..core.errors import ConformanceError
+from .integrators import INTEGRATOR_CLAUSES, check_integrator, examine_integrator
+from .layers import LAYER_CLAUSES, check_layer, examine_layer
+from .potentials import POTENTIAL_CLAUSES, check_potential, examine_potential
 from .report import ClauseResult, Report
 from .transforms import TRANSFORM_CLAUSES, check_transform, examine_transform
 
 __all__ = [
+    "INTEGRATOR_CLAUSES",
+    "LAYER_CLAUSES",
+    "POTENTIAL_CLAUSES",
     "TRANSFORM_CLAUSES",
     "ClauseResult",
     "ConformanceError",
     "Report",
+    "check_integrator",
+    "check_layer",
+    "check_potential",
     "check_transform",
+    "examine_integrator",
+    "examine_layer",
+    "examine_potential",
     "examine_transform",
 ]

@@ -21,12 +21,13 @@ class Clause(Generic[Case]):
     Attributes:
         name: A short name, to choose the clause by.
         promise: What is promised, in one sentence.
-        check: Raises `Violation` where the promise is broken; returns what it measured.
+        check: Raises `Violation` where the promise is broken; returns what it measured, or None if the promise is not
+            for such a case.
     """
 
     name: str
     promise: str
-    check: Callable[[Case], Numbers]
+    check: Callable[[Case], Numbers | None]
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def check_clauses(
         if chosen is not None and clause.name not in chosen:
             continue
         for where, case in cases.items():
-            numbers: Numbers = {}
+            numbers: Numbers | None = {}
             error = None
             place = f"{subject} on the {where}" if where else subject
             try:
@@ -159,5 +160,7 @@ def check_clauses(
                 message = f"it raised {type(unexpected).__name__}: {unexpected}"
                 error = ConformanceError(place, clause.name, message, "", {})
                 error.__cause__ = unexpected
+            if numbers is None:
+                continue
             results.append(ClauseResult(clause.name, where, clause.promise, numbers, error))
     return Report(subject, tuple(results))

@@ -1,0 +1,217 @@
+"""The contract of a potential, in executable form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.errors import ConfigurationError, SmoothflowError
+from ..core.potential import Potential
+from .report import Clause, Numbers, Report, check_clauses, require_within, violated
+
+STEP = 1e-4
+"""Of finite differences, nm: between the rounding of energies and the third derivatives of stiff bonds."""
+
+
+@dataclass(frozen=True)
+class PotentialCase:
+    """A potential, and configurations at which to check it.
+
+    Attributes:
+        potential: What is checked.
+        positions: nm.
+        tolerance: Relative to the root mean square force, and to the energies' magnitude.
+        seed: Of random directions.
+    """
+
+    potential: Potential
+    positions: Float[Tensor, "batch *shape"]
+    tolerance: float
+    seed: int
+
+    def energies(self, positions: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch"]:
+        """Energies, kJ/mol, without a graph."""
+        return self.potential.energy_and_forces(positions)[0]
+
+    def force_scale(self) -> float:
+        """Root mean square of the force components, kJ/mol/nm; not zero."""
+        forces = self.potential.energy_and_forces(self.positions)[1]
+        return float(forces.square().mean().sqrt()) + 1e-12
+
+    def energy_scale(self) -> float:
+        """Magnitude of the energies, kJ/mol, at least 1."""
+        return 1 + float(self.energies(self.positions).abs().max())
+
+
+def check_kept(case: PotentialCase) -> Numbers:
+    potential = case.potential
+    shape = tuple(case.positions.shape[1:])
+    if tuple(potential.shape) != shape:
+        violated(f"its shape is {tuple(potential.shape)}, but one configuration has the shape {shape}.")
+    if potential.topology is not None and shape != (len(potential.topology), 3):
+        violated(f"its topology has {len(potential.topology)} atoms, but its shape is {shape}.")
+    for n in (1, len(case.positions)):
+        positions = case.positions[:n]
+        kept = positions.clone()
+        energy, forces = potential.energy_and_forces(positions)
+        if not torch.equal(kept, positions):
+            violated("energy_and_forces changes its input.")
+        if energy.shape != (n,) or forces.shape != positions.shape:
+            violated(f"{n} configurations gave energies {tuple(energy.shape)} and forces {tuple(forces.shape)}.")
+        if energy.requires_grad or forces.requires_grad:
+            violated("energy_and_forces must return numbers without a graph.")
+        if energy.dtype != positions.dtype or forces.dtype != positions.dtype:
+            violated(f"positions of {positions.dtype} gave energies of {energy.dtype} and forces of {forces.dtype}.")
+        if not bool(torch.isfinite(energy).all() & torch.isfinite(forces).all()):
+            violated("energies and forces must be finite at the given configurations.")
+    return {"force rms": case.force_scale()}
+
+
+def check_consistency(case: PotentialCase) -> Numbers:
+    energy, forces = case.potential.energy_and_forces(case.positions)
+    with torch.enable_grad():
+        leaf = case.positions.detach().requires_grad_(True)
+        own = case.potential.energy(leaf)
+        (gradient,) = torch.autograd.grad(own.sum(), leaf)
+    message = "energy() and energy_and_forces() give different energies."
+    require_within((own - energy).abs(), case.tolerance * case.energy_scale(), message)
+    message = "the forces of energy_and_forces() are not minus the gradient of energy()."
+    error = (forces + gradient).abs() / case.force_scale()
+    return {"largest relative error": require_within(error, case.tolerance, message)}
+
+
+def check_determinism(case: PotentialCase) -> Numbers:
+    energy, forces = case.potential.energy_and_forces(case.positions)
+    turned, turned_forces = case.potential.energy_and_forces(case.positions.flip(0))
+    message = "the energy of a configuration depends on the others in the batch, or on the call."
+    require_within((turned.flip(0) - energy).abs(), case.tolerance * case.energy_scale(), message)
+    error = (turned_forces.flip(0) - forces).abs() / case.force_scale()
+    message = "the forces on a configuration depend on the others in the batch, or on the call."
+    return {"largest relative change": require_within(error, case.tolerance, message)}
+
+
+def check_forces(case: PotentialCase) -> Numbers:
+    generator = torch.Generator().manual_seed(case.seed)
+    _, forces = case.potential.energy_and_forces(case.positions)
+    largest = 0.0
+    for _ in range(4):
+        direction = torch.randn(case.positions.shape, generator=generator, dtype=torch.float64).to(case.positions)
+        direction = direction / direction.flatten(1).norm(dim=1).reshape(-1, *[1] * (direction.ndim - 1))
+        plus, minus = (case.energies(case.positions + sign * STEP * direction) for sign in (1, -1))
+        slope = -(plus - minus) / (2 * STEP)
+        expected = (forces * direction).flatten(1).sum(1)
+        message = "the forces are not minus the finite differences of the energy."
+        error = (slope - expected).abs() / case.force_scale()
+        largest = max(largest, require_within(error, 10 * case.tolerance, message, positions=case.positions))
+    return {"largest relative error": largest}
+
+
+def check_curvature(case: PotentialCase) -> Numbers:
+    """The Hessian of the first configurations by finite differences of the forces."""
+    asymmetry = stiffest = 0.0
+    for positions in case.positions[:2]:
+        dim = positions.numel()
+        steps = STEP * torch.eye(dim, dtype=positions.dtype, device=positions.device).reshape(dim, *positions.shape)
+        _, plus = case.potential.energy_and_forces(positions + steps)
+        _, minus = case.potential.energy_and_forces(positions - steps)
+        hessian = -(plus - minus).flatten(1) / (2 * STEP)
+        scale = hessian.norm() + 1e-12
+        message = "the force's Jacobian is not symmetric: it is no gradient of an energy."
+        # 1e-3: what is asked of machine-learned potentials
+        error = ((hessian - hessian.T).norm() / scale)[None]
+        asymmetry = max(asymmetry, require_within(error, max(1e-3, case.tolerance), message, positions=positions[None]))
+        stiffest = max(stiffest, float(torch.linalg.matrix_norm(0.5 * (hessian + hessian.T), ord=2)))
+    return {"asymmetry": asymmetry, "largest force gradient": stiffest}
+
+
+def check_invariance(case: PotentialCase) -> Numbers | None:
+    if case.potential.topology is None:
+        return None
+    generator = torch.Generator().manual_seed(case.seed)
+    rotation, _ = torch.linalg.qr(torch.randn((3, 3), generator=generator, dtype=torch.float64))
+    rotation = (rotation * torch.linalg.det(rotation)).to(case.positions)
+    shift = torch.tensor([0.3, -0.2, 0.1]).to(case.positions)
+    energy, forces = case.potential.energy_and_forces(case.positions)
+    moved, moved_forces = case.potential.energy_and_forces(case.positions @ rotation.T + shift)
+    # positions are rounded when they are rotated, and stiff bonds feel it
+    message = "the energy of a molecule changes when it is moved as a whole."
+    rounding = 10 * torch.finfo(case.positions.dtype).eps * case.force_scale() * math.sqrt(case.positions[0].numel())
+    require_within((moved - energy).abs(), case.tolerance * case.energy_scale() + rounding, message)
+    message = "the forces do not turn with the molecule."
+    error = (moved_forces - forces @ rotation.T).abs() / case.force_scale()
+    largest = require_within(error, 100 * case.tolerance, message)
+    torque = torch.linalg.cross(case.positions - case.positions.mean(1, keepdim=True), forces).sum(1)
+    net = torch.maximum(forces.sum(1).abs(), torque.abs()) / case.force_scale()
+    require_within(net, 100 * case.tolerance, "the net force or torque on a molecule is not zero.")
+    return {"largest relative error": largest, "net force": float(net.max())}
+
+
+def check_bad_values(case: PotentialCase) -> Numbers:
+    positions = case.positions[:2].clone()
+    positions[0].flatten()[0] = math.nan
+    try:
+        energy, forces = case.potential.energy_and_forces(positions)
+    except SmoothflowError:
+        return {}
+    if bool(torch.isfinite(energy[0])) and bool(torch.isfinite(forces[0]).all()):
+        violated("NaN among the positions is hidden: energy and forces are finite numbers.")
+    return {}
+
+
+_CLAUSES: tuple[Clause[PotentialCase], ...] = (
+    Clause("kept", "shapes and dtype are those of the input, numbers are finite and without a graph", check_kept),
+    Clause("consistency", "energy and energy_and_forces agree", check_consistency),
+    Clause("determinism", "the same configuration has the same energy, in any batch", check_determinism),
+    Clause("forces", "forces are minus the finite differences of the energy", check_forces),
+    Clause("curvature", "the force's Jacobian is symmetric; its norm is reported", check_curvature),
+    Clause("invariance", "a molecule moved as a whole keeps its energy", check_invariance),
+    Clause("bad-values", "NaN is an error, or stays NaN", check_bad_values),
+)
+
+POTENTIAL_CLAUSES: tuple[str, ...] = tuple(clause.name for clause in _CLAUSES)
+"""Names of the clauses of a potential's contract, in the order in which they are checked."""
+
+
+def examine_potential(
+    potential: Potential,
+    positions: Float[Tensor, "batch *shape"],
+    clauses: Sequence[str] | None = None,
+    tolerance: float = 1e-6,
+    seed: int = 0,
+) -> Report:
+    """Check a potential against its contract, and report what held and what did not.
+
+    Args:
+        potential: Any potential.
+        positions: At least two configurations at which energies are ordinary, nm.
+        clauses: Which of `POTENTIAL_CLAUSES`; by default, all.
+        tolerance: Relative rounding error of energies and forces; 1e-3 or so for an engine in single precision.
+        seed: Of random directions.
+
+    Raises:
+        ConfigurationError: If there is no clause of that name, or too few configurations.
+    """
+    if len(positions) < 2:
+        raise ConfigurationError("A potential is checked on at least two configurations.")
+    case = PotentialCase(potential, positions.detach(), tolerance, seed)
+    return check_clauses(f"Potential {type(potential).__name__}", _CLAUSES, {"": case}, clauses)
+
+
+def check_potential(
+    potential: Potential,
+    positions: Float[Tensor, "batch *shape"],
+    clauses: Sequence[str] | None = None,
+    tolerance: float = 1e-6,
+    seed: int = 0,
+) -> Report:
+    """As `examine_potential`, but raise at the first broken clause.
+
+    Raises:
+        ConformanceError: If a clause is broken; it names the clause, the input and the numbers.
+    """
+    return examine_potential(potential, positions, clauses, tolerance, seed).raise_first()
