@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from ..coordinates.elements import masses
+from ..coordinates.internal import InternalCoordinates
 from ..core.architecture import transforms_for
 from ..core.engine import DynamicsSettings, Trajectory
 from ..core.errors import SimulationError
 from ..core.integrator import maxwell_boltzmann
+from ..core.topology import Topology
 from ..potentials.model_file import load_model
 from ..training.config import TrainSettings
 from ..training.frames import Frames
@@ -23,7 +25,8 @@ from ..training.run import train
 from .conservation import ConservationRun, PotentialSource, run_conservation
 from .dynamics import energy_conservation
 from .evaluation import Evaluation, evaluate
-from .report import Table
+from .gallery import conservation_picture, evaluation_pictures
+from .report import Report, Table, write_report
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,21 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     rows = [(label, *(measure(c) for c in comparisons)) for label, measure in measures]
     note = " ".join(f"{c.transform}: {c.breakdown}" for c in comparisons if c.breakdown)
     return Table("Comparison", ("", *(c.transform for c in comparisons)), rows, note)
+
+
+def write_comparison(comparisons: Sequence[Comparison], topology: Topology, path: Path) -> None:
+    """The report: the table, and each transform's figures."""
+    domain = InternalCoordinates(topology).codomain
+    pictures = [
+        replace(picture, title=f"{c.transform}: {picture.title}")
+        for c in comparisons
+        for picture in evaluation_pictures(c.evaluation, domain)
+    ]
+    runs = {c.transform: c.trajectory for c in comparisons if c.trajectory is not None}
+    if runs:
+        pictures.append(conservation_picture(runs))
+    report = Report("Comparison of transforms", tables=[comparison_table(comparisons)], pictures=pictures)
+    write_report(report, path)
 
 
 def comparison_dict(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:

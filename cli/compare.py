@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from ..coordinates.internal import InternalCoordinates
+from ..analysis.comparison import compare_transforms, comparison_dict, comparison_table, write_comparison
+from ..analysis.conservation import PotentialSource
+from ..analysis.report import Table
+from ..analysis.toy_comparison import compare_on_target, toy_table
 from ..core.engine import DynamicsSettings
 from ..core.errors import ConfigurationError
 from ..core.plugins import registry
+from ..training.config import TrainSettings, read_settings
 from ..training.frames_file import read_frames
+from ..training.toy_training import ToySettings
 from .console import errors, print_json, print_table, task_progress
 from .options import AMBER, AsJson, Reference, Seed, Structure, structure_path
 
@@ -42,45 +47,42 @@ def run(
     if (frames is None) == (target is None):
         raise ConfigurationError("Give either a frames file or --target NAME: one thing to compare on.")
     if target is not None:
-        from .compare_target import compare_target
-
-        compare_target(target, names, steps, seed, output, as_json)
-        return
-    from ..analysis.comparison import compare_transforms, comparison_dict, comparison_table
-    from ..analysis.conservation import PotentialSource
-    from ..analysis.gallery import conservation_picture, evaluation_pictures
-    from ..analysis.report import Report, write_report
-    from ..training.config import TrainSettings, read_settings
-
-    settings = TrainSettings() if config is None else read_settings(config)
-    if steps is not None:
-        settings = settings.model_copy(update={"steps": steps})
-    data = read_frames(frames or Path())
-    order = np.arange(len(data)) if data.replica is None else np.argsort(data.replica, kind="stable")
-    n_training = len(data) * 4 // 5
-    with task_progress() as on_progress:
-        found = compare_transforms(
-            data[np.sort(order[:n_training])],
-            data[np.sort(order[n_training:])],
-            names,
-            settings,
-            PotentialSource(reference=reference, structure=structure_path(structure)),
-            DynamicsSettings(n_steps=md_steps, seed=seed),
-            n_samples,
-            replicas,
-            output,
-            on_progress,
-        )
-    table = comparison_table(found)
+        table, numbers = _on_target(target, names, steps, seed, output)
+    else:
+        settings = TrainSettings() if config is None else read_settings(config)
+        if steps is not None:
+            settings = settings.model_copy(update={"steps": steps})
+        source = PotentialSource(reference=reference, structure=structure_path(structure))
+        dynamics = DynamicsSettings(n_steps=md_steps, seed=seed)
+        data = read_frames(frames or Path())
+        order = np.arange(len(data)) if data.replica is None else np.argsort(data.replica, kind="stable")
+        training, held_out = np.split(order, [len(order) * 4 // 5])
+        with task_progress() as on_progress:
+            found = compare_transforms(
+                data[np.sort(training)],
+                data[np.sort(held_out)],
+                names,
+                settings,
+                source,
+                dynamics,
+                n_samples,
+                replicas,
+                output,
+                on_progress,
+            )
+        write_comparison(found, data.topology, output / "report.html")
+        table, numbers = comparison_table(found), comparison_dict(found)
     if as_json:
-        print_json(comparison_dict(found))
+        print_json(numbers)
     else:
         print_table(table.title, table.columns, table.rows)
-    domain = InternalCoordinates(data.topology).codomain
-    pictures = [picture for c in found for picture in evaluation_pictures(c.evaluation, domain)]
-    runs = {c.transform: c.trajectory for c in found if c.trajectory is not None}
-    if runs:
-        pictures.append(conservation_picture(runs))
-    report = output / "report.html"
-    write_report(Report(title="Comparison of transforms", tables=[table], pictures=pictures), report)
-    errors.print(f"Report: {report}", soft_wrap=True)
+    errors.print(f"Report: {output / 'report.html'}", soft_wrap=True)
+
+
+def _on_target(
+    target: str, names: list[str], steps: int | None, seed: int, output: Path
+) -> tuple[Table, list[dict[str, Any]]]:
+    settings = ToySettings(seed=seed) if steps is None else ToySettings(seed=seed, steps=steps)
+    with task_progress() as on_progress:
+        results = compare_on_target(target, names, settings, output, on_progress)
+    return toy_table(results), [result.to_dict() for result in results]
