@@ -149,7 +149,8 @@ def demonstrate(folder: Path, settings: DemoSettings, on_progress: OnProgress) -
     frames = read_frames(folder / "frames.h5")
     clock.stop("simulate")
 
-    held_out = frames.replica >= settings.n_walkers * 7 // 8
+    walker = np.zeros(len(frames)) if frames.replica is None else frames.replica
+    held_out = walker >= settings.n_walkers * 7 // 8
     training, test = frames[np.flatnonzero(~held_out)], frames[np.flatnonzero(held_out)]
     run = RunFolder(folder / "smooth")
     model = train(training, settings.training(), run.path, on_progress=on_progress)

@@ -120,15 +120,15 @@ def topology_from_smiles(smiles: str, seed: int = 0) -> tuple[Topology, Float[Te
     if find_spec("rdkit") is None:
         raise MissingDependencyError("Reading SMILES", "rdkit", "smiles")
     from rdkit import Chem
-    from rdkit.Chem import AllChem
+    from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
     parsed = Chem.MolFromSmiles(smiles)
     if parsed is None:
         raise TopologyError(f'"{smiles}" is no valid SMILES string. Check its rings, brackets and valences.')
     molecule = Chem.AddHs(parsed)
-    if AllChem.EmbedMolecule(molecule, randomSeed=seed) != 0:
+    if rdDistGeom.EmbedMolecule(molecule, randomSeed=seed) != 0:
         raise TopologyError(f'RDKit finds no conformation of "{smiles}". Give a structure file instead.')
-    AllChem.MMFFOptimizeMolecule(molecule)
+    rdForceFieldHelpers.MMFFOptimizeMolecule(molecule)
     symbols = [atom.GetSymbol() for atom in molecule.GetAtoms()]
     bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in molecule.GetBonds()]
     positions = torch.from_numpy(molecule.GetConformer().GetPositions() * ANGSTROM)

@@ -119,7 +119,7 @@ def load_model(
     _require_plugins(header, Path(path))
     try:
         topology = Topology.from_dict(header["topology"])
-        coordinates = InternalCoordinates(topology, ZMatrix(tuple((a, b, c, d) for a, b, c, d in header["zmatrix"])))
+        coordinates = InternalCoordinates(topology, ZMatrix(header["zmatrix"]))
         settings = FlowSettings(**header["settings"])
         charts = [ColumnChart(**column) for column in header["charts"]]
         temperature = float(header["temperature"])
