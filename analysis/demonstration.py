@@ -140,7 +140,7 @@ def demonstrate(folder: Path, settings: DemoSettings, on_progress: OnProgress) -
         n_frames=settings.n_frames,
         frame_interval=0.05,
         walkers=settings.n_walkers,
-        start_temperature=500.0,
+        start_temperature=600.0,
         start_time=5.0,
         equilibration=4.0,
         seed=settings.seed,

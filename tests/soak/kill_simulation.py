@@ -20,8 +20,7 @@ from smoothflow.core.errors import FileFormatError
 from smoothflow.training.frames_file import read_frames
 
 COMMAND = ["simulate", "capped-alanine", "--interval", "0.02", "--walkers", "1", "--equilibration", "1", "--seed", "5"]
-N_FRAMES = 20_000
-START_SECONDS = 3.0  # importing torch; kills come before, during and after
+N_FRAMES = 50_000
 
 
 def program(path: Path) -> list[str]:
@@ -54,22 +53,27 @@ def main(n_kills: int) -> None:
         folder = Path(name)
         began = time.monotonic()
         subprocess.run(program(folder / "whole.h5"), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        duration = time.monotonic() - began
+        # the same command once more finds nothing left to do: what it takes is the start
+        middle = time.monotonic()
+        subprocess.run(program(folder / "whole.h5"), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        start, duration = time.monotonic() - middle, middle - began
         whole = read_frames(folder / "whole.h5").positions
         path = folder / "killed.h5"
         rng = random.Random(0)
-        kills, counts = 0, [0]
+        kills, n_frames = 0, 0
         while kills < n_kills:
-            # moments spread over what is left, so that the kills reach the end together with the simulation
-            left = duration * (1 - counts[-1] / len(whole)) / max(1, (n_kills - kills) / 2)
-            if not run_and_kill(path, START_SECONDS * rng.random() + left * rng.random() + 0.5 * START_SECONDS):
+            # one kill in four hits the start; the others are spread over the simulation
+            if rng.random() < 0.25:
+                seconds = start * rng.random()
+            else:
+                seconds = start + 2 * rng.random() * (duration - start) / n_kills
+            if not run_and_kill(path, seconds):
                 print(f"finished after {kills} kills; again from the start")
                 path.unlink()
-                counts.append(0)
                 continue
             kills += 1
-            counts.append(require_beginning(path, whole))
-            print(f"kill {kills}: {counts[-1]} of {len(whole)} frames, all as they should be", flush=True)
+            n_frames = require_beginning(path, whole)
+            print(f"kill {kills}, {seconds:.1f} s: {n_frames} of {len(whole)} frames, as they should be", flush=True)
         subprocess.run(program(path), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         n_frames = require_beginning(path, whole)
         print(f"{n_kills} kills; the resumed run has {n_frames} of {len(whole)} frames, bit for bit those of the other")
