@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import pickle
 import signal
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -346,3 +348,21 @@ def test_dask_distributes_the_frames(amber: Potential, frames: Tensor) -> None:
         bad[97, 3, 1] = float("nan")
         with pytest.raises(SimulationError, match="Frame 97 cannot be evaluated"):
             parallel.energy_and_forces(bad)
+
+
+@pytest.mark.slow
+def test_a_frame_that_kills_workers_of_dask_is_named(fragile: Any, well: Potential) -> None:
+    dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+    x = quiet(12)
+    x[6, 0] = fragile.DIES
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),  # Dask's own retries take time
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.register_worker_callbacks(partial(sys.path.insert, 0, str(HERE)))
+        parallel = ParallelPotential(well, client.get_executor(), chunk_size=4)
+        with pytest.raises(SimulationError, match="evaluates frame 6 dies"):
+            parallel.energy(x)
