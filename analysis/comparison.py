@@ -18,6 +18,7 @@ from ..core.errors import SimulationError
 from ..core.integrator import maxwell_boltzmann
 from ..core.topology import Topology
 from ..potentials.model_file import load_model
+from ..training.batches import generator
 from ..training.config import TrainSettings
 from ..training.frames import Frames
 from ..training.progress import OnProgress, Progress
@@ -126,12 +127,17 @@ def conservation_run(
 ) -> ConservationRun:
     """An NVE run that starts from frames spread over the data, with velocities of their temperature.
 
-    The same frames, number of replicas and seed give the same start, so that potentials and engines can be compared.
+    Replica 0 starts alike whatever the number of replicas, so that engines and potentials can be compared.
     """
     chosen = torch.linspace(0, len(frames) - 1, n_replicas).long()
     positions = torch.from_numpy(frames.positions)[chosen].double()
     mass = masses(frames.topology)
-    velocities = maxwell_boltzmann(mass, n_replicas, frames.temperature, torch.Generator().manual_seed(settings.seed))
+    velocities = torch.cat(
+        [
+            maxwell_boltzmann(mass, 1, frames.temperature, generator(settings.seed, replica))
+            for replica in range(n_replicas)
+        ]
+    )
     return ConservationRun(title, source, engine, mass, positions, velocities, settings)
 
 
