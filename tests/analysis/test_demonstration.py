@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from smoothflow.analysis.comparison import compare_transforms, comparison_dict, comparison_table, write_comparison
 from smoothflow.analysis.conservation import PotentialSource
-from smoothflow.analysis.demonstration import AMBER, DemoSettings, demonstrate
+from smoothflow.analysis.demonstration import AMBER, Demonstration, DemoSettings, demonstrate
 from smoothflow.coordinates.molecules import molecule_path
 from smoothflow.core.architecture import FlowSettings
 from smoothflow.core.engine import DynamicsSettings
@@ -21,28 +22,38 @@ SMALL = DemoSettings(
 )
 
 
+@dataclass(frozen=True)
+class Run:
+    """A small demonstration, where it is, and the stages that it told of."""
+
+    result: Demonstration
+    folder: Path
+    stages: list[str]
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("demonstration")
-
-
-@pytest.mark.slow
-def test_demonstration_runs_the_whole_chain(folder: Path) -> None:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("demonstration")
     stages: list[str] = []
 
     def on_progress(progress: Progress) -> None:
         stages.append(progress.stage)
 
-    result = demonstrate(folder, SMALL, on_progress)
+    return Run(demonstrate(folder, SMALL, on_progress), folder, stages)
+
+
+@pytest.mark.slow
+def test_demonstration_runs_the_whole_chain(run: Run) -> None:
+    result = run.result
     assert list(result.seconds) == ["simulate", "train", "evaluate and sample", "NVE dynamics"]
-    assert {"Simulation", "Training", "Evaluating", "NVE dynamics"} <= set(stages)
+    assert {"Simulation", "Training", "Evaluating", "NVE dynamics"} <= set(run.stages)
     verlet, ase, openmm, _ = result.trajectories.values()
     # replica 0 starts from the same frame with the same velocities everywhere; 20 steps of 1 fs, in which the flow, stiff
     # after four steps of training, makes ASE's rounding of units grow to 1e-5 kJ/mol
     for other in (ase, openmm):
         assert (other.positions[-1, 0] - verlet.positions[-1, 0]).abs().max() < 1e-6
         assert (other.total_energy[:, 0] - verlet.total_energy[:, 0]).abs().max() < 1e-3
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((run.folder / "metrics.json").read_text())
     assert metrics["evaluation"]["ess"]["n"] == 20
     page = result.report.read_text()
     assert "Energy conservation" in page
@@ -52,8 +63,8 @@ def test_demonstration_runs_the_whole_chain(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_comparison_trains_and_measures_each_transform(folder: Path, tmp_path: Path) -> None:
-    frames = read_frames(folder / "frames.h5")
+def test_comparison_trains_and_measures_each_transform(run: Run, tmp_path: Path) -> None:
+    frames = read_frames(run.folder / "frames.h5")
     settings = TrainSettings(
         flow=FlowSettings(interval_pairs=1, circle_pairs=1, hidden=8, options={"smooth": {"n_components": 2}}),
         steps=3,
