@@ -48,7 +48,7 @@ def test_demonstration_runs_the_whole_chain(run: Run) -> None:
     assert list(result.seconds) == ["simulate", "train", "evaluate and sample", "NVE dynamics"]
     assert {"Simulation", "Training", "Evaluating", "NVE dynamics"} <= set(run.stages)
     verlet, ase, openmm, _ = result.trajectories.values()
-    # replica 0 starts from the same frame with the same velocities everywhere; 20 steps of 1 fs, in which the flow, stiff
+    # replica 0 starts from the same frame with the same velocities everywhere; 20 steps of 1 fs, where the flow, stiff
     # after four steps of training, makes ASE's rounding of units grow to 1e-5 kJ/mol
     for other in (ase, openmm):
         assert (other.positions[-1, 0] - verlet.positions[-1, 0]).abs().max() < 1e-6
