@@ -44,7 +44,7 @@ def ramachandran_figure(
         names: Of the torsions.
         size: Inches.
     """
-    figure, axes = _new_figure(size, len(panels))
+    figure, axes = new_figure(size, len(panels))
     deepest = 8.0
     for ax, (title, counts) in zip(axes, panels.items(), strict=True):
         density = counts / counts.sum() if counts.sum() > 0 else counts
@@ -71,7 +71,7 @@ def ramachandran_figure(
     bar.set_label("−log p, from the peak (kT)", size=9, color=INK)
     bar.ax.tick_params(colors=INK, labelsize=8)
     bar.outline.set_visible(False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def force_figure(
@@ -83,7 +83,7 @@ def force_figure(
         panels: For each title, the force field's and the flow's components.
         size: Inches.
     """
-    figure, axes = _new_figure(size, len(panels))
+    figure, axes = new_figure(size, len(panels))
     for ax, (title, (expected, found)) in zip(axes, panels.items(), strict=True):
         x, y = np.ravel(expected), np.ravel(found)
         finite = np.isfinite(x) & np.isfinite(y)
@@ -117,7 +117,7 @@ def force_figure(
         ax.set_title(f"{title}\n{n_outside} of {len(x)} outside" if n_outside else title)
         ax.set_xlabel("force field (kT/nm)")
     axes[0].set_ylabel("flow (kT/nm)")
-    return _png(figure)
+    return to_png(figure)
 
 
 def energy_figure(
@@ -134,7 +134,7 @@ def energy_figure(
         weights: Of the samples.
         size: Inches.
     """
-    figure, (ax,) = _new_figure(size, 1)
+    figure, (ax,) = new_figure(size, 1)
     width = float(np.quantile(frames, 0.999) - np.quantile(frames, 0.001)) or 1.0
     low, high = float(frames.min()) - 0.1 * width, float(np.quantile(frames, 0.999)) + 0.7 * width
     bins = np.linspace(low, high, 81)
@@ -162,7 +162,7 @@ def energy_figure(
     ax.set_xlabel("energy of the force field (kT)")
     ax.set_ylabel("density (1/kT)")
     ax.legend(frameon=False, fontsize=9)
-    return _png(figure)
+    return to_png(figure)
 
 
 def conservation_figure(
@@ -176,7 +176,7 @@ def conservation_figure(
     """
     n_columns = 2 if len(runs) == 4 else min(len(runs), 3)
     n_rows = math.ceil(len(runs) / max(n_columns, 1))
-    figure, axes = _new_figure((size[0], size[1] * max(1.0, 0.6 * n_rows)), n_columns, n_rows, shared=True)
+    figure, axes = new_figure((size[0], size[1] * max(1.0, 0.6 * n_rows)), n_columns, n_rows, shared=True)
     for i, (title, (times, energy)) in enumerate(runs.items()):
         ax = axes[i]
         for replica in range(energy.shape[1]):
@@ -188,7 +188,7 @@ def conservation_figure(
         ax.set_visible(False)
     for ax in axes[::n_columns]:
         ax.set_ylabel("total energy − mean (kJ/mol)")
-    return _png(figure)
+    return to_png(figure)
 
 
 def training_figure(
@@ -200,7 +200,7 @@ def training_figure(
         curves: For each quantity (the label of its axis), and each series in it, steps and values.
         size: Inches.
     """
-    figure, axes = _new_figure(size, len(curves))
+    figure, axes = new_figure(size, len(curves))
     for ax, (quantity, series) in zip(axes, curves.items(), strict=True):
         for colour, (label, (steps, values)) in zip(COLOURS * 3, series.items(), strict=False):
             ax.plot(steps, values, color=colour, lw=1.4, label=label, marker="o" if len(steps) < 20 else "", ms=3)
@@ -211,10 +211,11 @@ def training_figure(
         ax.set_xlabel("step")
         ax.set_ylabel(quantity)
         ax.legend(frameon=False, fontsize=9)
-    return _png(figure)
+    return to_png(figure)
 
 
-def _new_figure(size: Size, n_columns: int, n_rows: int = 1, shared: bool = False) -> tuple[Figure, list[Axes]]:
+def new_figure(size: Size, n_columns: int, n_rows: int = 1, shared: bool = False) -> tuple[Figure, list[Axes]]:
+    """An empty figure in the style of this module, and its panels row by row."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -244,7 +245,8 @@ def _symbol(name: str) -> str:
     return name
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """The figure as PNG bytes; equal figures give equal bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()

@@ -136,7 +136,8 @@ class ParallelPotential(Potential):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # after an error nobody waits for what is still under way
+        self.close() if kind is None else self._kill()
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy starts its own workers
@@ -177,7 +178,7 @@ class ParallelPotential(Potential):
             self._kill()
             if self._executor is not None and isinstance(reason, BrokenExecutor):
                 raise SimulationError(
-                    f"The executor broke while frames {lost[0][0]} to {lost[-1][-1]} were under way: {reason} "
+                    f"The executor broke while frames {lost[0][0]} to {lost[-1][-1]} were under way: {reason}. "
                     "Make a new one; or leave the executor out, and worker processes are replaced as they die."
                 )
             if window == 1:
@@ -227,9 +228,10 @@ class ParallelPotential(Potential):
             executor = self._processes.executor
         try:
             return executor.submit(function, *arguments)
-        except BrokenExecutor as error:
+        # broken, or shut down
+        except RuntimeError as error:
             future: Future[T] = Future()
-            future.set_exception(error)
+            future.set_exception(error if isinstance(error, BrokenExecutor) else BrokenExecutor(str(error)))
             return future
 
     def _kill(self) -> None:

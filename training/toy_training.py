@@ -35,8 +35,22 @@ STEPS_PER_DRAW = 50
 PROGRESS_EVERY = 10
 WIDEST = 4096
 
-TOY_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-"""Constructor arguments of transforms on toy targets."""
+NARROW: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "smooth": {"n_components": 16, "scale_bounds": (1.0, 20.0)},
+        "spline": {"n_bins": 16},
+        "bspline": {"n_bins": 16},
+        "moebius-mixture": {"n_components": 16},
+        "bernstein": {"degree": 16},
+    }
+)
+
+TOY_OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {"rings": NARROW, "rings-kinked": NARROW, "rings-periodic": NARROW}
+)
+"""For targets with details much finer than the period, constructor arguments of transforms: 16 components each, and
+bumps as narrow as the rings. The defaults of the smooth transform are those of molecules, whose forces must stay soft.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,7 @@ class ToySettings:
             likelihood alone.
         n_parameters: What each flow may have; the width of its conditioners' hidden layers follows.
         pairs: Pairs of couplings.
-        options: For each transform's name, arguments of its constructor.
+        options: For each transform's name, arguments of its constructor, instead of those in `TOY_OPTIONS`.
         n_evaluation: Held-out samples, and samples drawn from each flow.
         seed: Of initial weights and samples.
     """
@@ -62,7 +76,7 @@ class ToySettings:
     force_weight: float = 0.0
     n_parameters: int = 60_000
     pairs: int = 3
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: dict(TOY_OPTIONS))
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     n_evaluation: int = 20_000
     seed: int = 0
 
@@ -155,8 +169,7 @@ class ExactSamples:
             n_steps = min(STEPS_PER_DRAW, self.settings.steps - start)
             source = generator(self.settings.seed, 0, start)
             samples, _ = self.target.sample(n_steps * self.settings.batch_size, source)
-            # rejection in blocks orders nothing: accepted points are independent
-            yield from samples.split(self.settings.batch_size)
+            yield from torch.split(samples, self.settings.batch_size)
 
 
 class ToyTraining(LightningModule):  # type: ignore[misc]
@@ -185,21 +198,23 @@ class ToyTraining(LightningModule):  # type: ignore[misc]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Float[Tensor, "size dim"], _: int) -> Float[Tensor, ""]:
-        step, total = self.global_step, self.settings.steps
+        step, n_steps = int(self.global_step), self.settings.steps
         if self.settings.force_weight > 0:
             nll, forces = likelihood_and_forces(self.flow, batch)
             _, reference = self._target[0].energy_and_forces(batch)
-            error = force_error(forces.unsqueeze(-2), reference.unsqueeze(-2)).mean()
-            values = {"nll": nll.mean(), "force_mse": error}
-            loss = values["nll"] + self.settings.force_weight * error
+            force_mse = force_error(forces.unsqueeze(-2), reference.unsqueeze(-2)).mean()
+            terms = {"nll": nll.mean(), "force_mse": force_mse}
+            loss = terms["nll"] + self.settings.force_weight * force_mse
         else:
             loss = negative_log_likelihood(self.flow, batch).mean()
-            values = {"nll": loss}
+            terms = {"nll": loss}
         if not bool(torch.isfinite(loss)):
-            raise TrainingError(f"At step {step} the loss is {float(loss)}. Lower learning_rate or force_weight.")
-        if (step + 1) % PROGRESS_EVERY == 0 or step + 1 == total:
-            shown = {name: float(value.detach()) for name, value in values.items()}
-            self.on_progress(Progress("Training", step + 1, total, shown))
+            raise TrainingError(
+                f"At step {step} the loss is {float(loss.detach())}. Lower learning_rate or force_weight."
+            )
+        if (step + 1) % PROGRESS_EVERY == 0 or step + 1 == n_steps:
+            shown = {name: float(term.detach()) for name, term in terms.items()}
+            self.on_progress(Progress("Training", step + 1, n_steps, shown))
         return loss
 
 

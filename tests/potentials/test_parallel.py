@@ -266,6 +266,10 @@ def test_an_executor_that_breaks_is_reported_with_its_frames(fragile: Any, well:
         parallel = ParallelPotential(well, executor, chunk_size=2)
         with pytest.raises(SimulationError, match=r"The executor broke while frames \d to 3"):
             parallel.energy(x)
+    threads = ThreadPoolExecutor(1)
+    threads.shutdown()
+    with pytest.raises(SimulationError, match="cannot schedule new futures after shutdown"):
+        ParallelPotential(well, threads).energy(x)
 
 
 @pytest.mark.slow
