@@ -201,7 +201,7 @@ class ToyTraining(LightningModule):  # type: ignore[misc]
         step, n_steps = int(self.global_step), self.settings.steps
         if self.settings.force_weight > 0:
             nll, forces = likelihood_and_forces(self.flow, batch)
-            _, reference = self._target[0].energy_and_forces(batch)
+            reference = self._target[0].energy_and_forces(batch)[1]
             force_mse = force_error(forces.unsqueeze(-2), reference.unsqueeze(-2)).mean()
             terms = {"nll": nll.mean(), "force_mse": force_mse}
             loss = terms["nll"] + self.settings.force_weight * force_mse
