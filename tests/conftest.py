@@ -4,5 +4,5 @@ from __future__ import annotations
 
 import signal
 
-# A shell starts background jobs with SIGINT ignored, and their children inherit that; tests of Ctrl-C need it to arrive.
+# A shell starts background jobs with SIGINT ignored, and children inherit that; tests of Ctrl-C need it to arrive.
 signal.signal(signal.SIGINT, signal.default_int_handler)
