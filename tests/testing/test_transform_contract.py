@@ -219,7 +219,6 @@ BROKEN = [
     (DetachedPoint, "second-gradients"),
     (TooProud, "smoothness"),
     (KinkedInParameters, "smoothness"),
-    (SharpEdge, "curvature"),
     (GraphBroken, "compilation"),
 ]
 
@@ -231,6 +230,13 @@ def test_a_broken_transform_fails_on_the_right_clause(transform: type[Transform]
         check_transform(transform, clauses=before)
     assert caught.value.clause == clause, str(caught.value)
     assert f'breaks the clause "{clause}"' in str(caught.value)
+
+
+def test_an_infinite_curvature_at_an_end_is_found() -> None:
+    # alone: at extreme parameters its inverse may lose digits of float32, too
+    with pytest.raises(ConformanceError) as caught:
+        check_transform(SharpEdge, clauses=["curvature"])
+    assert caught.value.clause == "curvature"
 
 
 def test_the_error_names_the_input_and_the_numbers() -> None:
@@ -246,7 +252,7 @@ def test_the_error_names_the_input_and_the_numbers() -> None:
     point = torch.tensor([x], dtype=torch.float64, requires_grad=True)
     y, log_dydx = WrongSign(Circle()).forward(point, torch.tensor([row], dtype=torch.float64))
     (slope,) = torch.autograd.grad(y.sum(), point)
-    assert abs(float(log_dydx - slope.log())) == pytest.approx(error.numbers["error"], rel=1e-4)
+    assert abs(float((log_dydx - slope.log()).detach())) == pytest.approx(error.numbers["error"], rel=1e-4)
 
 
 def test_a_report_lists_every_clause_and_goes_on_after_a_broken_one() -> None:
