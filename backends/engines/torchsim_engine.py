@@ -95,7 +95,8 @@ class TorchSimEngine(Engine):
                     md = step(md)
             except SmoothflowError as error:
                 time = before.time + (done + 1) * settings.timestep
-                raise SimulationError(f"TorchSim stopped at {time:.6g} ps (its systems are the replicas): {error}") from error
+                reason = str(error).replace("In system", "In replica")  # replicas are TorchSim's systems
+                raise SimulationError(f"TorchSim stopped at {time:.6g} ps. {reason}") from error
             return state(before.time + n_steps * settings.timestep)
 
         md = _start(torch_sim, model, masses, positions, velocities, settings.seed)
