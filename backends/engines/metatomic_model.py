@@ -102,16 +102,16 @@ def _require_same(
     model: AtomisticModel, numbers: Tensor, potential: Potential, positions: Float[Tensor, "batch atoms 3"]
 ) -> None:
     """Raise a `ConfigurationError` unless the model has the potential's energies and forces."""
-    energies, forces = (x.cpu() for x in potential.energy_and_forces(positions))
     options = ModelEvaluationOptions(length_unit="nm", outputs={"energy": ModelOutput(unit="kJ/mol")})
     tolerance = 1e-8 if positions.dtype == torch.float64 else 1e-3
-    for i, x in enumerate(positions.cpu()):
-        x = x.clone().requires_grad_(True)
+    for i, configuration in enumerate(positions):
+        expected, forces = (value[0].cpu() for value in potential.energy_and_forces(configuration[None]))
+        x = configuration.clone().cpu().requires_grad_(True)
         system = System(numbers, x, torch.zeros(3, 3, dtype=x.dtype), torch.zeros(3, dtype=torch.bool))
         energy = model([system], options, check_consistency=True)["energy"].block().values.sum()
         (gradient,) = torch.autograd.grad(energy, x, materialize_grads=True)
-        difference = float((gradient + forces[i]).abs().max() / forces[i].abs().max())
-        error = float((energy.detach() - energies[i]).abs() / energies[i].abs().clamp(min=1.0))
+        difference = float((gradient + forces).abs().max() / forces.abs().max().clamp(min=1.0))
+        error = float((energy.detach() - expected).abs() / expected.abs().clamp(min=1.0))
         if not (difference <= tolerance and error <= tolerance):
             raise ConfigurationError(
                 f"The exported energy is another than the potential's: at configuration {i} it differs by {error:.2g} "

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from smoothflow import FlowPotential, FlowSettings, InternalCoordinates, build_flow, save_model
 from smoothflow.backends.engines.openmm import OpenMMPotential
+from smoothflow.coordinates.fitting import fit_charts
 from smoothflow.coordinates.molecules import molecule_path
+from smoothflow.coordinates.topologies import topology_from_pdb
+from smoothflow.core.charts import Chart
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from smoothflow.core.topology import Atom, Topology
 from torch import Tensor
+
+# TorchSim needs a newer Python
+collect_ignore = [] if sys.version_info >= (3, 12) else ["test_torchsim.py"]
 
 AMBER = "amber99sbildn.xml,amber99_obc.xml"
 
@@ -85,3 +93,18 @@ def positions(pdb: Any) -> Tensor:
     """Three configurations of the molecule, nm."""
     x = torch.tensor(pdb.getPositions(asNumpy=True)._value, dtype=torch.float64)
     return x + 0.003 * torch.randn(3, *x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.fixture(scope="session")
+def model_file(structure: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small smooth flow with random weights, charted on the molecule's own geometry, as a model file."""
+    topology, x = topology_from_pdb(structure)
+    coordinates = InternalCoordinates(topology)
+    noise = torch.randn(200, *x.shape[1:], generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    q, _ = coordinates.encode(x + 0.003 * noise)
+    chart = Chart(coordinates.codomain, fit_charts(q, coordinates.codomain))
+    settings = FlowSettings(hidden=16, line_pairs=1, interval_pairs=1, circle_pairs=1)
+    flow = FlowPotential(build_flow(settings, chart), coordinates, topology, 300.0).double()
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(flow, settings, path, {})
+    return path
