@@ -76,15 +76,14 @@ class IPIEngine(Engine):
         def advance(time: float, n_steps: int) -> State:
             found = []
             for replica, system in enumerate(systems):
-                done = 0
                 try:
-                    for done in range(n_steps):
+                    for _ in range(n_steps):
                         system.motion.step()
                     found.append([np.array(part) for part in _read(system)])
                 except SmoothflowError as error:
-                    raise SimulationError(
-                        f"i-PI stopped in replica {replica} at {time + (done + 1) * settings.timestep:.6g} ps: {error}"
-                    ) from error
+                    # i-PI's clock goes on after a step; without steps it is the start that failed
+                    failed = system.ensemble.time * TIME_UNIT + (settings.timestep if n_steps else 0.0)
+                    raise SimulationError(f"i-PI stopped in replica {replica} at {failed:.6g} ps: {error}") from error
             x, p, forces, energies = (torch.from_numpy(np.stack(part)) for part in zip(*found, strict=True))
             return State(
                 x.reshape(positions.shape) * BOHR,

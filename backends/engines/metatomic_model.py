@@ -31,6 +31,8 @@ from .border import working_type
 class EnergyModel(nn.Module):
     """What metatomic compiles: the traced energy of each system, after checks of its atoms."""
 
+    numbers: Tensor
+
     def __init__(self, energy: nn.Module, numbers: Tensor) -> None:
         super().__init__()
         self.energy = energy
@@ -48,7 +50,8 @@ class EnergyModel(nn.Module):
             return results
         if outputs["energy"].sample_kind != "system" or selected_atoms is not None:
             raise ValueError("This model has one energy for the whole molecule, not for single atoms.")
-        energies = torch.jit.annotate(List[Tensor], [])
+        energies: List[Tensor] = []
+        no_components: List[Labels] = []
         for system in systems:
             if bool(system.pbc.any()):
                 raise ValueError("Periodic boundaries are on, but this model is that of a molecule in free space.")
@@ -62,7 +65,7 @@ class EnergyModel(nn.Module):
         block = TensorBlock(
             values=torch.cat(energies),
             samples=Labels(["system"], numbered),
-            components=torch.jit.annotate(List[Labels], []),
+            components=no_components,
             properties=Labels(["energy"], zero),
         )
         results["energy"] = TensorMap(Labels(["_"], zero), [block])
@@ -77,9 +80,9 @@ def export(potential: Potential, path: Path, positions: Float[Tensor, "batch ato
     numbers = torch.tensor(atomic_numbers(potential.topology))
     with warnings.catch_warnings():
         # branches on the positions; the comparison below finds those that matter
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
-            energy = torch.jit.trace(potential, positions[:1], check_trace=False)
+            energy = torch.jit.trace(potential, positions[:1], check_trace=False)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise ConfigurationError(f"torch cannot trace the energy of {type(potential).__name__}: {error}") from error
     capabilities = ModelCapabilities(

@@ -33,8 +33,8 @@ def import_torch_sim(feature: str) -> Any:
     found = version("torch-sim-atomistic")
     if tuple(map(int, found.split(".")[:2])) < (0, 6):
         raise ConfigurationError(
-            f"{feature} needs TorchSim 0.6 or newer, and this one is {found}. In Python 3.12 or newer, install it with: "
-            "pip install 'smoothflow[torchsim]'."
+            f"{feature} needs TorchSim 0.6 or newer, and this one is {found}. In Python 3.12 or newer, install it "
+            "with: pip install 'smoothflow[torchsim]'."
         )
     return torch_sim
 
@@ -64,6 +64,7 @@ class TorchSimEngine(Engine):
         masses, positions, velocities = (x.detach().to(device, dtype) for x in (masses, positions, velocities))
         model = TorchSimModel(potential)
         shape = positions.shape
+        md = _start(torch_sim, model, masses, positions, velocities, settings.seed)
 
         def step(md: Any) -> Any:
             timestep = settings.timestep / TIME_UNIT
@@ -89,17 +90,15 @@ class TorchSimEngine(Engine):
 
         def advance(before: State, n_steps: int) -> State:
             nonlocal md
-            done = 0
-            try:
-                for done in range(n_steps):
+            for done in range(n_steps):
+                try:
                     md = step(md)
-            except SmoothflowError as error:
-                time = before.time + (done + 1) * settings.timestep
-                reason = str(error).replace("In system", "In replica")  # replicas are TorchSim's systems
-                raise SimulationError(f"TorchSim stopped at {time:.6g} ps. {reason}") from error
+                except SmoothflowError as error:
+                    time = before.time + (done + 1) * settings.timestep
+                    reason = str(error).replace("In system", "In replica")  # replicas are TorchSim's systems
+                    raise SimulationError(f"TorchSim stopped at {time:.6g} ps. {reason}") from error
             return state(before.time + n_steps * settings.timestep)
 
-        md = _start(torch_sim, model, masses, positions, velocities, settings.seed)
         return record(state(0.0), advance, settings, on_report, potential.topology)
 
 

@@ -1,4 +1,4 @@
-"""A model in LAMMPS: ``python nve.py model.safetensors`` runs 100 steps at constant energy from a sample of the model."""
+"""A model in LAMMPS: ``python nve.py model.safetensors`` runs 100 steps at constant energy from a sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model in TorchSim (Python 3.12): ``python nve.py model.safetensors`` runs 8 samples at constant energy, all at once."""
+"""A model in TorchSim (Python 3.12): ``python nve.py model.safetensors`` runs 8 samples at constant energy."""
 
 from __future__ import annotations
 

