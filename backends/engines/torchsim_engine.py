@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -29,14 +30,14 @@ def import_torch_sim(feature: str) -> Any:
         MissingDependencyError: If it is not installed.
         ConfigurationError: If it is too old, as what pip installs for Python 3.11 is.
     """
-    torch_sim = import_optional("torch_sim", feature, "torchsim")
-    found = version("torch-sim-atomistic")
-    if tuple(map(int, found.split(".")[:2])) < (0, 6):
-        raise ConfigurationError(
-            f"{feature} needs TorchSim 0.6 or newer, and this one is {found}. In Python 3.12 or newer, install it "
-            "with: pip install 'smoothflow[torchsim]'."
-        )
-    return torch_sim
+    with suppress(PackageNotFoundError):
+        found = version("torch-sim-atomistic")
+        if tuple(map(int, found.split(".")[:2])) < (0, 6):
+            raise ConfigurationError(
+                f"{feature} needs TorchSim 0.6 or newer, and this one is {found}. In Python 3.12 or newer, install it "
+                "with: pip install 'smoothflow[torchsim]'."
+            )
+    return import_optional("torch_sim", f"{feature}, with Python 3.12 or newer,", "torchsim")
 
 
 class TorchSimEngine(Engine):

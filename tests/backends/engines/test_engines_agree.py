@@ -158,7 +158,7 @@ def test_plugins_load_without_the_engines() -> None:
     assert found.stdout.strip() == "[] ['ase', 'ipi', 'lammps', 'openmm', 'torchsim', 'verlet']"
 
 
-def test_an_engine_that_is_missing_names_its_extra() -> None:
+def test_a_program_that_is_missing_names_its_extra() -> None:
     engines = [name for name in PACKAGES if name != "metatomic"]
     code = without(*PACKAGES.values()) + (
         "import torch\n"
@@ -172,10 +172,12 @@ def test_an_engine_that_is_missing_names_its_extra() -> None:
         f"for name in {engines}:\n"
         "    try: registry().engine(name)().run(Rest(), torch.ones(2), x, x, DynamicsSettings(1))\n"
         "    except Exception as error: print(type(error).__name__, error)\n"
+        "from pathlib import Path\n"
+        "try: registry().provider('metatomic')('model.pt', Path('any.pdb'))\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = found.stdout.splitlines()
-    assert len(lines) == len(engines)
-    for name, line in zip(engines, lines, strict=True):
+    for name, line in zip([*engines, "metatomic"], lines, strict=True):
         assert line.startswith("MissingDependencyError")
         assert f"smoothflow[{name}]" in line
