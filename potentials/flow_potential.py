@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..coordinates.internal import InternalCoordinates
-from ..core.errors import ManifoldError
+from ..core.errors import CompilationError, ManifoldError
 from ..core.flow import Flow
 from ..core.potential import Potential
 from ..core.topology import Topology
@@ -72,3 +76,50 @@ class FlowPotential(Potential):
         q, log_prob = self.flow.sample(n_samples, generator)
         positions, log_abs_det = self.coordinates.decode(q)
         return positions, log_prob - log_abs_det
+
+    def compile(  # type: ignore[override]  # torch's own compiles what Module.__call__ does
+        self,
+        package: str | Path,
+        positions: Float[Tensor, "batch atoms 3"] | None = None,
+        on_progress: Callable[[str, int, int], None] | None = None,
+    ) -> Potential:
+        """The same potential as machine code, some ten times faster for one configuration; on the CPU.
+
+        Args:
+            package: Loaded if it holds this model, compiled for this machine; otherwise compiled, which takes minutes,
+                and written there.
+            positions: Configurations in nm at which the code is checked; by default samples of the flow.
+            on_progress: Told of the functions that are compiled.
+
+        Returns:
+            A `CompiledPotential`; or, with a warning that says why, this potential itself if it cannot be compiled.
+
+        Raises:
+            FileFormatError: If there is a file of that name that is no package, or it cannot be written.
+        """
+        # compiling imports much that nothing else needs
+        from .compilation import compile_potential
+        from .compiled import load_compiled
+        from .package import fingerprint
+
+        try:
+            if Path(package).exists():
+                try:
+                    compiled = load_compiled(package)
+                except CompilationError as error:
+                    warnings.warn(f"{error} It is compiled anew.", stacklevel=2)
+                else:
+                    if compiled.header["fingerprint"] == fingerprint(self):
+                        return compiled.to(self.dtype)
+            if positions is None:
+                with torch.no_grad():
+                    positions, _ = self.sample(N_CHECKED, torch.Generator().manual_seed(0))
+            compile_potential(self, positions, package, on_progress=on_progress)
+            return load_compiled(package).to(self.dtype)
+        except CompilationError as error:
+            warnings.warn(f"The potential runs uncompiled. {error}", stacklevel=2)
+            return self
+
+
+N_CHECKED = 64
+"""Samples at which compiled code is checked unless configurations are given."""
