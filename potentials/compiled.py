@@ -49,9 +49,13 @@ class CompiledPotential(Potential):
         self.shape = tuple(int(size) for size in header["shape"])
         self.functions = frozenset(header["functions"])
         self._loaded: dict[str, Any] = {}
-        dtype = torch.float64 if function_name(MANY, torch.float64) in self.functions else torch.float32
+        dtype = torch.float64 if self.computes_in(torch.float64) else torch.float32
         # engines look here for the precision to work in
         self.register_buffer("working_type", torch.zeros((), dtype=dtype), persistent=False)
+
+    def computes_in(self, dtype: torch.dtype) -> bool:
+        """Whether energies and forces were compiled for a precision."""
+        return {function_name(ONE, dtype), function_name(MANY, dtype)} <= self.functions
 
     def energy_and_forces(
         self, positions: Float[Tensor, "batch *shape"]
