@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import Any
 
 import typer
 
@@ -23,6 +25,16 @@ for module in (demo, simulate, train, evaluate, sample, md, compile, compare, co
 
 def main() -> None:
     """Run the program; exit code 0 on success, 2 on bad input, 1 on anything unforeseen."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        _run()
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    errors.print(f"[bold yellow]warning:[/] {_escaped(str(message))}", soft_wrap=True)
+
+
+def _run() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:

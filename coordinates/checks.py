@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -41,30 +42,40 @@ class GeometryWarning(UserWarning):
     """Positions that can be used, but with a numerical risk."""
 
 
-def check_geometry(topology: Topology, zmatrix: ZMatrix, positions: Float[Tensor, "frames atoms 3"]) -> None:
-    """Raise a `GeometryError` unless positions (nm) have internal coordinates; warn of nearly collinear triples.
+def check_positions(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> None:
+    """Raise a `GeometryError` unless positions (nm) can be those of the molecule, whatever its z-matrix.
 
-    Found are positions that are not finite, in Å, or not in the order of the topology; overlapping atoms; hydrogens
-    missing on carbon; and collinear triples.
-
-    Args:
-        topology: The molecule.
-        zmatrix: The z-matrix whose torsions must be defined.
-        positions: nm.
+    Found are positions that are not finite, in Å, or not in the order of the topology; overlapping atoms; and hydrogens
+    missing on carbon.
     """
     if positions.ndim != 3 or positions.shape[1:] != (len(topology), 3) or len(positions) == 0:
         raise GeometryError(
             f"Positions must have shape (frames, {len(topology)}, 3), one row per atom, and at least one frame; got "
             f"{tuple(positions.shape)}."
         )
-    triples = collinear_triples(zmatrix).to(positions.device)
-    bent: Float[Tensor, "triples"] = positions.new_full((len(triples),), math.pi)
-    size = max(1, CHUNK // len(topology) ** 2)
-    for start, part in zip(range(0, len(positions), size), torch.split(positions.detach(), size), strict=True):
+    for start, part in _chunks(positions):
         _require_finite(topology, part, start)
         _require_bond_lengths(topology, part, start)
         _require_apart(topology, part, start)
         _require_hydrogens(topology, part)
+
+
+def check_geometry(topology: Topology, zmatrix: ZMatrix, positions: Float[Tensor, "frames atoms 3"]) -> None:
+    """Raise a `GeometryError` unless positions (nm) have internal coordinates; warn of nearly collinear triples.
+
+    Args:
+        topology: The molecule, which the positions must be of: see `check_positions`.
+        zmatrix: The z-matrix whose torsions must be defined.
+        positions: nm.
+    """
+    check_positions(topology, positions)
+    _check_bends(topology, zmatrix, positions)
+
+
+def _check_bends(topology: Topology, zmatrix: ZMatrix, positions: Float[Tensor, "frames atoms 3"]) -> None:
+    triples = collinear_triples(zmatrix).to(positions.device)
+    bent: Float[Tensor, "triples"] = positions.new_full((len(triples),), math.pi)
+    for start, part in _chunks(positions):
         bent = torch.minimum(bent, _require_bent(topology, triples, part, start))
     nearly = [
         f"{_atoms(topology, triples[k].tolist())} (within {math.degrees(float(bent[k])):.1f} degrees)"
@@ -76,8 +87,38 @@ def check_geometry(topology: Topology, zmatrix: ZMatrix, positions: Float[Tensor
             f"Nearly collinear atoms: {'; '.join(nearly[:5])}. Forces and log-densities lose digits there; a z-matrix "
             "whose angles avoid these atoms would not.",
             GeometryWarning,
+            stacklevel=3,
+        )
+
+
+def check_frames(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> None:
+    """`check_positions`, and a warning where the automatic z-matrix would not do: frames are good without one."""
+    check_positions(topology, positions)
+    try:
+        _check_bends(topology, ZMatrix.from_topology(topology), positions)
+    except GeometryError as error:
+        warnings.warn(
+            f"These positions can be trained on only with a z-matrix of your own: {error}",
+            GeometryWarning,
             stacklevel=2,
         )
+
+
+def require_unit(ratios: Float[Tensor, "*batch"]) -> None:
+    """Raise a `GeometryError` if bond lengths, in units of the sums of covalent radii, show another unit of length."""
+    scale = float(ratios.median())
+    seem = "in Å where nm are expected. Divide" if scale > 1 else "in nm where Å are expected. Multiply"
+    if 5 < scale < 20 or 0.05 < scale < 0.2:
+        raise GeometryError(
+            f"Bond lengths are {scale:.3g} times the sums of covalent radii: the positions seem to be {seem} them "
+            "by 10."
+        )
+
+
+def _chunks(positions: Float[Tensor, "frames atoms 3"]) -> Iterator[tuple[int, Float[Tensor, "chunk atoms 3"]]]:
+    """The positions in parts that fit into memory, each with the number of its first frame."""
+    size = max(1, CHUNK // positions.shape[1] ** 2)
+    yield from zip(range(0, len(positions), size), torch.split(positions.detach(), size), strict=True)
 
 
 def collinear_triples(zmatrix: ZMatrix) -> Int[Tensor, "triples 3"]:
@@ -110,12 +151,7 @@ def _require_bond_lengths(topology: Topology, positions: Float[Tensor, "frames a
     expected = radii[bonds].sum(-1)
     lengths = norm(positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]])
     ratios = lengths / expected
-    scale = float(ratios.median())
-    if 5 < scale < 20:
-        raise GeometryError(
-            f"Bond lengths are {scale:.1f} times the sums of covalent radii: the positions seem to be in Å. Divide "
-            "them by 10; positions are in nm here."
-        )
+    require_unit(ratios)
     wrong = (ratios > STRETCHED).nonzero()
     if len(wrong):
         frame, bond = (int(i) for i in wrong[0])
@@ -174,6 +210,7 @@ def _require_bent(
         raise GeometryError(
             f"Atoms {_atoms(topology, triples[k].tolist())} are collinear in frame {start + frame} (angle "
             f"{math.degrees(float(bend[frame, k])):.2f} degrees), so torsions about them are undefined. Leave the "
-            "frame out if it is an accident; for a linear group give a z-matrix whose angles avoid these atoms."
+            "frame out if it is an accident; for a linear group give a z-matrix whose angles avoid these atoms "
+            "(zmatrix in the settings of a training)."
         )
     return smallest

@@ -88,6 +88,8 @@ class Engine(ABC):
 
     name: ClassVar[str]
     """The name by which the command line asks for it."""
+    thermostat: ClassVar[str] = "Langevin"
+    """What ``nvt`` is in this engine; kept with the frames that it makes."""
 
     @abstractmethod
     def run(

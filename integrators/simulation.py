@@ -55,6 +55,7 @@ class VerletEngine(Engine):
     """Our own velocity Verlet (``nve``) and BAOAB Langevin (``nvt``), in the precision and on the device given."""
 
     name = "verlet"
+    thermostat = "Langevin, BAOAB"
 
     def run(
         self,

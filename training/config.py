@@ -73,6 +73,7 @@ class TrainSettings(BaseModel):
     """How a flow is trained.
 
     Attributes:
+        zmatrix: Rows of a z-matrix of one's own: atom, bond, angle and torsion reference, -1 where there is none.
         flow: The architecture.
         weights: Of the terms of the loss.
         steps: Optimization steps.
@@ -94,6 +95,7 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    zmatrix: tuple[tuple[int, int, int, int], ...] | None = None
     flow: Annotated[FlowSettings, BeforeValidator(_flow_settings), PlainSerializer(asdict)] = FlowSettings()
     weights: LossWeights = LossWeights()
     steps: int = Field(default=5000, ge=1)

@@ -86,8 +86,8 @@ class Frames:
         """
         if self.forces is None:
             raise FileFormatError(
-                "These frames hold no forces, which force matching needs. Set the weight of forces to 0, "
-                "or import the frames with a potential that recomputes them."
+                "These frames hold no forces, which force matching needs. Set weights.force to 0, or recompute them: "
+                "smoothflow convert OLD.h5 NEW.h5 --structure PDB --reference PROVIDER:ARGUMENT."
             )
         return self.forces
 

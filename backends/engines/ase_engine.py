@@ -26,9 +26,12 @@ class ASEEngine(Engine):
     """ASE's velocity Verlet (``nve``) and Langevin (``nvt``) dynamics.
 
     Replicas take turns from report to report. Results are float64 on the CPU.
+
+    Reference: Vanden-Eijnden, Ciccotti, Chem. Phys. Lett. 429, 310 (2006).
     """
 
     name = "ase"
+    thermostat = "Langevin, Vanden-Eijnden and Ciccotti"
 
     def run(
         self,

@@ -34,6 +34,7 @@ class OpenMMEngine(Engine):
     """
 
     name = "openmm"
+    thermostat = "Langevin, BAOAB"
 
     def run(
         self,
