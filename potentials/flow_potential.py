@@ -11,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..coordinates.internal import InternalCoordinates
+from ..core.charts import Chart
 from ..core.errors import CompilationError, ManifoldError
 from ..core.flow import Flow
+from ..core.manifolds import Line
 from ..core.potential import Potential
 from ..core.topology import Topology
 from ..core.units import thermal_energy
@@ -68,6 +70,25 @@ class FlowPotential(Potential):
 
     def energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
         return -self.kT * self.log_prob(positions)
+
+    def explain(self, positions: Float[Tensor, "1 atoms 3"]) -> str:
+        """The internal coordinate that is farthest from the data, where the flow has a chart of them."""
+        names = self.coordinates.codomain.names
+        with torch.no_grad():
+            q, _ = self.coordinates.encode(positions)
+            undefined = (~q[0].isfinite()).nonzero()
+            if len(undefined):
+                return f'The internal coordinate "{names[int(undefined[0])]}" is not defined.'
+            for chart in self.flow.modules():
+                if isinstance(chart, Chart):
+                    lines = chart.codomain.indices(Line)
+                    widths = chart.encode(q)[0][0, lines].abs()
+                    i = lines[int(widths.argmax())]
+                    return (
+                        f'The internal coordinate "{names[i]}" (nm, rad) is farthest from the data: it is '
+                        f"{float(q[0, i]):.4g}, {float(widths.max()):.3g} widths from {chart.columns[i].location:.4g}."
+                    )
+        return ""
 
     def sample(
         self, n_samples: int, generator: torch.Generator

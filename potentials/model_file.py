@@ -22,7 +22,7 @@ from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart, ColumnChart
 from ..core.errors import FileFormatError, PluginError, SmoothflowError
 from ..core.files import write_atomically
-from ..core.plugins import registry
+from ..core.plugins import PotentialLoader, hookimpl, registry
 from ..core.topology import Topology
 from .flow_potential import FlowPotential
 
@@ -159,3 +159,8 @@ def _require_plugins(header: Mapping[str, Any], path: Path) -> None:
                 f"{origin.get('version')}, which cannot be had here: {error} "
                 f"Install it with: pip install {origin.get('distribution')}."
             ) from error
+
+
+@hookimpl
+def smoothflow_loaders() -> Mapping[str, PotentialLoader]:
+    return {".safetensors": load_model}

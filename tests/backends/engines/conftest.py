@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from smoothflow import FlowPotential, FlowSettings, InternalCoordinates, build_flow, save_model
 from smoothflow.backends.engines.openmm import OpenMMPotential
+from smoothflow.coordinates.fitting import fit_charts
 from smoothflow.coordinates.molecules import molecule_path
+from smoothflow.coordinates.topologies import topology_from_pdb
+from smoothflow.core.charts import Chart
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from smoothflow.core.topology import Atom, Topology
@@ -85,3 +89,25 @@ def positions(pdb: Any) -> Tensor:
     """Three configurations of the molecule, nm."""
     x = torch.tensor(pdb.getPositions(asNumpy=True)._value, dtype=torch.float64)
     return x + 0.003 * torch.randn(3, *x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+FLOW_SETTINGS = FlowSettings(hidden=16, line_pairs=1, interval_pairs=1, circle_pairs=1)
+
+
+@pytest.fixture
+def flow(structure: Path) -> FlowPotential:
+    """A smooth flow with random weights, charted on the molecule's own geometry."""
+    topology, x = topology_from_pdb(structure)
+    coordinates = InternalCoordinates(topology)
+    noise = torch.randn(200, *x.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    q, _ = coordinates.encode(x + 0.003 * noise)
+    chart = Chart(coordinates.codomain, fit_charts(q, coordinates.codomain))
+    return FlowPotential(build_flow(FLOW_SETTINGS, chart), coordinates, topology, 300.0).double()
+
+
+@pytest.fixture
+def model(flow: FlowPotential, tmp_path: Path) -> Path:
+    """The flow in a file."""
+    path = tmp_path / "model.safetensors"
+    save_model(flow, FLOW_SETTINGS, path, {})
+    return path
