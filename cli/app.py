@@ -7,7 +7,7 @@ import sys
 import typer
 
 from ..core.errors import SmoothflowError
-from . import check, compare, convert, demo, evaluate, info, md, plugins, sample, simulate, train
+from . import bench, check, compare, convert, demo, evaluate, info, md, plugins, sample, simulate, train
 from .console import errors
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Any command takes --debug to show the traceback of an error.",
 )
-for module in (demo, simulate, train, evaluate, sample, md, compare, convert, check, plugins, info):
+for module in (demo, simulate, train, evaluate, sample, md, compare, convert, check, plugins, info, bench):
     app.command(module.__name__.rpartition(".")[2])(module.run)
 
 

@@ -66,6 +66,10 @@ class SimulationError(SmoothflowError):
     """A simulation that cannot go on: energies or forces that are not finite."""
 
 
+class BenchmarkError(SmoothflowError):
+    """A benchmark that failed."""
+
+
 class ConformanceError(SmoothflowError):
     """A part that breaks a clause of its contract.
 
