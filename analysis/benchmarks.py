@@ -29,6 +29,8 @@ NEEDED = {"pytest_benchmark": "pytest-benchmark", "nflows": "nflows", "zuko": "z
 PYTEST = (
     *("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--benchmark-quiet", "--benchmark-disable-gc"),
     *("--benchmark-min-rounds=5", "--benchmark-max-time=0.5"),
+    # an older name that some library still uses is no failure of a benchmark
+    *("-W", "default"),
 )
 
 
@@ -60,6 +62,10 @@ class Figure:
     def key(self) -> tuple[str, str, str]:
         """What identifies it in another run."""
         return self.suite, self.group, self.contender
+
+    def over(self, other: Figure) -> float:
+        """The ratio of minima; not a number if nothing is divided by."""
+        return _divided(self.minimum, other.minimum)
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ def _table(suite: str, figures: Sequence[Figure]) -> Table:
         row = [_label(figure.contender, yardsticks), _digits(figure.minimum)]
         if is_time:
             row += [_digits(figure.median), _digits(1e3 / figure.minimum)]
-        row += [_digits(figure.minimum / yardstick.minimum) for yardstick in yardsticks.values()]
+        row += [_digits(figure.over(yardstick)) for yardstick in yardsticks.values()]
         if with_parameters:
             row.append(str(figure.facts.get("parameters", "")))
         rows.append(tuple(row))
@@ -234,12 +240,12 @@ def comparison_tables(now: BenchmarkRun, earlier: BenchmarkRun) -> list[Table]:
         both = [(figure, before[figure.key]) for figure in figures if figure.key in before]
         if not both:
             continue
-        changes = {new.contender: new.minimum / old.minimum for new, old in both}
+        changes = {new.contender: new.over(old) for new, old in both}
         yardsticks = _lettered([new for new, _ in both])
         rows = []
         for new, old in both:
             change = changes[new.contender]
-            relative = [_digits(change / changes[yardstick.contender]) for yardstick in yardsticks.values()]
+            relative = [_digits(_divided(change, changes[yardstick.contender])) for yardstick in yardsticks.values()]
             label = _label(new.contender, yardsticks)
             rows.append((label, _digits(old.minimum), _digits(new.minimum), _digits(change), *relative))
         unit = figures[0].unit
@@ -258,13 +264,17 @@ def benchmark_dict(run: BenchmarkRun) -> dict[str, Any]:
             "unit": figure.unit,
             "minimum": figure.minimum,
             "median": figure.median,
-            "ratios": {other.contender: figure.minimum / other.minimum for other in group if other.yardstick},
+            "ratios": {other.contender: figure.over(other) for other in group if other.yardstick},
             **figure.facts,
         }
         for group in run.groups().values()
         for figure in group
     ]
     return {"machine": dict(run.machine), "figures": figures}
+
+
+def _divided(a: float, b: float) -> float:
+    return a / b if b else math.nan
 
 
 def _digits(value: float) -> str:

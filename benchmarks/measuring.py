@@ -12,6 +12,14 @@ JITTER = 0.003
 """Standard deviation of every coordinate about the start in a batch of configurations, nm."""
 
 
+PRECISIONS = (torch.float32, torch.float64)
+
+
+def short(dtype: torch.dtype) -> str:
+    """The name without torch's prefix."""
+    return str(dtype).removeprefix("torch.")
+
+
 class Measure(Protocol):
     """Takes one figure: how long a call takes, in a group of contenders, some of them yardsticks.
 

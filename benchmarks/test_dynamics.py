@@ -16,7 +16,7 @@ import pytest
 import torch
 from ase.calculators.calculator import BaseCalculator
 from ase.md.verlet import VelocityVerlet
-from measuring import Measure
+from measuring import PRECISIONS, Measure, short
 from smoothflow.coordinates.elements import masses
 from smoothflow.core.engine import DynamicsSettings
 from smoothflow.core.plugins import registry
@@ -131,24 +131,30 @@ def flow_group(replicas: int) -> str:
 @pytest.mark.parametrize(("engine", "replicas"), RUNS)
 def test_eager_flow(measure: Measure, flow: Any, configurations: Any, engine: str, replicas: int) -> None:
     call = run(engine, flow(torch.float64), configurations(replicas, torch.float64), FLOW_STEPS)
-    measure(call, flow_group(replicas), f"{engine}, eager", per=FLOW_STEPS)
+    measure(call, flow_group(replicas), f"{engine}, eager, float64", per=FLOW_STEPS)
 
 
 @pytest.mark.parametrize("replicas", REPLICAS)
 def test_eager_potential_alone(measure: Measure, flow: Any, configurations: Any, replicas: int) -> None:
     call = partial(flow(torch.float64).energy_and_forces, configurations(replicas, torch.float64))
-    measure(call, flow_group(replicas), "potential alone, eager", yardstick=True)
+    measure(call, flow_group(replicas), "potential alone, eager, float64", yardstick=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("engine", "replicas"), RUNS)
-def test_compiled_flow(measure: Measure, compiled: Any, configurations: Any, engine: str, replicas: int) -> None:
-    call = run(engine, compiled(torch.float64), configurations(replicas, torch.float64), FAST_STEPS)
-    measure(call, flow_group(replicas), f"{engine}, compiled", per=FAST_STEPS)
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_compiled_flow(
+    measure: Measure, compiled: Any, configurations: Any, engine: str, replicas: int, dtype: torch.dtype
+) -> None:
+    call = run(engine, compiled(dtype), configurations(replicas, dtype), FAST_STEPS)
+    measure(call, flow_group(replicas), f"{engine}, compiled, {short(dtype)}", per=FAST_STEPS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("replicas", REPLICAS)
-def test_compiled_potential_alone(measure: Measure, compiled: Any, configurations: Any, replicas: int) -> None:
-    call = partial(compiled(torch.float64).energy_and_forces, configurations(replicas, torch.float64))
-    measure(call, flow_group(replicas), "potential alone, compiled", yardstick=True)
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_compiled_potential_alone(
+    measure: Measure, compiled: Any, configurations: Any, replicas: int, dtype: torch.dtype
+) -> None:
+    call = partial(compiled(dtype).energy_and_forces, configurations(replicas, dtype))
+    measure(call, flow_group(replicas), f"potential alone, compiled, {short(dtype)}", yardstick=True)

@@ -9,10 +9,9 @@ import openmm
 import pytest
 import torch
 from contenders import PEERS, count_parameters
-from measuring import Measure
+from measuring import PRECISIONS, Measure, short
 
 BATCHES = (1, 10, 100, 1000)
-PRECISIONS = (torch.float32, torch.float64)
 AMBER_STEPS = 100
 
 
@@ -25,8 +24,7 @@ def group(batch: int) -> str:
 def test_eager(measure: Measure, flow: Any, configurations: Any, batch: int, dtype: torch.dtype) -> None:
     potential = flow(dtype)
     call = partial(potential.energy_and_forces, configurations(batch, dtype))
-    name = f"flow, eager, {dtype}".replace("torch.", "")
-    measure(call, group(batch), name, parameters=count_parameters(potential))
+    measure(call, group(batch), f"flow, eager, {short(dtype)}", parameters=count_parameters(potential))
 
 
 @pytest.mark.slow
@@ -34,7 +32,7 @@ def test_eager(measure: Measure, flow: Any, configurations: Any, batch: int, dty
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_compiled(measure: Measure, compiled: Any, configurations: Any, batch: int, dtype: torch.dtype) -> None:
     call = partial(compiled(dtype).energy_and_forces, configurations(batch, dtype))
-    measure(call, group(batch), f"flow, compiled, {dtype}".replace("torch.", ""))
+    measure(call, group(batch), f"flow, compiled, {short(dtype)}")
 
 
 @pytest.mark.parametrize("batch", BATCHES)

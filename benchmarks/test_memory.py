@@ -1,4 +1,4 @@
-"""Memory: by how much one call raises the peak of a fresh process's resident memory, after a call at batch 1."""
+"""What one call in a fresh process needs at its peak beyond what was resident, after a call at batch 1; Linux."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from memory_probe import BATCHES
 
 PROBE = Path(__file__).with_name("memory_probe.py")
 TITLES = {
-    "forces": f"memory of energy and forces, batch {BATCHES['forces']}, float32",
-    "training": f"memory of a training step with forces, batch {BATCHES['training']}, float32",
+    "forces": f"peak of energy and forces, batch {BATCHES['forces']}, float32",
+    "training": f"peak of a training step with forces, batch {BATCHES['training']}, float32",
 }
 
 
@@ -24,6 +24,6 @@ TITLES = {
 def test_memory(measure: Measure, benchmark: Any, pytestconfig: pytest.Config, contender: str, task: str) -> None:
     model = pytestconfig.getoption("model")
     arguments = [contender, task, *([] if model is None else [str(model)])]
-    done = subprocess.run([sys.executable, str(PROBE), *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, str(PROBE), *arguments], stdout=subprocess.PIPE, text=True, check=True)
     # the time of nothing: this figure is no time
     measure(lambda: None, TITLES[task], contender, yardstick=contender != "flow", MiB=float(done.stdout))

@@ -61,6 +61,8 @@ def run(
 
 def _print(found: BenchmarkRun, earlier: BenchmarkRun | None) -> None:
     tables = benchmark_tables(found)
+    # ratios to several yardsticks do not fit into the 80 columns that a pipe gets
+    results.width = max(results.width, 120)
     results.print(str(found), markup=False, soft_wrap=True)
     if earlier is not None:
         tables = comparison_tables(found, earlier)
