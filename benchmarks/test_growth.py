@@ -29,7 +29,7 @@ def test_energy_and_forces(measure: Measure, n: int, batch: int) -> None:
     measure(
         partial(potential.energy_and_forces, jittered(start, batch, torch.float32)),
         f"energy and forces of Ace-(Ala)n-Nme, batch {batch}",
-        f"n = {n}",
+        f"Ala({n})",
         yardstick=n == 1,
         atoms=len(start),
         parameters=count_parameters(potential),
