@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from ..core.errors import SmoothflowError
-from . import check, compare, compile, convert, demo, evaluate, info, md, plugins, sample, simulate, train
+from . import bench, check, compare, compile, convert, demo, evaluate, info, md, plugins, sample, simulate, train
 from .console import errors
 
 app = typer.Typer(
@@ -19,7 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Any command takes --debug to show the traceback of an error.",
 )
-for module in (demo, simulate, train, evaluate, sample, md, compile, compare, convert, check, plugins, info):
+COMMANDS = (demo, simulate, train, evaluate, sample, md, compile, compare, convert, check, plugins, info, bench)
+for module in COMMANDS:
     app.command(module.__name__.rpartition(".")[2])(module.run)
 
 

@@ -28,7 +28,19 @@ Chain = Any
 
 def test_help_of_every_command_shows_an_example(smoothflow: Smoothflow) -> None:
     listing = smoothflow("--help").out
-    for command in ("demo", "simulate", "train", "evaluate", "sample", "md", "compare", "check", "plugins", "info"):
+    for command in (
+        "demo",
+        "simulate",
+        "train",
+        "evaluate",
+        "sample",
+        "md",
+        "compare",
+        "check",
+        "plugins",
+        "info",
+        "bench",
+    ):
         assert command in listing
         assert f"Example: smoothflow {command}" in " ".join(smoothflow(command, "--help").out.split())
 
@@ -148,6 +160,10 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         (["sample", "{model}", "--out", "{frames}"], "exists already"),
         (["compare", "--transforms", "smooth"], "Give either a frames file or --target"),
         (["check", "smoth"], 'Did you mean "smooth"'),
+        (["bench", "--suite", "force", "--out", "{tmp}/x.json"], 'Did you mean "forces"'),
+        (["bench", "--out", "{frames}"], "exists already"),
+        (["bench", "--out", "{tmp}/x.json", "--compare", "{model}"], "no file of smoothflow bench"),
+        (["bench", "--out", "{tmp}/x.json", "--model", "{tmp}/none.safetensors"], "There is no file"),
     ],
 )
 def test_bad_input_gets_one_clear_line(
