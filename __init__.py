@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from .core.plugins import hookimpl, registry
     from .core.potential import Potential
     from .core.transforms import Transform
+    from .potentials.compilation import compile_potential
+    from .potentials.compiled import CompiledPotential, load_compiled
     from .potentials.flow_potential import FlowPotential
     from .potentials.model_file import load_model, save_model
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CompiledPotential",
     "Flow",
     "FlowPotential",
     "FlowSettings",
@@ -30,7 +33,9 @@ __all__ = [
     "SmoothflowError",
     "Transform",
     "build_flow",
+    "compile_potential",
     "hookimpl",
+    "load_compiled",
     "load_model",
     "registry",
     "save_model",
@@ -38,6 +43,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CompiledPotential": ".potentials.compiled",
     "Flow": ".core.flow",
     "FlowPotential": ".potentials.flow_potential",
     "FlowSettings": ".core.architecture",
@@ -47,7 +53,9 @@ _HOMES = {
     "SmoothflowError": ".core.errors",
     "Transform": ".core.transforms",
     "build_flow": ".core.architecture",
+    "compile_potential": ".potentials.compilation",
     "hookimpl": ".core.plugins",
+    "load_compiled": ".potentials.compiled",
     "load_model": ".potentials.model_file",
     "registry": ".core.plugins",
     "save_model": ".potentials.model_file",

@@ -156,7 +156,9 @@ def trace(function: Callable[..., tuple[Tensor, ...]], examples: Sequence[Any], 
     """
     try:
         traced: torch.fx.GraphModule = make_fx(
-            function, tracing_mode="symbolic" if symbolic else "real", _allow_non_fake_inputs=True
+            lambda *inputs: function(*inputs),
+            tracing_mode="symbolic" if symbolic else "real",
+            _allow_non_fake_inputs=True,
         )(*examples)
     # whatever the code of a potential does when it meets a traced tensor
     except Exception as error:
