@@ -103,7 +103,7 @@ def test_a_kink_of_the_force_is_found_as_a_jump_of_its_gradient(at: float) -> No
 
 def test_parts_above_the_ceiling_are_not_looked_at() -> None:
     potential = Power(1, 0.3)
-    # the energy at 0.3 is some 4 kJ/mol, at 0.1 more by 8 for the kink and less by 1 for the background
+    # the corner's own energy, and that of the scan's beginning
     low, high = (float(potential.energy_and_forces(along_x(torch.tensor([x])))[0]) for x in (0.3, -0.4))
     assert high > low
     assert not worst_break(potential, Scan("x", -0.4, 0.5, along_x, ceiling=high), order=0).continuous
