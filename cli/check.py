@@ -39,6 +39,8 @@ def run(
     """Check a transform against its contract, or a potential against physics; exit code 2 if something fails.
 
     Example: smoothflow check smooth
+
+    Example: smoothflow check smoothflow-demo/smooth/model.safetensors --frames smoothflow-demo/frames.h5
     """
     if ":" not in name and not Path(name).suffix and not Path(name).is_file():
         _check_transform(name, seed, as_json)
