@@ -31,8 +31,8 @@ DRIFT_TIME = 50.0
 """ps in which a drift may reach the standard deviation of the kinetic energy: a soft limit of the literature."""
 
 ORDER = (1.8, 2.2)
-"""Range of the exponent, 2 for velocity Verlet; higher terms at 1 fs and the statistics of short runs are inside. Jumps of
-the forces make it less (1 where they rule); it is more where the longest step is too long for the stiffest motion."""
+"""Range of the exponent, 2 for velocity Verlet; higher terms at 1 fs and the statistics of short runs are inside. Jumps
+of the forces make it less (1 where they rule); it is more where the longest step is too long for the stiffest motion."""
 
 STANDARD_ERRORS = 4.0
 """By which a temperature may differ from the thermostat's."""
