@@ -32,7 +32,7 @@ DRIFT_TIME = 50.0
 
 ORDER = (1.8, 2.2)
 """Range of the exponent, 2 for velocity Verlet; higher terms at 1 fs and the statistics of short runs are inside. Jumps
-of the forces make it less (1 where they rule); it is more where the longest step is too long for the stiffest motion."""
+of the forces make it less (1 where they rule); it is more where a step is too long for the stiffest motion."""
 
 STANDARD_ERRORS = 4.0
 """By which a temperature may differ from the thermostat's."""
