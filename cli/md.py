@@ -74,7 +74,7 @@ def run(
     )
     velocities = maxwell_boltzmann(mass, replicas, potential.temperature, generator)
     with progress(f"{ensemble} in {engine}", steps) as advance:
-        trajectory = chosen.run(potential, mass, positions, velocities, settings, advance)
+        trajectory = chosen.run(potential, mass, positions, velocities, settings, lambda done, _: advance(done))
     if output is not None:
         write_frames(
             output,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.engine import DynamicsSettings, Engine, Trajectory, check_start, record, require_finite
+from ..core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_start, record, require_finite
 from ..core.errors import SimulationError, SmoothflowError
 from ..core.integrator import Integrator, State
 from ..core.plugins import hookimpl
@@ -22,7 +22,7 @@ def simulate(
     integrator: Integrator,
     start: State,
     settings: DynamicsSettings,
-    on_report: Callable[[int], None] | None = None,
+    on_report: OnReport | None = None,
 ) -> Trajectory:
     """Run any integrator with any potential.
 
@@ -31,7 +31,7 @@ def simulate(
         integrator: Makes the steps; its time step is the one that counts.
         start: Frame 0.
         settings: Number of steps, and how often to record.
-        on_report: Called with the number of steps done at each recorded frame.
+        on_report: Sees the number of steps done and the state at each recorded frame; what it raises ends the run.
 
     Raises:
         SimulationError: If an energy or a force is not finite, or the potential refuses a configuration; the message
@@ -64,7 +64,7 @@ class VerletEngine(Engine):
         positions: Float[Tensor, "replicas atoms 3"],
         velocities: Float[Tensor, "replicas atoms 3"],
         settings: DynamicsSettings,
-        on_report: Callable[[int], None] | None = None,
+        on_report: OnReport | None = None,
     ) -> Trajectory:
         check_start(potential, masses, positions, velocities)
         integrator: Integrator
