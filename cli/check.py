@@ -12,10 +12,11 @@ from ..analysis.physics import PHYSICS_TESTS, examine_physics
 from ..analysis.physics_report import PhysicsSettings
 from ..coordinates.elements import masses
 from ..coordinates.topologies import topology_from_pdb
+from ..core.errors import ConfigurationError
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..core.topology import Topology
-from ..potentials.model_file import load_model
+from ..potentials.flow_potential import FlowPotential
 from ..testing.transforms import examine_transform
 from ..training.frames_file import read_frames
 from .console import print_json, print_table, task_progress
@@ -25,7 +26,7 @@ DEFAULTS = PhysicsSettings()
 
 
 def run(
-    name: Annotated[str, typer.Argument(help="A transform, a model file, or a force field as PROVIDER:ARGUMENT.")],
+    name: Annotated[str, typer.Argument(help="A transform, a model or compiled package, or PROVIDER:ARGUMENT.")],
     frames: Annotated[Path | None, typer.Option(help="Frames to start from; without, samples of the model.")] = None,
     structure: Structure = "capped-alanine",
     tests: Annotated[str, typer.Option(help="Which physics tests, separated by commas.")] = ",".join(PHYSICS_TESTS),
@@ -70,15 +71,22 @@ def _load(
     """The potential in float64, its molecule, configurations to start from, and their temperature in K."""
     temperature = DEFAULTS.temperature
     potential: Potential
+    topology: Topology | None
     if ":" in name:
         path = structure_path(structure)
         potential = provider_potential(name, path)
         topology, positions = topology_from_pdb(path)
     else:
-        potential = model = load_model(Path(name), torch.float64)
-        topology, temperature = model.coordinates.topology, model.temperature
-        with torch.no_grad():
-            positions, _ = model.sample(n_samples, torch.Generator().manual_seed(seed))
+        potential = registry().load(Path(name))
+        topology = potential.topology
+        if isinstance(potential, FlowPotential):
+            temperature = potential.temperature
+            with torch.no_grad():
+                positions, _ = potential.sample(n_samples, torch.Generator().manual_seed(seed))
+        elif frames is None:
+            raise ConfigurationError(f'"{name}" cannot be sampled from. Give --frames to start from.')
+    if topology is None:
+        raise ConfigurationError(f'"{name}" is no potential of a molecule. Give a model of one.')
     if frames is not None:
         given = read_frames(frames)
         given.require_topology(topology, f'"{name}"')
