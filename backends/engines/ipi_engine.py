@@ -62,7 +62,7 @@ class IPIEngine(Engine):
         positions: Float[Tensor, "replicas atoms 3"],
         velocities: Float[Tensor, "replicas atoms 3"],
         settings: DynamicsSettings,
-        on_report: Callable[[int], None] | None = None,
+        on_report: Callable[[int, State], None] | None = None,
     ) -> Trajectory:
         import_optional("ipi", "The engine ipi", "ipi")
         check_start(potential, masses, positions, velocities)
@@ -78,8 +78,9 @@ class IPIEngine(Engine):
             for replica, system in enumerate(systems):
                 done = 0
                 try:
-                    for done in range(n_steps):
+                    while done < n_steps:
                         system.motion.step()
+                        done += 1
                     found.append([np.array(part) for part in _read(system)])
                 except SmoothflowError as error:
                     raise SimulationError(

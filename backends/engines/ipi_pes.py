@@ -79,9 +79,7 @@ class SmoothflowPES(PES):
         return super().__call__(cell, positions)
 
 
-def _require_whole(
-    topology: Topology, cell: Float[np.ndarray, "3 3"], positions: Float[np.ndarray, "atoms 3"]
-) -> None:
+def _require_whole(topology: Topology, cell: Float[np.ndarray, "3 3"], positions: Float[np.ndarray, "atoms 3"]) -> None:
     """Raise a `ConfigurationError` if bonded atoms are on opposite sides of the cell (vectors in columns)."""
     if len(positions) != len(topology) or not topology.bonds:
         return
@@ -90,7 +88,7 @@ def _require_whole(
     if across.any():
         i, j = topology.bonds[int(across.argmax())]
         raise ConfigurationError(
-            f"The bonded {atom_name(topology, i)} and {atom_name(topology, j)} are on opposite sides of i-PI's cell, as "
-            "if they had been folded into it; the potential is that of a molecule in free space. Set pbc='false' in "
+            f"The bonded {atom_name(topology, i)} and {atom_name(topology, j)} are on opposite sides of i-PI's cell, "
+            "as if they had been folded into it; the potential is that of a molecule in free space. Set pbc='false' in "
             "the forcefield, and give a cell larger than the molecule."
         )

@@ -43,7 +43,7 @@ class LAMMPSEngine(Engine):
         positions: Float[Tensor, "replicas atoms 3"],
         velocities: Float[Tensor, "replicas atoms 3"],
         settings: DynamicsSettings,
-        on_report: Callable[[int], None] | None = None,
+        on_report: Callable[[int, State], None] | None = None,
     ) -> Trajectory:
         if settings.ensemble != "nve":
             raise ConfigurationError(

@@ -147,8 +147,7 @@ def attach_to_lammps(lmp: Any, potential: Potential, elements: Sequence[str], fi
 def _require_free(lmp: Any) -> None:
     if any(lmp.extract_box()[5]):
         raise ConfigurationError(
-            "LAMMPS has periodic boundaries, but the potential is that of a molecule in free space. "
-            "Use boundary s s s."
+            "LAMMPS has periodic boundaries, but the potential is that of a molecule in free space. Use boundary s s s."
         )
 
 

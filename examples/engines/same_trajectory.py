@@ -32,7 +32,7 @@ def main(model: str, n_steps: int) -> None:
     for name, theirs in found.items():
         apart = float((theirs.positions - ours.positions).abs().max())
         energy = float(((theirs.potential_energy - ours.potential_energy) / ours.potential_energy).abs().max())
-        print(f"{name}: positions within {apart:.2g} nm, energies within {energy:.2g} relative, {n_steps} steps of 1 fs")
+        print(f"{name}: positions within {apart:.2g} nm, energies within {energy:.2g}, in {n_steps} steps of 1 fs")
 
 
 if __name__ == "__main__":
