@@ -10,7 +10,7 @@ from smoothflow.core.integrator import State
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from smoothflow.core.topology import Atom, Topology
-from smoothflow.integrators.simulation import simulate
+from smoothflow.integrators.simulation import Simulation
 from smoothflow.integrators.velocity_verlet import VelocityVerlet
 from torch import Tensor
 
@@ -125,7 +125,7 @@ def test_a_force_that_is_not_finite_stops_the_run_and_is_named() -> None:
 def test_a_configuration_that_the_potential_refuses_stops_the_run_and_says_when() -> None:
     x, v = flying_apart()
     with pytest.raises(SimulationError, match=r"At 0\.001 ps .*The bond is too long\."):
-        simulate(Refusing(), VelocityVerlet(0.001), State.start(Bond(), x, v, MASSES), DynamicsSettings(100))
+        Simulation(Refusing(), VelocityVerlet(0.001), State.start(Bond(), x, v, MASSES), DynamicsSettings(100)).run()
 
 
 def test_a_start_that_is_not_finite_is_refused() -> None:

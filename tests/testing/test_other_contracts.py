@@ -331,6 +331,17 @@ class Pushing(VelocityVerlet):
         )
 
 
+class Forgetful(VelocityVerlet):
+    """Treats every second step differently, and does not save which one is next."""
+
+    odd = False
+
+    def step(self, potential: Potential, state: State) -> State:
+        self.odd = not self.odd
+        after = super().step(potential, state)
+        return replace(after, velocities=after.velocities * (1 + 1e-12 * self.odd))
+
+
 def thermostat(temperature: float, seeded: bool = True) -> Callable[[float], Integrator]:
     shared = torch.Generator().manual_seed(2)
 
@@ -355,11 +366,12 @@ def test_velocity_verlet_and_langevin_keep_the_contract() -> None:
         (Timeless, None, "kept"),
         (Stale, None, "current"),
         (thermostat(300.0, seeded=False), 300.0, "determinism"),
+        (Forgetful, None, "restart"),
         (FirstOrder, None, "accuracy"),
         (Pushing, None, "conservation"),
         (thermostat(400.0), 300.0, "temperature"),
     ],
-    ids=["Timeless", "Stale", "unseeded", "FirstOrder", "Pushing", "too hot"],
+    ids=["Timeless", "Stale", "unseeded", "Forgetful", "FirstOrder", "Pushing", "too hot"],
 )
 def test_a_broken_integrator_fails_on_the_right_clause(
     integrator: Callable[[float], Integrator], temperature: float | None, clause: str
