@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.engine import DynamicsSettings, Trajectory
+from ..core.engine import DynamicsSettings, OnReport, Trajectory, record
 from ..core.errors import SimulationError
 from ..core.integrator import Integrator, State, maxwell_boltzmann
 from ..core.potential import Potential
 from ..core.topology import Topology
 from ..core.units import BOLTZMANN, FEMTOSECOND, thermal_energy
 from ..integrators.langevin import Langevin
-from ..integrators.simulation import simulate
+from ..integrators.simulation import advance
 from ..integrators.velocity_verlet import VelocityVerlet
 from .dynamics import energy_conservation, scaling_exponent
 from .estimates import Estimate, mean_of_series
@@ -90,7 +90,18 @@ def _run(
         last[0] = state
         count(done, settings.n_steps)
 
-    return simulate(potential, integrator, start, settings, look), last[0]
+    return _simulate(potential, integrator, start, settings, look), last[0]
+
+
+def _simulate(
+    potential: Potential, integrator: Integrator, start: State, settings: DynamicsSettings, on_report: OnReport
+) -> Trajectory:
+    """Dynamics with an integrator as it is, whatever ensemble it samples."""
+
+    def later(state: State, n_steps: int) -> State:
+        return advance(potential, integrator, state, n_steps)
+
+    return record(start, later, settings, on_report, potential.topology)
 
 
 def examine_conservation(potential: Potential, start: State, settings: PhysicsSettings, count: Count) -> list[Finding]:
@@ -154,7 +165,7 @@ def examine_thermostat(potential: Potential, start: State, settings: PhysicsSett
     note = ""
     try:
         steps = DynamicsSettings(settings.nvt_steps, settings.timestep, "nvt", report_every=REPORT_STEPS)
-        simulate(potential, thermostat, start, steps, watch)
+        _simulate(potential, thermostat, start, steps, watch)
     except SimulationError as error:
         note = str(error)
     return watch.findings(note)

@@ -31,7 +31,7 @@ def run(
     trajectory: Annotated[Path | None, typer.Option(help="Trajectory (.xtc or .dcd).")] = None,
     log: Annotated[Path | None, typer.Option(help="Table of energies and temperatures (.csv).")] = None,
     start: Annotated[Path | None, typer.Option(help="Frames (.h5) or .pdb; without, samples of the model.")] = None,
-    engine: Annotated[str, typer.Option(help="verlet (ours), openmm, ase, or a plug-in's.")] = "verlet",
+    engine: Annotated[str, typer.Option(help="verlet (ours), openmm, ase, ipi, lammps, or a plug-in's.")] = "verlet",
     ensemble: Annotated[Literal["nve", "nvt"], typer.Option()] = "nvt",
     integrator: Annotated[str, typer.Option(help="Of the engine verlet, instead of the ensemble's.")] = "",
     steps: Annotated[int, typer.Option(min=1)] = 1000,
@@ -45,6 +45,9 @@ def run(
             help="Stop if the energy leaves its start by more, in kT per internal degree of freedom: in nve the total "
             "energy (default 1), in nvt the potential energy, upwards (default 10)."
         ),
+    ] = None,
+    compiled: Annotated[
+        Path | None, typer.Option(help="Package of the compiled model (.pt2); made, in minutes, if it is not there.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of torch; at a molecule's size more cost more.")] = 1,
     seed: Seed = 0,
@@ -61,6 +64,7 @@ def run(
     registry().engine(engine)
     potential = load_model(model, dtype.torch, where)
     topology = potential.coordinates.topology
+    run_with = potential if compiled is None else potential.compile(compiled)
     settings = DynamicsSettings(
         n_steps=steps,
         timestep=timestep * FEMTOSECOND,
@@ -77,7 +81,7 @@ def run(
     velocities = maxwell_boltzmann(mass, replicas, potential.temperature, generator)
     with task_progress() as on_progress:
         report = run_dynamics(
-            plan, potential, topology, mass, positions, velocities, origin_of(model, start), on_progress
+            plan, run_with, topology, mass, positions, velocities, origin_of(model, start), on_progress
         )
     if report.resumed_from:
         errors.print(
