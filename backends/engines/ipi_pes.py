@@ -13,7 +13,7 @@ from ...core.errors import ConfigurationError
 from ...core.plugins import registry
 from ...core.potential import Potential
 from ...core.topology import Topology
-from .border import atom_name, evaluate
+from .border import atom_name, evaluate, require_start
 
 BOHR = 0.0529177210903
 """One Bohr radius in nm (CODATA 2018)."""
@@ -31,6 +31,7 @@ class PES:
 
     def __init__(self, potential: Potential) -> None:
         self.potential = potential
+        self.started = False
 
     def __call__(
         self, cell: Float[np.ndarray, "3 3"], positions: Float[np.ndarray, "atoms 3"]
@@ -45,6 +46,9 @@ class PES:
         """
         if self.potential.topology is not None:
             _require_whole(self.potential.topology, cell, positions)
+        if not self.started:
+            require_start(self.potential, positions * BOHR)
+            self.started = True
         energy, forces = evaluate(self.potential, positions * BOHR)
         forces = forces * (BOHR / HARTREE)
         return energy / HARTREE, forces, forces.T @ positions, ""

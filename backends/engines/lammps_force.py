@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from ...core.errors import ConfigurationError, MissingDependencyError, SimulationError, SmoothflowError, TopologyError
 from ...core.potential import Potential
 from ...core.units import ANGSTROM, FEMTOSECOND
-from .border import evaluate, import_optional
+from .border import evaluate, import_optional, require_start
 
 UNITS = {"real": (ANGSTROM, FEMTOSECOND), "metal": (ANGSTROM, 1.0)}
 """Length in nm and time in ps of LAMMPS's unit styles; masses are in amu in both."""
@@ -48,6 +48,7 @@ class LAMMPSForce:
         self.energy = float("nan")
         self.forces: Float[np.ndarray, "atoms 3"] = np.full(potential.shape, np.nan)
         self.error: BaseException | None = None
+        self.started = False
 
     def __call__(
         self,
@@ -63,7 +64,11 @@ class LAMMPSForce:
         try:
             order = np.argsort(tags)
             _require_free(self.lmp)
-            self.energy, self.forces = evaluate(self.potential, positions[order] * self.length)
+            x = positions[order] * self.length
+            if not self.started:
+                require_start(self.potential, x)
+                self.started = True
+            self.energy, self.forces = evaluate(self.potential, x)
             forces[order] = self.forces * (self.length / self.energy_unit)
             virial = forces.T @ positions
             self.lmp.fix_external_set_energy_global(self.fix, self.energy / self.energy_unit)
