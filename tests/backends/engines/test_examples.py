@@ -44,3 +44,12 @@ def test_relaxation_and_vibrations_in_ase(
     printed = capsys.readouterr().out
     assert printed.startswith("energy ")
     assert len(re.findall(r"^ +\d+ ", printed, flags=re.MULTILINE)) == 66
+
+
+def test_annealing_in_lammps(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: Path, structure: Path
+) -> None:
+    run(monkeypatch, "lammps/anneal.py", model, structure, "--steps", 20)
+    energies = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(energies) == 3
+    assert energies[-1] < energies[0]
