@@ -136,7 +136,7 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         (["train", "{frames}", "--out", "{tmp}/run", "--transform", "smoth"], 'Did you mean "smooth"'),
         (["train", "{frames}", "--out", "{tmp}/run", "--device", "cuda:77"], "cannot be used here"),
         (["train", "{frames}", "--out", "{tmp}/run", "--config", "{tmp}/none.yaml"], "There is no file"),
-        (["md", "{model}", "--engine", "gromacs"], "Known: ase, openmm, verlet"),
+        (["md", "{model}", "--engine", "gromacs"], "Known: ase, ipi, openmm, verlet"),
         (["md", "{model}", "--start", "{water}"], "22 atoms"),
         (["simulate", "no-such-molecule", "--out", "{tmp}/x.h5"], "Known: .*capped-alanine"),
         (["simulate", "{tmp}/none.pdb", "--out", "{tmp}/x.h5"], "There is no file"),

@@ -1,4 +1,4 @@
-"""One potential in three engines: one trajectory."""
+"""One potential in four engines: one trajectory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 F64 = torch.float64
 CHAIN_MASSES = torch.tensor([12.011, 14.007, 15.999, 1.008], dtype=F64)
-ENGINES = ["verlet", "openmm", "ase"]
+ENGINES = ["verlet", "openmm", "ase", "ipi"]
 
 
 class Wells(Potential):
@@ -134,9 +134,9 @@ def test_a_start_of_the_wrong_shape_is_refused(name: str, chain: Potential, chai
 def test_plugins_load_without_the_engines() -> None:
     code = (
         "import sys\n"
-        "sys.modules['ase'] = sys.modules['openmm'] = None\n"
+        "sys.modules['ase'] = sys.modules['ipi'] = sys.modules['openmm'] = None\n"
         "from smoothflow.core.plugins import registry\n"
-        "print([b for b in registry().broken if b.plugin in ('ase', 'openmm')], registry().names('engine'))\n"
+        "print([b for b in registry().broken if b.plugin in ('ase', 'ipi', 'openmm')], registry().names('engine'))\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[] ['ase', 'openmm', 'verlet']"
+    assert found.stdout.strip() == "[] ['ase', 'ipi', 'openmm', 'verlet']"

@@ -1,0 +1,7 @@
+"""What i-PI loads to compute energies and forces with a model."""
+
+from smoothflow.backends.engines.ipi import SmoothflowPES
+
+__all__ = ["SmoothflowPES"]
+__DRIVER_NAME__ = "smoothflow"
+__DRIVER_CLASS__ = "SmoothflowPES"
