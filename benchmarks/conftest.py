@@ -87,12 +87,13 @@ def flow(request: pytest.FixtureRequest) -> Flows:
 
 
 @pytest.fixture(scope="session")
-def compiled(flow: Flows) -> Callable[[torch.dtype], Potential]:
-    """The same flow compiled; this takes a minute the first time."""
+def compiled(flow: Flows, tmp_path_factory: pytest.TempPathFactory) -> Callable[[torch.dtype], Potential]:
+    """The same flow compiled; this takes minutes."""
+    folder = tmp_path_factory.mktemp("compiled")
 
     @cache
     def make(dtype: torch.dtype) -> Potential:
-        return flow(dtype).compile()
+        return flow(dtype).compile(folder / f"{dtype}.pt2")
 
     return make
 

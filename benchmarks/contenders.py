@@ -19,7 +19,7 @@ from zuko.flows import NICE
 from zuko.flows.spline import CircularRQSTransform
 from zuko.transforms import MonotonicRQSTransform
 
-SETTINGS = FlowSettings(hidden=44)
+SETTINGS = FlowSettings(options={"smooth": {"n_components": 6}}, line_pairs=2, interval_pairs=2, hidden=64)
 """Of the flow that is measured unless a model is given: for capped alanine, as large as the published ones."""
 
 PEER_COUPLINGS = 8

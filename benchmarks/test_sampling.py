@@ -20,7 +20,9 @@ SAMPLING, DENSITY = f"sampling, per sample, batch {BATCH}", f"log-density, per s
 
 def flow_of(transform: str) -> FlowPotential:
     """An untrained flow named after one transform."""
-    settings = replace(SETTINGS, transforms=transforms_for(transform))
+    transforms = transforms_for(transform)
+    options = {name: values for name, values in SETTINGS.options.items() if name in transforms.values()}
+    settings = replace(SETTINGS, transforms=transforms, options=options)
     return untrained_potential(*capped_polyalanine(1), settings).float()
 
 

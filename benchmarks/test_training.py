@@ -28,9 +28,10 @@ def frames(amber: Any, configurations: Any) -> Frames:
 
 
 @pytest.mark.parametrize("with_forces", GROUPS)
-def test_flow(measure: Measure, flow: Any, frames: Frames, with_forces: bool) -> None:
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_flow(measure: Measure, flow: Any, frames: Frames, with_forces: bool, compiled: bool) -> None:
     weights = LossWeights() if with_forces else LossWeights(force=0)
-    settings = TrainSettings(weights=weights, batch_size=BATCH)
+    settings = TrainSettings(weights=weights, batch_size=BATCH, compile=compiled)
     potential = deepcopy(flow(torch.float32)).requires_grad_(True)
     module = FlowTraining(potential, frames, settings)
     optimizer = module.configure_optimizers()["optimizer"]
@@ -43,7 +44,7 @@ def test_flow(measure: Measure, flow: Any, frames: Frames, with_forces: bool) ->
         optimizer.step()
         module.on_train_batch_end()
 
-    measure(step, GROUPS[with_forces], "flow, eager")
+    measure(step, GROUPS[with_forces], "flow, compiled" if compiled else "flow, eager")
 
 
 def peer_step(peer: Peer, with_forces: bool) -> Callable[[], None]:

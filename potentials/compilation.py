@@ -156,7 +156,9 @@ def trace(function: Callable[..., tuple[Tensor, ...]], examples: Sequence[Any], 
     """
     try:
         traced: torch.fx.GraphModule = make_fx(
-            function, tracing_mode="symbolic" if symbolic else "real", _allow_non_fake_inputs=True
+            lambda *inputs: function(*inputs),
+            tracing_mode="symbolic" if symbolic else "real",
+            _allow_non_fake_inputs=True,
         )(*examples)
     # whatever the code of a potential does when it meets a traced tensor
     except Exception as error:
@@ -174,7 +176,7 @@ def _compile(potential: Potential, kind: str, positions: Tensor, folder: Path) -
     n = 1 if kind == ONE else next(n for n in range(2, N_EXAMPLES + 1) if n not in potential.shape)
     # and one tensor given twice to be one argument
     examples = [positions[:n].clone() for _ in range(2 if kind == CURVATURE else 1)]
-    with _quiet():
+    with quiet():
         graph = trace(_function(potential, kind), examples, symbolic=kind != ONE)
         batch = torch.export.Dim("batch", min=2)
         shapes = None if kind == ONE else tuple({0: batch} for _ in examples)
@@ -208,7 +210,7 @@ def _package(potential: Potential, files: dict[str, list[str]], path: Path) -> C
         "topology": None if potential.topology is None else potential.topology.to_dict(),
     }
     text = write_header(header)
-    with _quiet():
+    with quiet():
         package_pt2(str(path), aoti_files=files, extra_files={HEADER: text})  # type: ignore[arg-type]
     return CompiledPotential(header, path.read_bytes(), potential.topology)
 
@@ -253,7 +255,7 @@ def _reference(eager: Potential, kind: str, x: Tensor, v: Tensor) -> tuple[Tenso
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without torch's warnings about its own parts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

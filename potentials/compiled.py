@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..core.errors import CompilationError, ConfigurationError
 from ..core.external import attach_forces
+from ..core.plugins import PotentialLoader, hookimpl
 from ..core.potential import Potential
 from ..core.topology import Topology
 from .package import read_package
@@ -143,3 +145,8 @@ def load_compiled(path: str | Path) -> CompiledPotential:
     header, content = read_package(path)
     topology = None if header["topology"] is None else Topology.from_dict(header["topology"])
     return CompiledPotential(header, content, topology)
+
+
+@hookimpl
+def smoothflow_loaders() -> Mapping[str, PotentialLoader]:
+    return {".pt2": load_compiled}

@@ -17,12 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..coordinates.internal import InternalCoordinates
+from ..coordinates.topologies import topology_from_pdb
 from ..coordinates.zmatrix import ZMatrix
 from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart, ColumnChart
 from ..core.errors import FileFormatError, PluginError, SmoothflowError
 from ..core.files import write_atomically
-from ..core.plugins import PotentialLoader, hookimpl, registry
+from ..core.plugins import PotentialLoader, PotentialProvider, hookimpl, registry
+from ..core.potential import Potential
 from ..core.topology import Topology
 from .flow_potential import FlowPotential
 
@@ -147,6 +149,30 @@ def load_model(
     flow.load_state_dict(weights)
     potential = FlowPotential(flow, coordinates, topology, temperature).to(device=device, dtype=dtype)
     return potential.requires_grad_(False).eval()
+
+
+def model_provider(argument: str, structure: Path) -> Potential:
+    """The potential in a model file, for programs that know it only by ``smoothflow:model.safetensors``.
+
+    Args:
+        argument: Path of a model file, of any suffix that a plug-in reads.
+        structure: A PDB file whose atoms must be the model's; not checked if there is no such file, since the model
+            knows its molecule.
+
+    Raises:
+        FileFormatError: If the model is missing or damaged, or the structure is no PDB file.
+        TopologyError: If number, elements or order of the atoms are not the model's.
+    """
+    potential = registry().load(argument)
+    if structure.is_file() and potential.topology is not None:
+        elements = topology_from_pdb(structure)[0].elements
+        potential.topology.require_elements(elements, f'The model "{argument}"', f'"{structure}"')
+    return potential
+
+
+@hookimpl
+def smoothflow_providers() -> Mapping[str, PotentialProvider]:
+    return {"smoothflow": model_provider}
 
 
 def _require_plugins(header: Mapping[str, Any], path: Path) -> None:

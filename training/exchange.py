@@ -268,7 +268,8 @@ def _npz(frames: Frames) -> bytes:
     return content.getvalue()
 
 
-def _import_mdtraj() -> Any:
+def import_mdtraj() -> Any:
+    """mdtraj, or a `MissingDependencyError` that names the extra."""
     try:
         import mdtraj
     except ImportError as error:
@@ -292,7 +293,7 @@ def _standard_output_to_error() -> Iterator[None]:
 def _read_trajectory(
     path: Path, temperature: float | None, structure: str | Path | None, topology: Topology | None
 ) -> Frames:
-    mdtraj = _import_mdtraj()
+    mdtraj = import_mdtraj()
     if structure is None and path.suffix != ".pdb":
         raise ConfigurationError(f'"{path}" says nothing of its atoms. Give the PDB file of the molecule as well.')
     try:
@@ -313,7 +314,7 @@ def _read_trajectory(
 
 
 def _mdtraj_topology(topology: Topology) -> Any:
-    mdtraj = _import_mdtraj()
+    mdtraj = import_mdtraj()
     made = mdtraj.Topology()
     chain = made.add_chain()
     residue = None
@@ -329,7 +330,7 @@ def _mdtraj_topology(topology: Topology) -> Any:
 
 
 def _write_trajectory(frames: Frames, path: Path) -> None:
-    trajectory = _import_mdtraj().Trajectory(frames.positions, _mdtraj_topology(frames.topology))
+    trajectory = import_mdtraj().Trajectory(frames.positions, _mdtraj_topology(frames.topology))
     # mdtraj writes to a name; the content then goes the atomic way
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / path.name

@@ -9,7 +9,7 @@ A file of two lines beside the input makes i-PI find the class (``examples/ipi``
 
     <ffdirect name='smoothflow'>
       <pes>custom</pes> <pes_path>pes.py</pes_path>
-      <parameters>{model: model.safetensors}</parameters>
+      <parameters>{model: model.safetensors, structure: molecule.pdb}</parameters>
     </ffdirect>
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core.engine import DynamicsSettings, Engine, Trajectory, check_start, record
+from ...core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_start, record
 from ...core.errors import SimulationError, SmoothflowError
 from ...core.integrator import State
 from ...core.potential import Potential
 from ...core.units import thermal_energy
-from .border import import_optional, require_start
+from .border import import_optional
 from .ipi_pes import BOHR, HARTREE, PES
 
 ELECTRON_MASS = 1 / 1822.888486209
@@ -63,7 +62,7 @@ class IPIEngine(Engine):
         positions: Float[Tensor, "replicas atoms 3"],
         velocities: Float[Tensor, "replicas atoms 3"],
         settings: DynamicsSettings,
-        on_report: Callable[[int], None] | None = None,
+        on_report: OnReport | None = None,
     ) -> Trajectory:
         import_optional("ipi", "The engine ipi", "ipi")
         check_start(potential, masses, positions, velocities)
@@ -77,15 +76,15 @@ class IPIEngine(Engine):
         def advance(time: float, n_steps: int) -> State:
             found = []
             for replica, system in enumerate(systems):
-                steps = 0
+                done = 0
                 try:
-                    while steps < n_steps:
-                        steps += 1
+                    while done < n_steps:
                         system.motion.step()
+                        done += 1
                     found.append([np.array(part) for part in _read(system)])
                 except SmoothflowError as error:
                     raise SimulationError(
-                        f"i-PI stopped in replica {replica} at {time + steps * settings.timestep:.6g} ps: {error}"
+                        f"i-PI stopped in replica {replica} at {time + (done + 1) * settings.timestep:.6g} ps: {error}"
                     ) from error
             x, p, forces, energies = (torch.from_numpy(np.stack(part)) for part in zip(*found, strict=True))
             return State(
@@ -137,7 +136,6 @@ def _system(
         ),
         read_only=True,  # else i-PI takes over signals and writes files
     )
-    require_start(potential, positions.numpy())
     simulation.fflist["potential"].driver = PES(potential)
     (system,) = simulation.syslist
     system.beads.m = beads.m  # the text kept fewer digits

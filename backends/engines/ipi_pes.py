@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
+from ...core.errors import ConfigurationError
 from ...core.plugins import registry
 from ...core.potential import Potential
-from .border import evaluate, require_molecular, require_start
+from ...core.topology import Topology
+from .border import atom_name, evaluate, require_molecular, require_start
 
 BOHR = 0.0529177210903
 """One Bohr radius in nm (CODATA 2018)."""
@@ -32,6 +35,7 @@ class PES:
     def __init__(self, potential: Potential) -> None:
         require_molecular(potential, "i-PI")
         self.potential = potential
+        self._checked = False
 
     def __call__(
         self, cell: Float[np.ndarray, "3 3"], positions: Float[np.ndarray, "atoms 3"]
@@ -41,37 +45,60 @@ class PES:
         .. math:: W_{ab} = \sum_i F_{ia} x_{ib}
 
         Raises:
-            ConfigurationError: If the number of atoms is not the potential's.
+            GeometryError: If the first structure is in a wrong unit or order.
+            ConfigurationError: If the number of atoms is not the potential's, or i-PI folded them into the cell.
             SimulationError: If the energy or a force is not finite.
         """
-        energy, forces = evaluate(self.potential, positions * BOHR)
+        if self.potential.topology is not None:
+            _require_whole(self.potential.topology, cell, positions)
+        x = positions * BOHR
+        if not self._checked:
+            require_start(self.potential, x)
+            self._checked = True
+        energy, forces = evaluate(self.potential, x)
         forces = forces * (BOHR / HARTREE)
         return energy / HARTREE, forces, forces.T @ positions, ""
 
 
 class SmoothflowPES(PES):
-    """A model file as a potential-energy surface, in i-PI's ``<ffdirect>`` or in ``i-pi-py_driver -m custom``.
+    """A model file as a potential-energy surface, in ``<ffdirect>`` or in ``i-pi-py_driver -m custom``.
 
-    i-PI tells neither elements nor whether it folds atoms into its cell: bond lengths are checked in every structure.
-    It computes forces in threads, which do not inherit settings: each uses one core unless ``OMP_NUM_THREADS`` says
-    otherwise.
+    i-PI tells no elements: give the structure that the run starts from to have them checked. It also computes forces
+    in threads that know nothing of each other; each computes with one thread unless ``OMP_NUM_THREADS`` says otherwise.
 
     Args:
         model: Path of a model file.
+        structure: PDB file of the molecule as i-PI has it.
         verbosity: What i-PI passes; not used.
 
     Raises:
-        FileFormatError: If the file is missing or is not what it should be.
+        FileFormatError: If a file is missing or is not what it should be.
+        TopologyError: If number, elements or order of the atoms are not the model's.
     """
 
-    def __init__(self, model: str, verbosity: object = None) -> None:
-        super().__init__(registry().load(model))
+    def __init__(self, model: str, structure: str = "", verbosity: object = None) -> None:
+        if structure and not Path(structure).is_file():
+            raise ConfigurationError(f'There is no file "{structure}" to check the atoms with. Correct its path.')
+        super().__init__(registry().provider("smoothflow")(model, Path(structure)))
 
     def __call__(
         self, cell: Float[np.ndarray, "3 3"], positions: Float[np.ndarray, "atoms 3"]
     ) -> tuple[float, Float[np.ndarray, "atoms 3"], Float[np.ndarray, "3 3"], str]:
-        """What `PES` gives; also raises a `GeometryError` if bonded atoms are nowhere near each other."""
         if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > 1:
             torch.set_num_threads(1)  # holds for the thread that calls
-        require_start(self.potential, positions * BOHR)
         return super().__call__(cell, positions)
+
+
+def _require_whole(topology: Topology, cell: Float[np.ndarray, "3 3"], positions: Float[np.ndarray, "atoms 3"]) -> None:
+    """Raise a `ConfigurationError` if bonded atoms are on opposite sides of the cell (vectors in columns)."""
+    if len(positions) != len(topology) or not topology.bonds:
+        return
+    first, second = np.array(topology.bonds).T
+    across = np.abs(np.linalg.solve(cell, (positions[first] - positions[second]).T)).max(axis=0) > 0.5
+    if across.any():
+        i, j = topology.bonds[int(across.argmax())]
+        raise ConfigurationError(
+            f"The bonded {atom_name(topology, i)} and {atom_name(topology, j)} are on opposite sides of i-PI's cell, "
+            "as if they had been folded into it; the potential is that of a molecule in free space. Set pbc='false' in "
+            "the forcefield, and give a cell larger than the molecule."
+        )

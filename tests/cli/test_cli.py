@@ -91,6 +91,20 @@ def test_evaluation_prints_every_number_as_json(smoothflow: Smoothflow, chain: C
     assert report.read_text().lstrip().startswith("<!")
 
 
+def test_check_examines_a_model_and_a_force_field(smoothflow: Smoothflow, chain: Chain) -> None:
+    found = smoothflow("check", chain.model, "--tests", "forces,net force", "--frames", chain.frames, "--json")
+    report = json.loads(found.out)
+    assert (found.code, report["passed"]) == (0, True)
+    assert [row["test"] for row in report["findings"]] == ["forces", "net force", "net force"]
+    amber = ["check", "openmm:amber99sbildn.xml,amber99_obc.xml", "--replicas", 2, "--tests"]
+    assert "relative asymmetry" in smoothflow(*amber, "hessian").out
+    # two replicas for 2 fs have no temperature that is known
+    found = smoothflow(*amber, "thermostat", "--nvt-steps", 2)
+    assert found.code == 2
+    assert "FAILS" in found.out
+    assert 'breaks the clause "temperature"' in found.err
+
+
 def test_frames_convert_to_xyz_and_back(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
     xyz, back = tmp_path / "frames.xyz", tmp_path / "back.h5"
     assert smoothflow("convert", chain.frames, xyz).code == 0
@@ -136,7 +150,7 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         (["train", "{frames}", "--out", "{tmp}/run", "--transform", "smoth"], 'Did you mean "smooth"'),
         (["train", "{frames}", "--out", "{tmp}/run", "--device", "cuda:77"], "cannot be used here"),
         (["train", "{frames}", "--out", "{tmp}/run", "--config", "{tmp}/none.yaml"], "There is no file"),
-        (["md", "{model}", "--engine", "gromacs"], "Known: ase, ipi, openmm, verlet"),
+        (["md", "{model}", "--engine", "gromacs"], "Known: ase, ipi, lammps, openmm, verlet"),
         (["md", "{model}", "--start", "{water}"], "22 atoms"),
         (["simulate", "no-such-molecule", "--out", "{tmp}/x.h5"], "Known: .*capped-alanine"),
         (["simulate", "{tmp}/none.pdb", "--out", "{tmp}/x.h5"], "There is no file"),
@@ -164,6 +178,9 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         (["bench", "--out", "{frames}"], "exists already"),
         (["bench", "--out", "{tmp}/x.json", "--compare", "{model}"], "no file of smoothflow bench"),
         (["bench", "--out", "{tmp}/x.json", "--model", "{tmp}/none.safetensors"], "There is no file"),
+        (["check", "{tmp}/none.safetensors"], "There is no file"),
+        (["check", "{model}", "--tests", "color"], 'No physics test is called "color"'),
+        (["check", "{model}", "--frames", "{water}"], "22 atoms"),
     ],
 )
 def test_bad_input_gets_one_clear_line(

@@ -16,6 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch._inductor.config
+from smoothflow import FlowPotential, FlowSettings, InternalCoordinates, build_flow, registry
+from smoothflow.coordinates.molecules import molecule_path
+from smoothflow.coordinates.topologies import topology_from_pdb
+from smoothflow.core.charts import Chart, ColumnChart
 from smoothflow.core.errors import CompilationError, ConfigurationError, FileFormatError
 from smoothflow.core.potential import Potential
 from smoothflow.potentials import compilation
@@ -200,12 +204,19 @@ def test_a_flow_that_cannot_be_compiled_says_so_and_runs(
 
 
 @pytest.mark.slow
-def test_a_compiled_flow_is_found_again(make_potential: Callable[[str], Potential], tmp_path: Path) -> None:
-    potential = make_potential("affine")
+def test_a_compiled_flow_is_found_again(tmp_path: Path) -> None:
+    topology, positions = topology_from_pdb(molecule_path("water"))
+    coordinates = InternalCoordinates(topology)
+    place = coordinates.encode(positions)[0][0].tolist()
+    charts = [ColumnChart("standard", value, width) for value, width in zip(place, (0.005, 0.005, 0.1), strict=True)]
+    settings = FlowSettings(line_pairs=1, interval_pairs=1, hidden=8)
+    potential = FlowPotential(build_flow(settings, Chart(coordinates.codomain, charts)), coordinates, topology, 300.0)
+    potential = potential.double()
     package = tmp_path / "flow.pt2"
     compiled = potential.compile(package)
     assert isinstance(compiled, CompiledPotential)
-    x, _ = potential.sample(3, torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        x, _ = potential.sample(3, torch.Generator().manual_seed(5))
     for n in (1, 3):
         energy, forces = compiled.energy_and_forces(x[:n])
         expected_energy, expected_forces = potential.energy_and_forces(x[:n])
@@ -217,4 +228,6 @@ def test_a_compiled_flow_is_found_again(make_potential: Callable[[str], Potentia
         warnings.simplefilter("error")
         assert isinstance(potential.compile(package), CompiledPotential)
     assert package.stat().st_mtime_ns == made
-    assert compiled.topology == potential.topology
+    found = registry().load(package)
+    assert isinstance(found, CompiledPotential)
+    assert found.topology == topology

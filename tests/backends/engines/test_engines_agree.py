@@ -1,4 +1,4 @@
-"""One potential in four engines: one trajectory."""
+"""One potential in every engine: one trajectory."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 from smoothflow.backends.engines.openmm import OpenMMPotential
-from smoothflow.core.engine import DynamicsSettings, Trajectory
+from smoothflow.core.engine import DynamicsSettings, Ensemble, Trajectory
 from smoothflow.core.errors import ConfigurationError, SimulationError
-from smoothflow.core.integrator import maxwell_boltzmann
+from smoothflow.core.integrator import State, maxwell_boltzmann
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
@@ -18,7 +18,8 @@ from torch import Tensor
 
 F64 = torch.float64
 CHAIN_MASSES = torch.tensor([12.011, 14.007, 15.999, 1.008], dtype=F64)
-ENGINES = ["verlet", "openmm", "ase", "ipi"]
+ENGINES = ["verlet", "openmm", "ase", "ipi", "lammps"]
+THERMOSTATTED = ENGINES[:-1]
 
 
 class Wells(Potential):
@@ -62,7 +63,7 @@ def test_nve_of_a_force_field_is_one_trajectory(name: str, amber: OpenMMPotentia
     assert_same(run(name, amber, masses, positions, settings), run("verlet", amber, masses, positions, settings))
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", THERMOSTATTED)
 def test_nvt_without_friction_is_nve(name: str, chain: Potential, chain_positions: Tensor) -> None:
     # exact for BAOAB, and for ASE's scheme too: shows that velocities are those of the positions' instant
     nvt = DynamicsSettings(n_steps=100, timestep=0.001, report_every=30, ensemble="nvt", friction=0.0)
@@ -72,7 +73,7 @@ def test_nvt_without_friction_is_nve(name: str, chain: Potential, chain_position
     )
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", THERMOSTATTED)
 def test_nvt_keeps_the_temperature(name: str) -> None:
     n_atoms = 500
     masses = torch.ones(n_atoms, dtype=F64)
@@ -86,7 +87,7 @@ def test_nvt_keeps_the_temperature(name: str) -> None:
     assert v.var().item() == pytest.approx(kt, rel=0.028)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", THERMOSTATTED)
 def test_one_seed_gives_one_trajectory(name: str, chain: Potential, chain_positions: Tensor) -> None:
     one, again, other = (
         run(name, chain, CHAIN_MASSES, chain_positions, DynamicsSettings(20, ensemble="nvt", seed=seed))
@@ -100,14 +101,16 @@ def test_one_seed_gives_one_trajectory(name: str, chain: Potential, chain_positi
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_energies_belong_to_their_frames(name: str, chain: Potential, chain_positions: Tensor) -> None:
-    reports: list[int] = []
+    seen: dict[int, State] = {}
+    ensemble: Ensemble = "nvt" if name in THERMOSTATTED else "nve"
     v = maxwell_boltzmann(CHAIN_MASSES, 3, 300.0, torch.Generator().manual_seed(5))
     trajectory = (
         registry()
         .engine(name)()
-        .run(chain, CHAIN_MASSES, chain_positions, v, DynamicsSettings(25, ensemble="nvt"), reports.append)
+        .run(chain, CHAIN_MASSES, chain_positions, v, DynamicsSettings(25, ensemble=ensemble), seen.__setitem__)
     )
-    assert reports == [0, 10, 20, 25]
+    assert list(seen) == [0, 10, 20, 25]
+    assert torch.equal(seen[20].positions, trajectory.positions[2])
     torch.testing.assert_close(trajectory.positions[0], chain_positions, rtol=1e-14, atol=1e-16)
     torch.testing.assert_close(trajectory.velocities[0], v, rtol=1e-14, atol=1e-16)
     for frame in range(4):
@@ -131,12 +134,18 @@ def test_a_start_of_the_wrong_shape_is_refused(name: str, chain: Potential, chai
         )
 
 
+def test_lammps_has_no_thermostat_of_ours(chain: Potential, chain_positions: Tensor) -> None:
+    with pytest.raises(ConfigurationError, match="runs nve only"):
+        run("lammps", chain, CHAIN_MASSES, chain_positions, DynamicsSettings(1, ensemble="nvt"))
+
+
 def test_plugins_load_without_the_engines() -> None:
     code = (
         "import sys\n"
-        "sys.modules['ase'] = sys.modules['ipi'] = sys.modules['openmm'] = None\n"
+        "names = ('ase', 'ipi', 'lammps', 'openmm')\n"
+        "for name in names: sys.modules[name] = None\n"
         "from smoothflow.core.plugins import registry\n"
-        "print([b for b in registry().broken if b.plugin in ('ase', 'ipi', 'openmm')], registry().names('engine'))\n"
+        "print([b for b in registry().broken if b.plugin in names], registry().names('engine'))\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[] ['ase', 'ipi', 'openmm', 'verlet']"
+    assert found.stdout.strip() == "[] ['ase', 'ipi', 'lammps', 'openmm', 'verlet']"
