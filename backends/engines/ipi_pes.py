@@ -35,7 +35,7 @@ class PES:
     def __init__(self, potential: Potential) -> None:
         require_molecular(potential, "i-PI")
         self.potential = potential
-        self._checked = False
+        self.started = False
 
     def __call__(
         self, cell: Float[np.ndarray, "3 3"], positions: Float[np.ndarray, "atoms 3"]
@@ -51,11 +51,10 @@ class PES:
         """
         if self.potential.topology is not None:
             _require_whole(self.potential.topology, cell, positions)
-        x = positions * BOHR
-        if not self._checked:
-            require_start(self.potential, x)
-            self._checked = True
-        energy, forces = evaluate(self.potential, x)
+        if not self.started:
+            require_start(self.potential, positions * BOHR)
+            self.started = True
+        energy, forces = evaluate(self.potential, positions * BOHR)
         forces = forces * (BOHR / HARTREE)
         return energy / HARTREE, forces, forces.T @ positions, ""
 

@@ -48,7 +48,7 @@ class LAMMPSForce:
         self.energy = float("nan")
         self.forces: Float[np.ndarray, "atoms 3"] = np.full(potential.shape, np.nan)
         self.error: BaseException | None = None
-        self._checked = False
+        self.started = False
 
     def __call__(
         self,
@@ -65,9 +65,9 @@ class LAMMPSForce:
             order = np.argsort(tags)
             _require_free(self.lmp)
             x = positions[order] * self.length
-            if not self._checked:
+            if not self.started:
                 require_start(self.potential, x)
-                self._checked = True
+                self.started = True
             self.energy, self.forces = evaluate(self.potential, x)
             forces[order] = self.forces * (self.length / self.energy_unit)
             virial = forces.T @ positions
