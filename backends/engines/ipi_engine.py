@@ -53,6 +53,7 @@ class IPIEngine(Engine):
     """
 
     name = "ipi"
+    thermostat = "Langevin, BAOAB"
 
     def run(
         self,

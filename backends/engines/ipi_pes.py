@@ -13,7 +13,7 @@ from ...core.errors import ConfigurationError
 from ...core.plugins import registry
 from ...core.potential import Potential
 from ...core.topology import Topology
-from .border import atom_name, evaluate, require_start
+from .border import atom_name, evaluate, require_molecular, require_start
 
 BOHR = 0.0529177210903
 """One Bohr radius in nm (CODATA 2018)."""
@@ -27,9 +27,13 @@ class PES:
 
     Args:
         potential: Any molecular potential.
+
+    Raises:
+        ConfigurationError: If the potential is no molecule's.
     """
 
     def __init__(self, potential: Potential) -> None:
+        require_molecular(potential, "i-PI")
         self.potential = potential
         self.started = False
 
@@ -41,6 +45,7 @@ class PES:
         .. math:: W_{ab} = \sum_i F_{ia} x_{ib}
 
         Raises:
+            GeometryError: If the first structure is in a wrong unit or order.
             ConfigurationError: If the number of atoms is not the potential's, or i-PI folded them into the cell.
             SimulationError: If the energy or a force is not finite.
         """

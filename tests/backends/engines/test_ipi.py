@@ -17,6 +17,7 @@ import smoothflow
 import torch
 from smoothflow import FlowPotential, load_model
 from smoothflow.backends.engines.ipi import SmoothflowPES
+from smoothflow.coordinates.molecules import molecule_path
 from smoothflow.core.engine import DynamicsSettings
 from smoothflow.core.errors import (
     ConfigurationError,
@@ -24,6 +25,7 @@ from smoothflow.core.errors import (
     GeometryError,
     MissingDependencyError,
     SmoothflowError,
+    TopologyError,
 )
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
@@ -92,6 +94,12 @@ def test_folded_atoms_and_wrong_files_are_refused(model: Path, positions: Tensor
     folded[:5] += [50.0, 0.0, 0.0]
     with pytest.raises(ConfigurationError, match="opposite sides of i-PI's cell"):
         pes(50 * np.eye(3), folded)
+    with pytest.raises(GeometryError, match="Multiply them by 10"):
+        SmoothflowPES(str(model))(1e3 * np.eye(3), 0.1 * x)
+    with pytest.raises(TopologyError, match="22 atoms"):
+        SmoothflowPES(str(model), str(molecule_path("water")))
+    with pytest.raises(ConfigurationError, match=r'no file "none\.pdb"'):
+        SmoothflowPES(str(model), "none.pdb")
     with pytest.raises(ConfigurationError, match="22 atoms and was given 21"):
         pes(1e3 * np.eye(3), x[:-1])
     with pytest.raises(FileFormatError, match="There is no file"):
