@@ -32,7 +32,7 @@ def import_torch_sim(feature: str) -> Any:
     found = version("torch-sim-atomistic")
     if tuple(map(int, found.split(".")[:2])) < (0, 6):
         raise ConfigurationError(
-            f"{feature} needs TorchSim 0.6 or newer, and this one is {found}. In Python 3.12 or newer, install it with: "
+            f"{feature} needs TorchSim 0.6 or newer, and this one is {found}. In Python 3.12 or newer: "
             "pip install 'smoothflow[torchsim]'."
         )
     return torch_sim
@@ -76,6 +76,8 @@ class TorchSimEngine(Engine):
                 gamma=settings.friction * TIME_UNIT,
             )
 
+        md = _start(torch_sim, model, masses, positions, velocities, settings.seed)
+
         def state(time: float) -> State:
             return State(
                 md.positions.reshape(shape) * ANGSTROM,
@@ -90,15 +92,15 @@ class TorchSimEngine(Engine):
             nonlocal md
             done = 0
             try:
-                for done in range(n_steps):
+                while done < n_steps:
                     md = step(md)
+                    done += 1
             except SmoothflowError as error:
                 time = before.time + (done + 1) * settings.timestep
                 reason = str(error).replace("In system", "In replica")  # replicas are TorchSim's systems
                 raise SimulationError(f"TorchSim stopped at {time:.6g} ps. {reason}") from error
             return state(before.time + n_steps * settings.timestep)
 
-        md = _start(torch_sim, model, masses, positions, velocities, settings.seed)
         return record(state(0.0), advance, settings, on_report, potential.topology)
 
 
