@@ -31,6 +31,8 @@ from .border import working_type
 class EnergyModel(nn.Module):
     """What metatomic compiles: the traced energy of each system, after checks of its atoms."""
 
+    numbers: Tensor
+
     def __init__(self, energy: nn.Module, numbers: Tensor) -> None:
         super().__init__()
         self.energy = energy
@@ -48,7 +50,8 @@ class EnergyModel(nn.Module):
             return results
         if outputs["energy"].sample_kind != "system" or selected_atoms is not None:
             raise ValueError("This model has one energy for the whole molecule, not for single atoms.")
-        energies = torch.jit.annotate(List[Tensor], [])
+        energies: List[Tensor] = []
+        no_components: List[Labels] = []
         for system in systems:
             if bool(system.pbc.any()):
                 raise ValueError("Periodic boundaries are on, but this model is that of a molecule in free space.")
@@ -62,7 +65,7 @@ class EnergyModel(nn.Module):
         block = TensorBlock(
             values=torch.cat(energies),
             samples=Labels(["system"], numbered),
-            components=torch.jit.annotate(List[Labels], []),
+            components=no_components,
             properties=Labels(["energy"], zero),
         )
         results["energy"] = TensorMap(Labels(["_"], zero), [block])
@@ -77,9 +80,9 @@ def export(potential: Potential, path: Path, positions: Float[Tensor, "batch ato
     numbers = torch.tensor(atomic_numbers(potential.topology))
     with warnings.catch_warnings():
         # branches on the positions; the comparison below finds those that matter
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
-            energy = torch.jit.trace(potential, positions[:1], check_trace=False)
+            energy = torch.jit.trace(potential, positions[:1], check_trace=False)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise ConfigurationError(f"torch cannot trace the energy of {type(potential).__name__}: {error}") from error
     capabilities = ModelCapabilities(
@@ -102,16 +105,16 @@ def _require_same(
     model: AtomisticModel, numbers: Tensor, potential: Potential, positions: Float[Tensor, "batch atoms 3"]
 ) -> None:
     """Raise a `ConfigurationError` unless the model has the potential's energies and forces."""
-    energies, forces = (x.cpu() for x in potential.energy_and_forces(positions))
     options = ModelEvaluationOptions(length_unit="nm", outputs={"energy": ModelOutput(unit="kJ/mol")})
     tolerance = 1e-8 if positions.dtype == torch.float64 else 1e-3
-    for i, x in enumerate(positions.cpu()):
-        x = x.clone().requires_grad_(True)
+    for i, configuration in enumerate(positions):
+        expected, forces = (value[0].cpu() for value in potential.energy_and_forces(configuration[None]))
+        x = configuration.clone().cpu().requires_grad_(True)
         system = System(numbers, x, torch.zeros(3, 3, dtype=x.dtype), torch.zeros(3, dtype=torch.bool))
         energy = model([system], options, check_consistency=True)["energy"].block().values.sum()
         (gradient,) = torch.autograd.grad(energy, x, materialize_grads=True)
-        difference = float((gradient + forces[i]).abs().max() / forces[i].abs().max())
-        error = float((energy.detach() - energies[i]).abs() / energies[i].abs().clamp(min=1.0))
+        difference = float((gradient + forces).abs().max() / forces.abs().max().clamp(min=1.0))
+        error = float((energy.detach() - expected).abs() / expected.abs().clamp(min=1.0))
         if not (difference <= tolerance and error <= tolerance):
             raise ConfigurationError(
                 f"The exported energy is another than the potential's: at configuration {i} it differs by {error:.2g} "

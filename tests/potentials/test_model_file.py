@@ -14,7 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from smoothflow import FlowPotential, FlowSettings, load_model, save_model
 from smoothflow.core.architecture import transforms_for
-from smoothflow.core.errors import FileFormatError, PluginError
+from smoothflow.coordinates.molecules import molecule_path
+from smoothflow.core.errors import FileFormatError, PluginError, TopologyError
+from smoothflow.core.plugins import registry
 from smoothflow.potentials.model_file import read_header
 
 MakePotential = Callable[[str], FlowPotential]
@@ -131,3 +133,13 @@ def test_a_model_whose_plugin_is_gone_says_what_to_install(model: Path) -> None:
     rewrite(model, change)
     with pytest.raises(PluginError, match="pip install flow-extras"):
         load_model(model)
+
+
+def test_a_model_is_known_by_name(model: Path, tmp_path: Path) -> None:
+    provider = registry().provider("smoothflow")
+    for structure in (molecule_path("capped-alanine"), tmp_path / "missing.pdb"):
+        assert provider(str(model), structure).topology == load_model(model).topology
+    with pytest.raises(TopologyError, match=r"model.safetensors\" has 22 atoms and .*water.pdb\" has"):
+        provider(str(model), molecule_path("water"))
+    with pytest.raises(FileFormatError, match="There is no file"):
+        provider(str(tmp_path / "missing.safetensors"), tmp_path)

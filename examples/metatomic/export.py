@@ -1,0 +1,14 @@
+"""``python export.py model.safetensors model.pt`` writes a model for engines that run metatomic models."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from smoothflow import load_model
+from smoothflow.backends.engines.metatomic import to_metatomic
+
+model = load_model(sys.argv[1])
+with torch.no_grad():
+    positions, _ = model.sample(10, torch.Generator().manual_seed(0))
+to_metatomic(model, sys.argv[2], positions)
