@@ -80,9 +80,11 @@ def run(
     frames = read_frames(output)
     independent = independent_frames(frames)
     rows += [[f"independent frames, {name}", f"{n:.0f}"] for name, n in independent.items()]
-    stayed = [name for name in slow_torsions(frames.topology) if name not in independent]
+    slow = slow_torsions(frames.topology)
+    stayed = [name for name in slow if name not in independent]
     if stayed:
-        rows.append(["within 120 degrees of their mean", ", ".join(stayed)])
+        shown = ", ".join(stayed[:6]) + (", ..." if len(stayed) > 6 else "")
+        rows.append(["within 120 degrees of their mean", f"{len(stayed)} of {len(slow)} slow torsions: {shown}"])
     if as_json:
         print_json(dict(rows))
     else:

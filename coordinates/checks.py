@@ -19,8 +19,8 @@ from .zmatrix import ZMatrix
 OVERLAP = 0.02
 """Atoms nearer than this (nm) overlap; the shortest bond there is, H2, has 0.074 nm."""
 
-STRETCHED = 2.5
-"""Bonds longer than this times the sum of covalent radii are no bonds."""
+STRETCHED = 1.5
+"""Bonds longer than this times the sum of covalent radii are no bonds; atoms two bonds apart are 1.6 or more away."""
 
 COLLINEAR = 0.01
 """Angles nearer than this (rad) to 0 or pi define no torsion."""
@@ -55,8 +55,10 @@ def check_positions(topology: Topology, positions: Float[Tensor, "frames atoms 3
         )
     for start, part in _chunks(positions):
         _require_finite(topology, part, start)
-        _require_bond_lengths(topology, part, start)
+        ratios = _bond_ratios(topology, part)
+        require_unit(ratios)
         _require_apart(topology, part, start)
+        _require_bonds(topology, ratios, start)
         _require_hydrogens(topology, part)
 
 
@@ -145,20 +147,22 @@ def _require_finite(topology: Topology, positions: Float[Tensor, "frames atoms 3
         )
 
 
-def _require_bond_lengths(topology: Topology, positions: Float[Tensor, "frames atoms 3"], start: int) -> None:
+def _bond_ratios(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> Float[Tensor, "frames bonds"]:
+    """Bond lengths in units of the sums of covalent radii."""
     bonds = torch.tensor(topology.bonds, device=positions.device)
     radii = positions.new_tensor([element(symbol).radius for symbol in topology.elements])
-    expected = radii[bonds].sum(-1)
-    lengths = norm(positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]])
-    ratios = lengths / expected
-    require_unit(ratios)
+    return norm(positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]]) / radii[bonds].sum(-1)
+
+
+def _require_bonds(topology: Topology, ratios: Float[Tensor, "frames bonds"], start: int) -> None:
     wrong = (ratios > STRETCHED).nonzero()
     if len(wrong):
         frame, bond = (int(i) for i in wrong[0])
-        i, j = topology.bonds[bond]
+        first, second = (topology.atoms[i] for i in topology.bonds[bond])
+        expected = element(first.element).radius + element(second.element).radius
         raise GeometryError(
-            f"The bond of {topology.atoms[i]} and {topology.atoms[j]} is {float(lengths[frame, bond]):.3g} nm long in "
-            f"frame {start + frame}; covalent radii give {float(expected[bond]):.3f} nm. Check the order of the atoms "
+            f"The bond of {first} and {second} is {float(ratios[frame, bond]) * expected:.3g} nm long in "
+            f"frame {start + frame}; covalent radii give {expected:.3f} nm. Check the order of the atoms "
             "and the unit (nm), and make molecules whole across periodic boundaries."
         )
 

@@ -137,7 +137,8 @@ def topology_from_smiles(smiles: str, seed: int = 0) -> tuple[Topology, Float[Te
     if parsed is None:
         raise TopologyError(f'"{smiles}" is no valid SMILES string. Check its rings, brackets and valences.')
     molecule = Chem.AddHs(parsed)
-    if rdDistGeom.EmbedMolecule(molecule, randomSeed=seed) != 0:
+    # a large molecule is embedded only from random coordinates
+    if all(rdDistGeom.EmbedMolecule(molecule, randomSeed=seed, useRandomCoords=r) != 0 for r in (False, True)):
         raise TopologyError(f'RDKit finds no conformation of "{smiles}". Give a structure file instead.')
     rdForceFieldHelpers.MMFFOptimizeMolecule(molecule)
     symbols = [atom.GetSymbol() for atom in molecule.GetAtoms()]

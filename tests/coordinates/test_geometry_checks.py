@@ -29,6 +29,17 @@ def test_wrong_order_of_atoms(alanine) -> None:
         alanine.coordinates.check_geometry(alanine.positions.flip(1))
 
 
+@pytest.mark.parametrize(("first", "second"), [("HA", "HB1"), ("CH3", "CA"), ("CB", "C")])
+def test_two_atoms_of_one_element_exchanged(alanine, first: str, second: str) -> None:
+    names = [f"{atom.residue_name}-{atom.name}" for atom in alanine.topology.atoms]
+    i = next(k for k, name in enumerate(names) if name.endswith(f"-{first}"))
+    j = names.index(f"ALA-{second}")
+    positions = alanine.positions.clone()
+    positions[:, [i, j]] = positions[:, [j, i]]
+    with pytest.raises(GeometryError, match=r"Check the order of the atoms|a hydrogen is missing"):
+        alanine.coordinates.check_geometry(positions)
+
+
 def test_atoms_that_are_not_finite(alanine) -> None:
     positions = alanine.positions.repeat(5, 1, 1)
     positions[3, 7, 1] = math.nan

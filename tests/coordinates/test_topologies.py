@@ -83,6 +83,8 @@ def test_smiles() -> None:
     topology, positions = topology_from_smiles("CC(=O)Oc1ccccc1C(=O)O")
     assert topology.bonds == topology_from_pdb(molecule_path("aspirin"))[0].bonds
     InternalCoordinates(topology).check_geometry(positions)
+    topology, positions = topology_from_smiles("CCCCCCCCCCCCCCCCCCCC" * 3)  # not embedded at the first attempt
+    InternalCoordinates(topology).check_geometry(positions)
     with pytest.raises(TopologyError, match="no valid SMILES"):
         topology_from_smiles("C1CC")
 
