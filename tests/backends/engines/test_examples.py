@@ -53,3 +53,13 @@ def test_annealing_in_lammps(
     energies = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
     assert len(energies) == 3
     assert energies[-1] < energies[0]
+
+
+def test_one_trajectory_in_every_engine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: Path
+) -> None:
+    run(monkeypatch, "engines/same_trajectory.py", model, 5)
+    apart = dict(re.findall(r"^(\w+): positions within (\S+) nm", capsys.readouterr().out, flags=re.MULTILINE))
+    assert {"ase", "ipi", "lammps", "openmm"} <= apart.keys()
+    # rounding, grown over 5 steps
+    assert all(float(value) < 1e-12 for value in apart.values())
