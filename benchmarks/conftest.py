@@ -22,7 +22,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 
 from contenders import PEERS, Peer, untrained_potential
-from measuring import Measure, jittered
+from measuring import Measure, jittered, short
 from peptides import capped_polyalanine
 
 LOAD = pytest.StashKey[float]()
@@ -87,13 +87,16 @@ def flow(request: pytest.FixtureRequest) -> Flows:
 
 
 @pytest.fixture(scope="session")
-def compiled(flow: Flows, tmp_path_factory: pytest.TempPathFactory) -> Callable[[torch.dtype], Potential]:
-    """The same flow compiled; this takes minutes."""
-    folder = tmp_path_factory.mktemp("compiled")
+def compiled(
+    flow: Flows, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[torch.dtype], Potential]:
+    """The same flow compiled; this takes minutes, once for a model, beside which its packages are kept."""
+    model = request.config.getoption("model")
+    stem = tmp_path_factory.mktemp("compiled") / "untrained" if model is None else model.with_suffix("")
 
     @cache
     def make(dtype: torch.dtype) -> Potential:
-        return flow(dtype).compile(folder / f"{dtype}.pt2")
+        return flow(dtype).compile(stem.with_name(f"{stem.name}-{short(dtype)}.pt2"))
 
     return make
 
