@@ -124,6 +124,6 @@ def _run(run: ConservationRun, reports: Any) -> Trajectory:
             run.positions,
             run.velocities,
             run.settings,
-            lambda steps: reports.put((run.title, steps)),
+            lambda steps, _: reports.put((run.title, steps)),
         )
     )

@@ -48,9 +48,15 @@ def energy_conservation(trajectory: Trajectory) -> EnergyConservation:
     Raises:
         ConfigurationError: If the trajectory has fewer than three frames or three atoms.
     """
-    times = trajectory.times.double().cpu()
-    energy = trajectory.total_energy.double().cpu()
-    n_atoms = trajectory.positions.shape[-2]
+    return conservation_of_series(trajectory.times, trajectory.total_energy, trajectory.positions.shape[-2])
+
+
+def conservation_of_series(
+    times: Float[Tensor, "frames"], total_energy: Float[Tensor, "frames replicas"], n_atoms: int
+) -> EnergyConservation:
+    """As `energy_conservation`, of times (ps) and total energies (kJ/mol) of a molecule of ``n_atoms``."""
+    times = times.double().cpu()
+    energy = total_energy.double().cpu()
     if len(times) < 3 or n_atoms < 3:
         raise ConfigurationError(
             f"Energy conservation needs three frames of three atoms or more; got {len(times)} frames of {n_atoms} "

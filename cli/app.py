@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import Any
 
 import typer
 
 from ..core.errors import SmoothflowError
-from . import check, compare, convert, demo, evaluate, info, md, plugins, sample, simulate, train
+from . import bench, check, compare, compile, convert, demo, evaluate, info, md, plugins, sample, simulate, train
 from .console import errors
 
 app = typer.Typer(
@@ -17,12 +19,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Any command takes --debug to show the traceback of an error.",
 )
-for module in (demo, simulate, train, evaluate, sample, md, compare, convert, check, plugins, info):
+COMMANDS = (demo, simulate, train, evaluate, sample, md, compile, compare, convert, check, plugins, info, bench)
+for module in COMMANDS:
     app.command(module.__name__.rpartition(".")[2])(module.run)
 
 
 def main() -> None:
     """Run the program; exit code 0 on success, 2 on bad input, 1 on anything unforeseen."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        _run()
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    errors.print(f"[bold yellow]warning:[/] {_escaped(str(message))}", soft_wrap=True)
+
+
+def _run() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:

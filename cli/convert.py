@@ -36,12 +36,14 @@ def run(
         if pdb is None:
             raise ConfigurationError("Recomputing forces needs the molecule: give --structure.")
         with task_progress() as on_progress:
-            frames = recompute(frames, provider_potential(reference, pdb), on_progress)
+            frames = recompute(frames, provider_potential(reference, pdb), reference, on_progress)
     if destination.suffix in OURS:
         write_frames(destination, frames)
     else:
         export_frames(frames, destination)
     summary = {"file": str(destination), "frames": str(len(frames)), "atoms": str(len(frames.topology))}
+    if "bonds" in frames.provenance:
+        summary["bonds"] = str(frames.provenance["bonds"])
     if as_json:
         print_json(summary)
     else:

@@ -2,67 +2,69 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import typer
 
-from ..analysis.dynamics import energy_conservation
+from ..analysis.dynamics import conservation_of_series
 from ..analysis.estimates import mean_of_series
 from ..coordinates.elements import masses
 from ..core.engine import DynamicsSettings
-from ..core.errors import ConfigurationError
 from ..core.integrator import maxwell_boltzmann
 from ..core.plugins import registry
 from ..core.units import FEMTOSECOND
 from ..potentials.model_file import load_model
-from ..training.frames import Frames
-from ..training.frames_file import read_frames, write_frames
-from .console import print_json, print_table, progress
+from ..training.dynamics import DynamicsPlan, run_dynamics
+from ..training.starting import origin_of, starting_positions
+from .console import errors, print_json, print_table, task_progress
 from .options import AsJson, Device, DType, Precision, Seed, require_device
 
 
 def run(
     model: Annotated[Path, typer.Argument(help="A model file.")],
-    output: Annotated[Path | None, typer.Option("--out", help="Frames file for the trajectory.")] = None,
-    start: Annotated[Path | None, typer.Option(help="Frames to start from; without, samples of the model.")] = None,
-    engine: Annotated[str, typer.Option(help="verlet (ours), openmm, ase, or a plug-in's.")] = "verlet",
+    output: Annotated[
+        Path | None, typer.Option("--out", help="Frames file (.h5); a run that is in it goes on.")
+    ] = None,
+    trajectory: Annotated[Path | None, typer.Option(help="Trajectory (.xtc or .dcd).")] = None,
+    log: Annotated[Path | None, typer.Option(help="Table of energies and temperatures (.csv).")] = None,
+    start: Annotated[Path | None, typer.Option(help="Frames (.h5) or .pdb; without, samples of the model.")] = None,
+    engine: Annotated[str, typer.Option(help="verlet (ours), openmm, ase, ipi, lammps, or a plug-in's.")] = "verlet",
     ensemble: Annotated[Literal["nve", "nvt"], typer.Option()] = "nvt",
+    integrator: Annotated[str, typer.Option(help="Of the engine verlet, instead of the ensemble's.")] = "",
     steps: Annotated[int, typer.Option(min=1)] = 1000,
     timestep: Annotated[float, typer.Option(help="In fs.")] = 1.0,
     friction: Annotated[float, typer.Option(help="Of the thermostat, in 1/ps.")] = 1.0,
     replicas: Annotated[int, typer.Option(min=1, help="Independent copies.")] = 1,
     report_every: Annotated[int, typer.Option(min=1, help="Steps between recorded frames.")] = 10,
+    energy_bound: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop if the energy leaves its start by more, in kT per internal degree of freedom: in nve the total "
+            "energy (default 1), in nvt the potential energy, upwards (default 10)."
+        ),
+    ] = None,
+    compiled: Annotated[
+        Path | None, typer.Option(help="Package of the compiled model (.pt2); made, in minutes, if it is not there.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of torch; at a molecule's size more cost more.")] = 1,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: DType = Precision.float64,
     as_json: AsJson = False,
 ) -> None:
-    """Run molecular dynamics with a model as the potential.
+    """Run molecular dynamics with a model as the potential; in the engine verlet the same command goes on where it was.
 
     Example: smoothflow md smoothflow-demo/smooth/model.safetensors --engine ase --ensemble nve --steps 100
     """
-    if output is not None and output.exists():
-        raise ConfigurationError(f'"{output}" exists already. Remove it, or give another name.')
-    if not timestep > 0:
-        raise ConfigurationError(f"The time step must be positive; it is {timestep} fs.")
+    torch.set_num_threads(threads)
     where = require_device(device)
-    chosen = registry().engine(engine)()
+    registry().engine(engine)
     potential = load_model(model, dtype.torch, where)
     topology = potential.coordinates.topology
-    generator = torch.Generator(where).manual_seed(seed)
-    if start is None:
-        with torch.no_grad():
-            positions, _ = potential.sample(replicas, generator)
-    else:
-        frames = read_frames(start)
-        frames.require_topology(topology, "the model")
-        if len(frames) < replicas:
-            raise ConfigurationError(f'"{start}" has {len(frames)} frames, too few to start {replicas} replicas.')
-        positions = torch.from_numpy(frames[:replicas].positions).to(where, dtype.torch)
-    mass = masses(topology).to(where, dtype.torch)
+    run_with = potential if compiled is None else potential.compile(compiled)
     settings = DynamicsSettings(
         n_steps=steps,
         timestep=timestep * FEMTOSECOND,
@@ -72,28 +74,40 @@ def run(
         report_every=report_every,
         seed=seed,
     )
+    plan = DynamicsPlan(settings, engine, integrator, energy_bound, output, trajectory, log)
+    generator = torch.Generator(where).manual_seed(seed)
+    positions = starting_positions(potential, start, replicas, generator)
+    mass = masses(topology).to(where, dtype.torch)
     velocities = maxwell_boltzmann(mass, replicas, potential.temperature, generator)
-    with progress(f"{ensemble} in {engine}", steps) as advance:
-        trajectory = chosen.run(potential, mass, positions, velocities, settings, advance)
-    if output is not None:
-        write_frames(
-            output,
-            Frames(
-                positions=trajectory.positions.flatten(0, 1).cpu().numpy().astype(np.float32),
-                energies=trajectory.potential_energy.flatten().cpu().double().numpy(),
-                topology=topology,
-                temperature=potential.temperature,
-                provenance={"model": str(model), "engine": engine, "ensemble": ensemble, "timestep_fs": timestep},
-                replica=np.tile(np.arange(replicas), len(trajectory.times)),
-            ),
+    with task_progress() as on_progress:
+        report = run_dynamics(
+            plan, run_with, topology, mass, positions, velocities, origin_of(model, start), on_progress
         )
+    if report.resumed_from:
+        errors.print(
+            f'"{output or trajectory or log}" was there up to step {report.resumed_from}.',
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+    if report.stopped_by is not None:
+        goes_on = " The same command goes on from there." if report.goes_on else ""
+        name = signal.Signals(report.stopped_by).name
+        errors.print(
+            f"Stopped by {name} after step {report.steps} of {steps}.{goes_on}",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+        raise typer.Exit(128 + report.stopped_by)
+    energies = report.energies
     rows = [
-        ["simulated time", f"{steps * timestep / 1000:g} ps x {replicas}"],
-        ["potential energy", f"{mean_of_series(trajectory.potential_energy.mean(1))} kJ/mol"],
-        ["kinetic energy", f"{mean_of_series(trajectory.kinetic_energy.mean(1))} kJ/mol"],
+        ["simulated time", f"{report.steps * timestep / 1000:g} ps x {replicas}"],
+        ["potential energy", f"{mean_of_series(energies.potential_energy.mean(1))} kJ/mol"],
+        ["kinetic energy", f"{mean_of_series(energies.kinetic_energy.mean(1))} kJ/mol"],
     ]
-    if ensemble == "nve" and len(trajectory.times) >= 3:
-        conserved = energy_conservation(trajectory)
+    if ensemble == "nve" and len(energies) >= 3:
+        conserved = conservation_of_series(energies.times, energies.total_energy, len(topology))
         rows += [
             ["std of total energy / (3n - 6)", f"{conserved.std_per_dof} kJ/mol"],
             ["drift of total energy", f"{conserved.drift} kJ/mol/ps"],

@@ -11,7 +11,7 @@ from ..analysis.correlation import independent_frames
 from ..core.errors import ConfigurationError
 from ..core.units import FEMTOSECOND
 from ..training.frames_file import read_frames
-from ..training.simulate import SimulateSettings, default_ladder, simulate
+from ..training.simulate import SimulateSettings, default_ladder, simulate, slow_torsions
 from .console import print_json, print_table, task_progress
 from .options import AMBER, AsJson, Reference, Seed, structure_path
 
@@ -20,8 +20,16 @@ def run(
     structure: Annotated[str, typer.Argument(help="PDB file, or the name of a molecule that ships with the package.")],
     output: Annotated[Path, typer.Option("--out", help="Frames file; a simulation that is in it goes on.")],
     reference: Reference = AMBER,
+    calculator: Annotated[
+        str | None, typer.Option(help="An ASE calculator instead, like tblite:GFN2-xTB: short for --reference ase:...")
+    ] = None,
     engine: Annotated[str, typer.Option(help="openmm, ase, or a plug-in's.")] = "openmm",
-    n_frames: Annotated[int, typer.Option("-n", "--n-frames", min=1, help="Frames, over all walkers.")] = 10_000,
+    n_frames: Annotated[
+        int,
+        typer.Option(
+            "-n", "--n-frames", min=1, help="Frames of all walkers; rounded up to 5 ps of each, 1 ps with a ladder."
+        ),
+    ] = 10_000,
     interval: Annotated[float, typer.Option(help="Time between frames of a walker, ps.")] = 0.2,
     temperature: Annotated[float, typer.Option(help="In K.")] = 300.0,
     ladder: Annotated[
@@ -40,14 +48,14 @@ def run(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Simulate a molecule by Langevin dynamics (BAOAB) and write frames with energies and forces.
+    """Simulate a molecule by Langevin dynamics and write frames with energies and forces.
 
     Example: smoothflow simulate capped-alanine -n 200 --out frames.h5
     """
     path = structure_path(structure)
     settings = SimulateSettings(
         structure=path,
-        potential=reference,
+        potential=reference if calculator is None else f"ase:{calculator}",
         engine=engine,
         n_frames=n_frames,
         frame_interval=interval,
@@ -70,7 +78,13 @@ def run(
         for low, high, share in zip(temps[:-1], temps[1:], report.acceptance, strict=True)
     ]
     frames = read_frames(output)
-    rows += [[f"independent frames, {name}", f"{n:.0f}"] for name, n in independent_frames(frames).items()]
+    independent = independent_frames(frames)
+    rows += [[f"independent frames, {name}", f"{n:.0f}"] for name, n in independent.items()]
+    slow = slow_torsions(frames.topology)
+    stayed = [name for name in slow if name not in independent]
+    if stayed:
+        shown = ", ".join(stayed[:6]) + (", ..." if len(stayed) > 6 else "")
+        rows.append(["within 120 degrees of their mean", f"{len(stayed)} of {len(slow)} slow torsions: {shown}"])
     if as_json:
         print_json(dict(rows))
     else:

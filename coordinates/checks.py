@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -18,8 +19,8 @@ from .zmatrix import ZMatrix
 OVERLAP = 0.02
 """Atoms nearer than this (nm) overlap; the shortest bond there is, H2, has 0.074 nm."""
 
-STRETCHED = 2.5
-"""Bonds longer than this times the sum of covalent radii are no bonds."""
+STRETCHED = 1.5
+"""Bonds longer than this times the sum of covalent radii are no bonds; atoms two bonds apart are 1.6 or more away."""
 
 COLLINEAR = 0.01
 """Angles nearer than this (rad) to 0 or pi define no torsion."""
@@ -41,30 +42,42 @@ class GeometryWarning(UserWarning):
     """Positions that can be used, but with a numerical risk."""
 
 
-def check_geometry(topology: Topology, zmatrix: ZMatrix, positions: Float[Tensor, "frames atoms 3"]) -> None:
-    """Raise a `GeometryError` unless positions (nm) have internal coordinates; warn of nearly collinear triples.
+def check_positions(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> None:
+    """Raise a `GeometryError` unless positions (nm) can be those of the molecule, whatever its z-matrix.
 
-    Found are positions that are not finite, in Å, or not in the order of the topology; overlapping atoms; hydrogens
-    missing on carbon; and collinear triples.
-
-    Args:
-        topology: The molecule.
-        zmatrix: The z-matrix whose torsions must be defined.
-        positions: nm.
+    Found are positions that are not finite, in Å, or not in the order of the topology; overlapping atoms; and hydrogens
+    missing on carbon.
     """
     if positions.ndim != 3 or positions.shape[1:] != (len(topology), 3) or len(positions) == 0:
         raise GeometryError(
             f"Positions must have shape (frames, {len(topology)}, 3), one row per atom, and at least one frame; got "
             f"{tuple(positions.shape)}."
         )
+    for start, part in _chunks(positions):
+        _require_finite(topology, part, start)
+        ratios = _bond_ratios(topology, part)
+        require_unit(ratios)
+        _require_apart(topology, part, start)
+        _require_bonds(topology, ratios, start)
+        _require_hydrogens(topology, part)
+
+
+def check_geometry(topology: Topology, zmatrix: ZMatrix, positions: Float[Tensor, "frames atoms 3"]) -> None:
+    """Raise a `GeometryError` unless positions (nm) have internal coordinates; warn of nearly collinear triples.
+
+    Args:
+        topology: The molecule, which the positions must be of: see `check_positions`.
+        zmatrix: The z-matrix whose torsions must be defined.
+        positions: nm.
+    """
+    check_positions(topology, positions)
+    _check_bends(topology, zmatrix, positions)
+
+
+def _check_bends(topology: Topology, zmatrix: ZMatrix, positions: Float[Tensor, "frames atoms 3"]) -> None:
     triples = collinear_triples(zmatrix).to(positions.device)
     bent: Float[Tensor, "triples"] = positions.new_full((len(triples),), math.pi)
-    size = max(1, CHUNK // len(topology) ** 2)
-    for start, part in zip(range(0, len(positions), size), torch.split(positions.detach(), size), strict=True):
-        _require_finite(topology, part, start)
-        _require_bond_lengths(topology, part, start)
-        _require_apart(topology, part, start)
-        _require_hydrogens(topology, part)
+    for start, part in _chunks(positions):
         bent = torch.minimum(bent, _require_bent(topology, triples, part, start))
     nearly = [
         f"{_atoms(topology, triples[k].tolist())} (within {math.degrees(float(bent[k])):.1f} degrees)"
@@ -76,8 +89,38 @@ def check_geometry(topology: Topology, zmatrix: ZMatrix, positions: Float[Tensor
             f"Nearly collinear atoms: {'; '.join(nearly[:5])}. Forces and log-densities lose digits there; a z-matrix "
             "whose angles avoid these atoms would not.",
             GeometryWarning,
+            stacklevel=3,
+        )
+
+
+def check_frames(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> None:
+    """`check_positions`, and a warning where the automatic z-matrix would not do: frames are good without one."""
+    check_positions(topology, positions)
+    try:
+        _check_bends(topology, ZMatrix.from_topology(topology), positions)
+    except GeometryError as error:
+        warnings.warn(
+            f"These positions can be trained on only with a z-matrix of your own: {error}",
+            GeometryWarning,
             stacklevel=2,
         )
+
+
+def require_unit(ratios: Float[Tensor, "*batch"]) -> None:
+    """Raise a `GeometryError` if bond lengths, in units of the sums of covalent radii, show another unit of length."""
+    scale = float(ratios.median())
+    seem = "in Å where nm are expected. Divide" if scale > 1 else "in nm where Å are expected. Multiply"
+    if 5 < scale < 20 or 0.05 < scale < 0.2:
+        raise GeometryError(
+            f"Bond lengths are {scale:.3g} times the sums of covalent radii: the positions seem to be {seem} them "
+            "by 10."
+        )
+
+
+def _chunks(positions: Float[Tensor, "frames atoms 3"]) -> Iterator[tuple[int, Float[Tensor, "chunk atoms 3"]]]:
+    """The positions in parts that fit into memory, each with the number of its first frame."""
+    size = max(1, CHUNK // positions.shape[1] ** 2)
+    yield from zip(range(0, len(positions), size), torch.split(positions.detach(), size), strict=True)
 
 
 def collinear_triples(zmatrix: ZMatrix) -> Int[Tensor, "triples 3"]:
@@ -104,25 +147,22 @@ def _require_finite(topology: Topology, positions: Float[Tensor, "frames atoms 3
         )
 
 
-def _require_bond_lengths(topology: Topology, positions: Float[Tensor, "frames atoms 3"], start: int) -> None:
+def _bond_ratios(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> Float[Tensor, "frames bonds"]:
+    """Bond lengths in units of the sums of covalent radii."""
     bonds = torch.tensor(topology.bonds, device=positions.device)
     radii = positions.new_tensor([element(symbol).radius for symbol in topology.elements])
-    expected = radii[bonds].sum(-1)
-    lengths = norm(positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]])
-    ratios = lengths / expected
-    scale = float(ratios.median())
-    if 5 < scale < 20:
-        raise GeometryError(
-            f"Bond lengths are {scale:.1f} times the sums of covalent radii: the positions seem to be in Å. Divide "
-            "them by 10; positions are in nm here."
-        )
+    return norm(positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]]) / radii[bonds].sum(-1)
+
+
+def _require_bonds(topology: Topology, ratios: Float[Tensor, "frames bonds"], start: int) -> None:
     wrong = (ratios > STRETCHED).nonzero()
     if len(wrong):
         frame, bond = (int(i) for i in wrong[0])
-        i, j = topology.bonds[bond]
+        first, second = (topology.atoms[i] for i in topology.bonds[bond])
+        expected = element(first.element).radius + element(second.element).radius
         raise GeometryError(
-            f"The bond of {topology.atoms[i]} and {topology.atoms[j]} is {float(lengths[frame, bond]):.3g} nm long in "
-            f"frame {start + frame}; covalent radii give {float(expected[bond]):.3f} nm. Check the order of the atoms "
+            f"The bond of {first} and {second} is {float(ratios[frame, bond]) * expected:.3g} nm long in "
+            f"frame {start + frame}; covalent radii give {expected:.3f} nm. Check the order of the atoms "
             "and the unit (nm), and make molecules whole across periodic boundaries."
         )
 
@@ -174,6 +214,7 @@ def _require_bent(
         raise GeometryError(
             f"Atoms {_atoms(topology, triples[k].tolist())} are collinear in frame {start + frame} (angle "
             f"{math.degrees(float(bend[frame, k])):.2f} degrees), so torsions about them are undefined. Leave the "
-            "frame out if it is an accident; for a linear group give a z-matrix whose angles avoid these atoms."
+            "frame out if it is an accident; for a linear group give a z-matrix whose angles avoid these atoms "
+            "(zmatrix in the settings of a training)."
         )
     return smallest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from torch import Tensor
 from ..core.errors import FileFormatError, MissingDependencyError, SmoothflowError, TopologyError
 from ..core.topology import Atom, Topology
 from ..core.units import ANGSTROM
+from .checks import require_unit
 from .elements import element
 
 if TYPE_CHECKING:
@@ -60,8 +63,13 @@ def _read_with_openmm(path: Path) -> tuple[Topology, np.ndarray[Any, np.dtype[np
     from openmm import unit
     from openmm.app import PDBFile
 
-    with path.open() as stream:
-        pdb = PDBFile(stream)
+    with path.open() as stream, warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*duplicate atom")
+        try:
+            pdb = PDBFile(stream)
+        except UserWarning as warning:
+            atom = " ".join(str(warning).partition("(")[2].split()[1:6])
+            raise TopologyError(f'"{path}" has an atom twice: {atom}. Remove one of the two.') from warning
     frames = [pdb.getPositions(asNumpy=True, frame=i) for i in range(pdb.getNumFrames())]
     return topology_from_openmm(pdb.topology), np.stack([frame.value_in_unit(unit.nanometer) for frame in frames])
 
@@ -104,6 +112,9 @@ def topology_from_ase(atoms: ase.Atoms) -> Topology:
 
     ASE knows no bonds. They are **guessed**: two atoms are bonded if they are nearer than 1.25 times the sum of their
     covalent radii. Start from an ordinary, relaxed geometry. Atoms are named by element and count: C1, C2, H1.
+
+    Raises:
+        GeometryError: If the positions seem to be in nm.
     """
     positions = torch.from_numpy(atoms.get_positions() * ANGSTROM)
     symbols = list(atoms.get_chemical_symbols())
@@ -126,7 +137,8 @@ def topology_from_smiles(smiles: str, seed: int = 0) -> tuple[Topology, Float[Te
     if parsed is None:
         raise TopologyError(f'"{smiles}" is no valid SMILES string. Check its rings, brackets and valences.')
     molecule = Chem.AddHs(parsed)
-    if rdDistGeom.EmbedMolecule(molecule, randomSeed=seed) != 0:
+    # a large molecule is embedded only from random coordinates
+    if all(rdDistGeom.EmbedMolecule(molecule, randomSeed=seed, useRandomCoords=r) != 0 for r in (False, True)):
         raise TopologyError(f'RDKit finds no conformation of "{smiles}". Give a structure file instead.')
     rdForceFieldHelpers.MMFFOptimizeMolecule(molecule)
     symbols = [atom.GetSymbol() for atom in molecule.GetAtoms()]
@@ -181,5 +193,8 @@ def _numbered(symbols: list[str]) -> list[Atom]:
 
 def _guessed_bonds(symbols: list[str], positions: Float[Tensor, "atoms 3"]) -> list[tuple[int, int]]:
     radii = torch.tensor([element(symbol).radius for symbol in symbols], dtype=positions.dtype)
-    near = torch.cdist(positions, positions) < BOND_TOLERANCE * (radii[:, None] + radii)
-    return [(i, j) for i, j in near.triu(1).nonzero().tolist()]
+    ratios = torch.cdist(positions, positions) / (radii[:, None] + radii)
+    if len(symbols) > 1:
+        # the nearest atom is bonded, in the right unit
+        require_unit(ratios.fill_diagonal_(math.inf).min(-1).values)
+    return [(i, j) for i, j in (ratios < BOND_TOLERANCE).triu(1).nonzero().tolist()]

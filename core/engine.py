@@ -18,6 +18,9 @@ from .topology import Topology
 
 Ensemble = Literal["nve", "nvt"]
 
+OnReport = Callable[[int, State], None]
+"""Called at each recorded frame with the number of steps done and the state there; raises to stop the run."""
+
 
 @dataclass(frozen=True)
 class DynamicsSettings:
@@ -88,6 +91,8 @@ class Engine(ABC):
 
     name: ClassVar[str]
     """The name by which the command line asks for it."""
+    thermostat: ClassVar[str] = "Langevin"
+    """What ``nvt`` is in this engine; kept with the frames that it makes."""
 
     @abstractmethod
     def run(
@@ -97,7 +102,7 @@ class Engine(ABC):
         positions: Float[Tensor, "replicas atoms 3"],
         velocities: Float[Tensor, "replicas atoms 3"],
         settings: DynamicsSettings,
-        on_report: Callable[[int], None] | None = None,
+        on_report: OnReport | None = None,
     ) -> Trajectory:
         """Run from the given positions (nm) and velocities (nm/ps); frame 0 is the start.
 
@@ -107,7 +112,7 @@ class Engine(ABC):
             positions: nm.
             velocities: nm/ps at the same instant.
             settings: What to run.
-            on_report: Called with the number of steps done at each recorded frame.
+            on_report: Sees the number of steps done and the state at each recorded frame; what it raises ends the run.
 
         Raises:
             SimulationError: If an energy or a force is not finite.
@@ -166,7 +171,7 @@ def record(
     start: State,
     advance: Callable[[State, int], State],
     settings: DynamicsSettings,
-    on_report: Callable[[int], None] | None = None,
+    on_report: OnReport | None = None,
     topology: Topology | None = None,
 ) -> Trajectory:
     """Advance from report to report, and keep what is found there.
@@ -175,7 +180,7 @@ def record(
         start: Frame 0.
         advance: Gives the state a number of steps later; an engine's inner loop.
         settings: What to run.
-        on_report: Called with the number of steps done at each frame.
+        on_report: Sees the number of steps done and the state at each frame; what it raises ends the run.
         topology: Names atoms in errors.
 
     Raises:
@@ -184,14 +189,14 @@ def record(
     states, done = [start], 0
     require_finite(start, topology)
     if on_report is not None:
-        on_report(0)
+        on_report(0, start)
     while done < settings.n_steps:
         n_steps = min(settings.report_every, settings.n_steps - done)
         states.append(advance(states[-1], n_steps))
         require_finite(states[-1], topology)
         done += n_steps
         if on_report is not None:
-            on_report(done)
+            on_report(done, states[-1])
     return Trajectory(
         times=torch.tensor([state.time for state in states], dtype=torch.float64),
         positions=torch.stack([state.positions for state in states]),

@@ -66,6 +66,14 @@ class SimulationError(SmoothflowError):
     """A simulation that cannot go on: energies or forces that are not finite."""
 
 
+class CompilationError(SmoothflowError):
+    """Compiled code that cannot be made here, that differs from what it was made of, or that needs another machine."""
+
+
+class BenchmarkError(SmoothflowError):
+    """A benchmark that failed."""
+
+
 class ConformanceError(SmoothflowError):
     """A part that breaks a clause of its contract.
 

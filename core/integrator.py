@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .errors import FileFormatError
 from .potential import Potential
-from .units import thermal_energy
+from .units import BOLTZMANN, thermal_energy
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class State:
         """Potential plus kinetic energy of each replica, kJ/mol."""
         return self.potential_energy + self.kinetic_energy
 
+    @property
+    def temperature(self) -> Float[Tensor, "batch"]:
+        r"""Kinetic temperature of each replica, K, over all 3n degrees of freedom: :math:`2 E_{kin} / (3 n k)`."""
+        return 2 * self.kinetic_energy / (3 * len(self.masses) * BOLTZMANN)
+
     @classmethod
     def start(
         cls,
@@ -71,7 +78,11 @@ def maxwell_boltzmann(
 
 
 class Integrator(ABC):
-    """One time step of a discretized equation of motion, batched over replicas."""
+    """One time step of a discretized equation of motion, batched over replicas.
+
+    Made by name, it is given those of ``timestep`` (ps), ``temperature`` (K), ``friction`` (1/ps) and ``generator``
+    (the source of all its random numbers) that its constructor names; one that names a temperature is a thermostat.
+    """
 
     name: ClassVar[str]
     """The name by which configurations ask for it."""
@@ -82,3 +93,29 @@ class Integrator(ABC):
     @abstractmethod
     def step(self, potential: Potential, state: State) -> State:
         """The state one time step later."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the next step depends on beside the `State`: here, the torch generators among the attributes.
+
+        An integrator that remembers anything else (forces of the step before, a thermostat's own variables, another
+        library's random numbers) overrides this and `load_state_dict`, so that a run can be restarted identically.
+        """
+        return {name: value.get_state() for name, value in self._generators().items()}
+
+    def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Raises:
+            FileFormatError: If it was another integrator's.
+        """
+        generators = self._generators()
+        if set(generators) != set(saved):
+            raise FileFormatError(
+                f"The saved state of an integrator holds {sorted(saved)}; {type(self).__name__} needs "
+                f"{sorted(generators)}. Go on with the integrator that was saved."
+            )
+        for name, generator in generators.items():
+            generator.set_state(saved[name].cpu())
+
+    def _generators(self) -> dict[str, torch.Generator]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, torch.Generator)}

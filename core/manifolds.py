@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .errors import ManifoldError
+from .errors import ManifoldError, UnknownNameError
 
 
 class Manifold(ABC):
@@ -112,6 +112,16 @@ class Product:
     def names(self) -> tuple[str, ...]:
         """The columns' names, in order."""
         return tuple(column.name for column in self.columns)
+
+    def index(self, name: str) -> int:
+        """The position of the column of that name.
+
+        Raises:
+            UnknownNameError: If there is none; names those that there are.
+        """
+        if name not in self.names:
+            raise UnknownNameError("column", name, self.names)
+        return self.names.index(name)
 
     def indices(self, kind: type[Manifold]) -> list[int]:
         """Positions of the columns that live on manifolds of one kind."""

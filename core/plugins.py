@@ -24,13 +24,19 @@ GROUP = "smoothflow"
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 
-Kind = Literal["transform", "provider", "integrator", "engine"]
+Kind = Literal["transform", "provider", "integrator", "engine", "loader"]
 
 
 class PotentialProvider(Protocol):
     """Makes a potential from the text after the colon in ``name:argument`` and a structure file (PDB)."""
 
     def __call__(self, argument: str, structure: Path) -> Potential: ...
+
+
+class PotentialLoader(Protocol):
+    """Reads a potential from a file."""
+
+    def __call__(self, path: Path) -> Potential: ...
 
 
 class Hooks:
@@ -52,12 +58,17 @@ class Hooks:
     def smoothflow_engines(self) -> Mapping[str, type[Engine]]:  # type: ignore[empty-body]
         """Engines: ways to run molecular dynamics with any potential."""
 
+    @hookspec
+    def smoothflow_loaders(self) -> Mapping[str, PotentialLoader]:  # type: ignore[empty-body]
+        """Readers of files with a potential inside, by suffix, like ``.safetensors``."""
+
 
 KINDS: dict[Kind, str] = {
     "transform": "smoothflow_transforms",
     "provider": "smoothflow_providers",
     "integrator": "smoothflow_integrators",
     "engine": "smoothflow_engines",
+    "loader": "smoothflow_loaders",
 }
 
 
@@ -182,6 +193,17 @@ class Registry:
         """The engine class of that name; raises as `entry` does."""
         value: type[Engine] = self.entry("engine", name).value
         return value
+
+    def load(self, path: str | Path) -> Potential:
+        """The potential in a file; the file's suffix says who reads it.
+
+        Raises:
+            UnknownNameError: If nobody reads files with this suffix.
+            SmoothflowError: Whatever the reader finds wrong with the file.
+        """
+        path = Path(path)
+        value: PotentialLoader = self.entry("loader", path.suffix).value
+        return value(path)
 
 
 def _checked(kind: Kind, offered: object) -> Mapping[str, Any]:

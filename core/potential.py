@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .errors import ConfigurationError
 from .topology import Topology
 
 
@@ -40,5 +41,47 @@ class Potential(nn.Module, ABC):
             (gradient,) = torch.autograd.grad(energy.sum(), positions)
         return energy.detach(), -gradient
 
+    def explain(self, positions: Float[Tensor, "1 *shape"]) -> str:
+        """What is extraordinary about a configuration whose energy is not finite, as a sentence; empty if unknown."""
+        return ""
+
     def forward(self, positions: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch"]:
         return self.energy(positions)
+
+
+COPIES = 64
+"""Rows of a Hessian that `hessian` computes at once."""
+
+
+def hessian(potential: Potential, positions: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape *shape"]:
+    r"""Second derivatives of the energy, by differentiating the gradient backwards.
+
+    .. math:: H_{ij} = \partial^2 U / \partial x_i \partial x_j
+
+    A batch of copies of each configuration gives one row per copy.
+
+    Args:
+        potential: Any potential that can be differentiated twice.
+        positions: nm.
+
+    Returns:
+        kJ/mol/nm^2, without a graph; symmetric up to rounding.
+
+    Raises:
+        ConfigurationError: If the potential can be differentiated only once.
+    """
+    shape = tuple(positions.shape[1:])
+    directions = torch.eye(positions[0].numel(), dtype=positions.dtype, device=positions.device)
+    rows = []
+    with torch.enable_grad():
+        for configuration in positions.detach():
+            for direction in torch.split(directions.reshape(-1, *shape), COPIES):
+                copies = configuration.expand(direction.shape).clone().requires_grad_(True)
+                (gradient,) = torch.autograd.grad(potential.energy(copies).sum(), copies, create_graph=True)
+                if not gradient.requires_grad:
+                    raise ConfigurationError(
+                        f"{type(potential).__name__} gives forces that cannot be differentiated, and so no Hessian. "
+                        "Use finite differences of its forces."
+                    )
+                rows += torch.autograd.grad((gradient * direction).sum(), copies)
+    return torch.cat(rows).reshape(len(positions), *shape, *shape)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import TopologyError
+import numpy as np
+from jaxtyping import Float
+
+from .errors import GeometryError, TopologyError
+
+BOND_LENGTHS = (0.05, 0.4)
+"""Bonds are longer and shorter than this, nm: H2 has 0.074, a bond of the heaviest atoms 0.33."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,12 @@ class Topology:
             lists[second].append(first)
         return [sorted(neighbours) for neighbours in lists]
 
+    def take(self, indices: Sequence[int]) -> Topology:
+        """The topology of some of the atoms in the order of ``indices``, with the bonds between them."""
+        place = {index: i for i, index in enumerate(indices)}
+        bonds = [sorted((place[i], place[j])) for i, j in self.bonds if i in place and j in place]
+        return Topology(tuple(self.atoms[i] for i in indices), tuple(sorted((i, j) for i, j in bonds)))
+
     def require_elements(self, elements: tuple[str, ...], ours: str, theirs: str) -> None:
         """Raise a `TopologyError` unless ``elements`` are this topology's, in order.
 
@@ -89,4 +102,55 @@ class Topology:
                 raise TopologyError(
                     f"Atom order differs between {ours} and {theirs}: atom {i} is {mine} in the first and {other} in "
                     "the second. Reorder the atoms, or train a model on this order."
+                )
+
+    def require_bonds(self, other: Topology, ours: str, theirs: str) -> None:
+        """Raise a `TopologyError` unless ``other`` has the same bonds: equal elements in another order have not.
+
+        A topology without bonds does not know them, and is not compared.
+
+        Args:
+            other: A topology with the same elements.
+            ours: What this topology belongs to, for the message.
+            theirs: What the other one belongs to, for the message.
+        """
+        if not self.bonds or not other.bonds:
+            return
+        different = sorted(set(self.bonds) ^ set(other.bonds))
+        if different:
+            first, second = different[0]
+            here, there = (ours, theirs) if (first, second) in self.bonds else (theirs, ours)
+            raise TopologyError(
+                f"Bonds differ between {ours} and {theirs}: atoms {first} ({self.atoms[first]}) and {second} "
+                f"({self.atoms[second]}) are bonded in {here} but not in {there}. Atoms of one element seem to be in "
+                "another order; reorder them, or train a model on this order."
+            )
+
+    def require_bond_lengths(self, positions: Float[np.ndarray, "atoms 3"]) -> None:
+        """Raise a `GeometryError` if bonded atoms are no bond apart: in a wrong unit, order or periodic image.
+
+        Args:
+            positions: nm, of one configuration.
+        """
+        if not self.bonds:
+            return
+        first, second = np.array(self.bonds).T
+        lengths = np.linalg.norm(positions[first] - positions[second], axis=1)
+        shortest, longest = BOND_LENGTHS
+        middle = float(np.median(lengths))
+        if middle > longest:
+            raise GeometryError(
+                f"Bonds are about {middle:.2g} nm long: positions in Å seem to have been taken for nm. Divide them by "
+                "10."
+            )
+        if middle < shortest:
+            raise GeometryError(
+                f"Bonds are about {middle:.2g} nm long: positions in nm seem to have been taken for Å. Multiply them "
+                "by 10."
+            )
+        for i, j, length in zip(first, second, lengths, strict=True):
+            if length < shortest or length > longest:
+                raise GeometryError(
+                    f"The bond of atoms {i} ({self.atoms[i]}) and {j} ({self.atoms[j]}) is {length:.2g} nm long. Check "
+                    "the order of the atoms, and make the molecule whole if a periodic boundary cuts it."
                 )

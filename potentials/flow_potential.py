@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..coordinates.internal import InternalCoordinates
-from ..core.errors import ManifoldError
+from ..core.charts import Chart
+from ..core.errors import CompilationError, ManifoldError
 from ..core.flow import Flow
+from ..core.manifolds import Line
 from ..core.potential import Potential
 from ..core.topology import Topology
 from ..core.units import thermal_energy
@@ -65,6 +71,25 @@ class FlowPotential(Potential):
     def energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
         return -self.kT * self.log_prob(positions)
 
+    def explain(self, positions: Float[Tensor, "1 atoms 3"]) -> str:
+        """The internal coordinate that is farthest from the data, where the flow has a chart of them."""
+        names = self.coordinates.codomain.names
+        with torch.no_grad():
+            q, _ = self.coordinates.encode(positions)
+            undefined = (~q[0].isfinite()).nonzero()
+            if len(undefined):
+                return f'The internal coordinate "{names[int(undefined[0])]}" is not defined.'
+            for chart in self.flow.modules():
+                if isinstance(chart, Chart):
+                    lines = chart.codomain.indices(Line)
+                    widths = chart.encode(q)[0][0, lines].abs()
+                    i = lines[int(widths.argmax())]
+                    return (
+                        f'The internal coordinate "{names[i]}" (nm, rad) is farthest from the data: it is '
+                        f"{float(q[0, i]):.4g}, {float(widths.max()):.3g} widths from {chart.columns[i].location:.4g}."
+                    )
+        return ""
+
     def sample(
         self, n_samples: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "n_samples atoms 3"], Float[Tensor, "n_samples"]]:
@@ -72,3 +97,50 @@ class FlowPotential(Potential):
         q, log_prob = self.flow.sample(n_samples, generator)
         positions, log_abs_det = self.coordinates.decode(q)
         return positions, log_prob - log_abs_det
+
+    def compile(  # type: ignore[override]  # torch's own compiles what Module.__call__ does
+        self,
+        package: str | Path,
+        positions: Float[Tensor, "batch atoms 3"] | None = None,
+        on_progress: Callable[[str, int, int], None] | None = None,
+    ) -> Potential:
+        """The same potential as machine code in its own precision, many times faster for one configuration; on the CPU.
+
+        Args:
+            package: Loaded if it holds this model, compiled for this machine; otherwise compiled, which takes minutes,
+                and written there.
+            positions: Configurations in nm at which the code is checked; by default samples of the flow.
+            on_progress: Told of the functions that are compiled.
+
+        Returns:
+            A `CompiledPotential`; or, with a warning that says why, this potential itself if it cannot be compiled.
+
+        Raises:
+            FileFormatError: If there is a file of that name that is no package, or it cannot be written.
+        """
+        # compiling imports much that nothing else needs
+        from .compilation import compile_potential
+        from .compiled import load_compiled
+        from .package import fingerprint
+
+        try:
+            if Path(package).exists():
+                try:
+                    compiled = load_compiled(package)
+                except CompilationError as error:
+                    warnings.warn(f"{error} It is compiled anew.", stacklevel=2)
+                else:
+                    if compiled.header["fingerprint"] == fingerprint(self) and compiled.computes_in(self.dtype):
+                        return compiled.to(self.dtype)
+            if positions is None:
+                with torch.no_grad():
+                    positions, _ = self.sample(N_CHECKED, torch.Generator().manual_seed(0))
+            compile_potential(self, positions, package, [self.dtype], on_progress=on_progress)
+            return load_compiled(package).to(self.dtype)
+        except CompilationError as error:
+            warnings.warn(f"The potential runs uncompiled. {error}", stacklevel=2)
+            return self
+
+
+N_CHECKED = 64
+"""Samples at which compiled code is checked unless configurations are given."""

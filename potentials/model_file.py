@@ -23,7 +23,8 @@ from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart, ColumnChart
 from ..core.errors import FileFormatError, PluginError, SmoothflowError
 from ..core.files import write_atomically
-from ..core.plugins import PotentialProvider, hookimpl, registry
+from ..core.plugins import PotentialLoader, PotentialProvider, hookimpl, registry
+from ..core.potential import Potential
 from ..core.topology import Topology
 from .flow_potential import FlowPotential
 
@@ -150,11 +151,11 @@ def load_model(
     return potential.requires_grad_(False).eval()
 
 
-def model_provider(argument: str, structure: Path) -> FlowPotential:
+def model_provider(argument: str, structure: Path) -> Potential:
     """The potential in a model file, for programs that know it only by ``smoothflow:model.safetensors``.
 
     Args:
-        argument: Path of a model file.
+        argument: Path of a model file, of any suffix that a plug-in reads.
         structure: A PDB file whose atoms must be the model's; not checked if there is no such file, since the model
             knows its molecule.
 
@@ -162,10 +163,10 @@ def model_provider(argument: str, structure: Path) -> FlowPotential:
         FileFormatError: If the model is missing or damaged, or the structure is no PDB file.
         TopologyError: If number, elements or order of the atoms are not the model's.
     """
-    potential = load_model(argument)
-    if structure.is_file():
+    potential = registry().load(argument)
+    if structure.is_file() and potential.topology is not None:
         elements = topology_from_pdb(structure)[0].elements
-        potential.coordinates.topology.require_elements(elements, f'The model "{argument}"', f'"{structure}"')
+        potential.topology.require_elements(elements, f'The model "{argument}"', f'"{structure}"')
     return potential
 
 
@@ -184,3 +185,8 @@ def _require_plugins(header: Mapping[str, Any], path: Path) -> None:
                 f"{origin.get('version')}, which cannot be had here: {error} "
                 f"Install it with: pip install {origin.get('distribution')}."
             ) from error
+
+
+@hookimpl
+def smoothflow_loaders() -> Mapping[str, PotentialLoader]:
+    return {".safetensors": load_model}

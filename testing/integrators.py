@@ -207,10 +207,32 @@ def check_temperature(case: IntegratorCase) -> Numbers | None:
     return {"potential": float(potential_ratio), "kinetic": float(kinetic_ratio)}
 
 
+def check_restart(case: IntegratorCase) -> Numbers:
+    potential = _Springs()
+    integrator = case.factory(0.001)
+    state = case.start(potential, 4)
+    for _ in range(5):
+        state = integrator.step(potential, state)
+    saved = {name: value.clone() for name, value in integrator.state_dict().items()}
+    restarted = case.factory(0.001)
+    restarted.load_state_dict(saved)
+    other = state
+    for _ in range(5):
+        state, other = integrator.step(potential, state), restarted.step(potential, other)
+    if not (torch.equal(state.positions, other.positions) and torch.equal(state.velocities, other.velocities)):
+        violated(
+            "restarted from its saved state it goes on differently; state_dict() must hold all that the next step "
+            "depends on beside the State, and load_state_dict() must take it in.",
+            difference=float((state.positions - other.positions).abs().max()),
+        )
+    return {}
+
+
 _CLAUSES: tuple[Clause[IntegratorCase], ...] = (
     Clause("kept", "shapes and dtypes stay, the old state is left alone, time advances", check_kept),
     Clause("current", "energy and forces belong to the positions", check_current),
     Clause("determinism", "the same seed gives the same trajectory", check_determinism),
+    Clause("restart", "restarted from its saved state it goes on identically", check_restart),
     Clause("accuracy", "harmonic motion is followed, to second order without a thermostat", check_accuracy),
     Clause("conservation", "without a thermostat energy and momentum are conserved", check_conservation),
     Clause("temperature", "with a thermostat energies are those of its temperature", check_temperature),

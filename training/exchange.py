@@ -6,9 +6,12 @@ Units are converted here: extended XYZ as ASE writes it is in Å and eV; npz fil
 from __future__ import annotations
 
 import io
+import os
+import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..coordinates.checks import check_frames
 from ..coordinates.elements import ELEMENTS
-from ..coordinates.internal import InternalCoordinates
 from ..coordinates.topologies import topology_from_ase, topology_from_mdtraj, topology_from_pdb
+from ..coordinates.topology_checks import require_molecule
 from ..core.errors import ConfigurationError, FileFormatError, MissingDependencyError, TopologyError
 from ..core.files import write_atomically
 from ..core.potential import Potential
@@ -32,6 +36,7 @@ KILOCALORIE = 4.184
 
 LENGTH_UNITS = {"Ang": ANGSTROM, "A": ANGSTROM, "angstrom": ANGSTROM, "nm": 1.0}
 ENERGY_UNITS = {"kcal/mol": KILOCALORIE, "kJ/mol": 1.0, "eV": ELECTRONVOLT}
+GUESSED = "guessed from covalent radii"
 XYZ_SUFFIXES = (".xyz", ".extxyz")
 TRAJECTORY_SUFFIXES = (".xtc", ".dcd", ".pdb", ".trr", ".nc", ".h5md")
 
@@ -64,7 +69,8 @@ def import_frames(path: str | Path, temperature: float | None = None, structure:
         raise ConfigurationError(_formats(path))
     if len(frames) == 0:
         raise FileFormatError(f'"{path}" holds no frames.')
-    InternalCoordinates(frames.topology).check_geometry(torch.from_numpy(frames.positions))
+    require_molecule(frames.topology)
+    check_frames(frames.topology, torch.from_numpy(frames.positions))
     return frames
 
 
@@ -88,8 +94,8 @@ def export_frames(frames: Frames, path: str | Path) -> None:
         raise ConfigurationError(_formats(path))
 
 
-def recompute(frames: Frames, potential: Potential, on_progress: OnProgress = silent) -> Frames:
-    """The same frames with energies and forces of ``potential``.
+def recompute(frames: Frames, potential: Potential, name: str, on_progress: OnProgress = silent) -> Frames:
+    """The same frames with energies and forces of ``potential``, and its name in their provenance.
 
     Raises:
         TopologyError: If the potential is of another molecule.
@@ -105,7 +111,8 @@ def recompute(frames: Frames, potential: Potential, on_progress: OnProgress = si
         energies[part] = energy.cpu().numpy()
         forces[part] = force.cpu().numpy()
         on_progress(Progress("Energies and forces", min(start + BLOCK, len(frames)), len(frames)))
-    return replace(frames, energies=energies, forces=forces)
+    provenance = {**frames.provenance, "energies and forces": f"recomputed with {name}"}
+    return replace(frames, energies=energies, forces=forces, provenance=provenance)
 
 
 def _formats(path: Path) -> str:
@@ -128,6 +135,10 @@ def _checked(
         return guess()
     topology.require_elements(elements, "the structure", f'"{path}"')
     return topology
+
+
+def _provenance(path: Path, guessed: bool) -> dict[str, str]:
+    return {"imported from": path.name, "bonds": GUESSED if guessed else "of the structure"}
 
 
 def _import_ase() -> Any:
@@ -164,7 +175,7 @@ def _read_xyz(path: Path, temperature: float | None, topology: Topology | None) 
         positions=np.array([atoms.positions for atoms in images]) * ANGSTROM,
         forces=column("forces", ELECTRONVOLT / ANGSTROM),
         energies=column("energy", ELECTRONVOLT),
-        provenance={"imported from": path.name},
+        provenance=_provenance(path, topology is None),
     )
 
 
@@ -221,7 +232,7 @@ def _read_npz(path: Path, temperature: float | None, topology: Topology | None) 
         positions=positions,
         forces=arrays["F"] * (energy / length) if "F" in arrays else None,
         energies=arrays["E"].reshape(-1) * energy if "E" in arrays else None,
-        provenance={"imported from": path.name},
+        provenance=_provenance(path, topology is None),
     )
 
 
@@ -257,7 +268,8 @@ def _npz(frames: Frames) -> bytes:
     return content.getvalue()
 
 
-def _import_mdtraj() -> Any:
+def import_mdtraj() -> Any:
+    """mdtraj, or a `MissingDependencyError` that names the extra."""
     try:
         import mdtraj
     except ImportError as error:
@@ -265,16 +277,30 @@ def _import_mdtraj() -> Any:
     return mdtraj
 
 
+@contextmanager
+def _standard_output_to_error() -> Iterator[None]:
+    """What the C code of mdtraj's DCD reader prints is no result of ours."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def _read_trajectory(
     path: Path, temperature: float | None, structure: str | Path | None, topology: Topology | None
 ) -> Frames:
-    mdtraj = _import_mdtraj()
+    mdtraj = import_mdtraj()
     if structure is None and path.suffix != ".pdb":
         raise ConfigurationError(f'"{path}" says nothing of its atoms. Give the PDB file of the molecule as well.')
     try:
         # mdtraj takes the whole file's atoms, in the file's order
         options = {} if structure is None else {"top": str(structure)}
-        trajectory = mdtraj.load(str(path), **options)
+        with _standard_output_to_error():
+            trajectory = mdtraj.load(str(path), **options)
     # mdtraj's readers raise whatever a wrong byte gives
     except Exception as error:
         raise FileFormatError(f'"{path}" is no trajectory that mdtraj reads for this structure: {error}.') from error
@@ -283,12 +309,12 @@ def _read_trajectory(
         topology=_checked(path, elements, topology, lambda: topology_from_mdtraj(trajectory.topology)),
         temperature=_temperature(path, temperature, None),
         positions=trajectory.xyz,
-        provenance={"imported from": path.name},
+        provenance=_provenance(path, False),
     )
 
 
 def _mdtraj_topology(topology: Topology) -> Any:
-    mdtraj = _import_mdtraj()
+    mdtraj = import_mdtraj()
     made = mdtraj.Topology()
     chain = made.add_chain()
     residue = None
@@ -304,7 +330,7 @@ def _mdtraj_topology(topology: Topology) -> Any:
 
 
 def _write_trajectory(frames: Frames, path: Path) -> None:
-    trajectory = _import_mdtraj().Trajectory(frames.positions, _mdtraj_topology(frames.topology))
+    trajectory = import_mdtraj().Trajectory(frames.positions, _mdtraj_topology(frames.topology))
     # mdtraj writes to a name; the content then goes the atomic way
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / path.name

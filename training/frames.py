@@ -30,6 +30,7 @@ class Frames:
         energies: kJ/mol.
         log_weights: Logarithms of importance weights; without them all frames weigh the same.
         replica: Which independent walker each frame belongs to.
+        times: ps since the start of the dynamics.
         provenance: How the frames came to be, in JSON types.
 
     Raises:
@@ -44,6 +45,7 @@ class Frames:
     energies: Float[ndarray, "frames"] | None = None
     log_weights: Float[ndarray, "frames"] | None = None
     replica: Int[ndarray, "frames"] | None = None
+    times: Float[ndarray, "frames"] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -86,8 +88,8 @@ class Frames:
         """
         if self.forces is None:
             raise FileFormatError(
-                "These frames hold no forces, which force matching needs. Set the weight of forces to 0, "
-                "or import the frames with a potential that recomputes them."
+                "These frames hold no forces, which force matching needs. Set weights.force to 0, or recompute them: "
+                "smoothflow convert OLD.h5 NEW.h5 --structure PDB --reference PROVIDER:ARGUMENT."
             )
         return self.forces
 
@@ -118,6 +120,7 @@ COLUMNS: dict[str, tuple[type[np.generic], bool]] = {
     "energies": (np.float64, False),
     "log_weights": (np.float64, False),
     "replica": (np.int32, False),
+    "times": (np.float64, False),
 }
 """The arrays of `Frames`: their precision, and whether they have a vector per atom."""
 

@@ -91,13 +91,17 @@ class FramesWriter:
         return writer
 
     @classmethod
-    def resume(cls, path: str | Path) -> FramesWriter:
+    def resume(cls, path: str | Path, n_frames: int | None = None) -> FramesWriter:
         """Go on with a file, whether its writer closed it or was killed.
 
         The committed frames are copied to a new file that takes the old one's place, so what was cut short is gone.
 
+        Args:
+            path: The file.
+            n_frames: Keep only so many of its frames, the first ones.
+
         Raises:
-            FileFormatError: If the file is missing or damaged.
+            FileFormatError: If the file is missing, damaged or has fewer frames.
             ConfigurationError: If another process writes it.
         """
         path = Path(path)
@@ -106,10 +110,13 @@ class FramesWriter:
         with _turn_in(path.parent), path.open("rb") as old:
             lock_descriptor(old.fileno(), f'"{path}"')
             with FramesReader(path) as reader:
+                end = len(reader) if n_frames is None else n_frames
+                if end > len(reader):
+                    raise FileFormatError(f'"{path}" has {len(reader)} frames; {end} were expected.')
                 writer = cls(path, reader.read(0, 0), reader.state())
                 try:
-                    for block in reader.blocks():
-                        writer.append(block, reader.state())
+                    for start in range(0, end, BLOCK):
+                        writer.append(reader.read(start, min(start + BLOCK, end)), reader.state())
                 except BaseException:
                     writer.abandon()
                     raise

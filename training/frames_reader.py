@@ -18,7 +18,14 @@ from .superblock import ClearedFile, is_marked
 
 FORMAT = "smoothflow-frames"
 SCHEMA = 1
-UNITS = {"positions": "nm", "forces": "kJ/mol/nm", "energies": "kJ/mol", "log_weights": "1", "replica": "1"}
+UNITS = {
+    "positions": "nm",
+    "forces": "kJ/mol/nm",
+    "energies": "kJ/mol",
+    "log_weights": "1",
+    "replica": "1",
+    "times": "ps",
+}
 MAX_JSON_BYTES = 16 * 2**20
 
 HDF5_ERRORS = (OSError, RuntimeError, OverflowError)

@@ -42,3 +42,39 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Hold the name of a file, which need not exist, for the length of a ``with`` block.
+
+    Raises:
+        ConfigurationError: If another process holds it.
+        FileFormatError: If the folder is missing or cannot be written.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    descriptor = _locked(lock, path)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked(lock: Path, path: Path) -> int:
+    while True:
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise FileFormatError(f'"{path}" cannot be written: {error.strerror}.') from error
+        try:
+            lock_descriptor(descriptor, f'"{path}"')
+            if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except ConfigurationError:
+            os.close(descriptor)
+            raise
+        # the process that held it removed it before it was locked here
+        os.close(descriptor)

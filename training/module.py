@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..core.potential import Potential
 from ..core.units import thermal_energy
 from ..potentials.flow_potential import FlowPotential
 from .batches import generator
+from .compiled_step import CompiledLoss, Terms
 from .config import TrainSettings
 from .frames import Frames
 from .losses import damped, force_error, likelihood_and_forces, negative_log_likelihood, reverse_kl
@@ -27,6 +29,10 @@ try:
     from lightning.pytorch import LightningModule
 except ImportError as error:
     raise MissingDependencyError("Training", "lightning", "train") from error
+
+
+Tensors = dict[str, Tensor]
+"""What a batch of frames holds, by name."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.positions: Tensor
         self.forces: Tensor | None
         self.best = math.inf
+        self._compiled_loss = CompiledLoss(potential, self._frame_loss) if settings.compile else None
         self.training_sums: dict[str, Tensor] = {}
         self.validation_sums: dict[str, Tensor] = {}
 
@@ -89,11 +96,17 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Int[Tensor, "size"], _: int) -> Float[Tensor, ""]:
-        likelihood_only = self.global_step < self.settings.likelihood_steps
-        terms = self._frame_terms(self.potential, batch, with_forces=not likelihood_only)
-        if not likelihood_only:
-            terms |= self._sample_terms(self.potential, self.settings.kl_batch_size, self.global_step)
-        loss = self._total(terms)
+        tensors = self._tensors(batch)
+        if self.global_step < self.settings.likelihood_steps:
+            terms = self._frame_terms(self.potential, tensors, with_forces=False)
+            loss = self._total(terms)
+        else:
+            evaluate = self._compiled_loss or partial(self._frame_loss, self.potential)
+            terms, loss = evaluate(tensors)
+            samples = self._sample_terms(self.potential, self.settings.kl_batch_size, self.global_step)
+            if samples:
+                loss = loss + self._total(samples)
+                terms |= samples
         if not bool(torch.isfinite(loss)):
             raise self._not_finite(terms, batch)
         for name, values in terms.items():
@@ -117,7 +130,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.averaged.update_parameters(self.potential)
 
     def validation_step(self, batch: Int[Tensor, "size"], index: int) -> None:
-        terms = self._frame_terms(self.averaged_potential, batch, create_graph=False)
+        terms = self._frame_terms(self.averaged_potential, self._tensors(batch), create_graph=False)
         for name, values in terms.items():
             self.validation_sums[name] = self.validation_sums.get(name, 0.0) + values.detach().double().sum()
         self.validation_sums["n"] = self.validation_sums.get("n", torch.zeros(())) + len(batch)
@@ -160,24 +173,28 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.best = float(checkpoint["best"])
 
+    def _tensors(self, batch: Int[Tensor, "size"]) -> Tensors:
+        """Positions, forces and weights of the frames of a batch, as far as there are any."""
+        kept = {"positions": self.positions, "forces": self.forces, "weights": self.frame_weights}
+        return {name: values[batch] for name, values in kept.items() if values is not None}
+
+    def _frame_loss(self, potential: FlowPotential, tensors: Tensors) -> tuple[Terms, Float[Tensor, ""]]:
+        terms = self._frame_terms(potential, tensors)
+        return terms, self._total(terms)
+
     def _frame_terms(
-        self,
-        potential: FlowPotential,
-        batch: Int[Tensor, "size"],
-        create_graph: bool = True,
-        with_forces: bool = True,
-    ) -> dict[str, Float[Tensor, "size"]]:
+        self, potential: FlowPotential, tensors: Tensors, create_graph: bool = True, with_forces: bool = True
+    ) -> Terms:
         """The terms of each frame: ``nll``, and with forces ``force`` (damped) and ``force_mse`` (raw)."""
-        positions = self.positions[batch]
-        terms: dict[str, Tensor] = {}
-        if self.forces is None or not with_forces:
-            terms["nll"] = negative_log_likelihood(potential, positions)
+        positions = tensors["positions"]
+        if "forces" not in tensors or not with_forces:
+            terms = {"nll": negative_log_likelihood(potential, positions)}
         else:
             nll, forces = likelihood_and_forces(potential, positions, create_graph)
-            error = force_error(forces, self.forces[batch])
+            error = force_error(forces, tensors["forces"])
             terms = {"nll": nll, "force": damped(error, self.settings.force_damping), "force_mse": error}
-        if self.frame_weights is not None:
-            terms["nll"] = terms["nll"] * self.frame_weights[batch]
+        if "weights" in tensors:
+            terms["nll"] = terms["nll"] * tensors["weights"]
         return terms
 
     def _sample_terms(self, potential: FlowPotential, n_samples: int, step: int) -> dict[str, Float[Tensor, "size"]]:

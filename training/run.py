@@ -22,6 +22,7 @@ import torch
 
 from ..coordinates.fitting import fit_charts
 from ..coordinates.internal import InternalCoordinates
+from ..coordinates.zmatrix import Row, ZMatrix
 from ..core.architecture import build_flow
 from ..core.charts import Chart
 from ..core.errors import ConfigurationError, FileFormatError, MissingDependencyError, TrainingError
@@ -112,6 +113,9 @@ def train(
         TrainingError: If a loss or a gradient is not finite; names step and frame.
     """
     target = _checked(frames, settings, target)
+    # before the folder, so that frames that cannot be trained on leave none
+    training, validation = split(frames, settings.validation_fraction, settings.seed)
+    potential = initial_potential(frames[training], settings)
     run = RunFolder(Path(run_folder))
     try:
         run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -120,8 +124,6 @@ def train(
     with lock_folder(run.path), _journal(run.log) as journal:
         digest = frames.digest()
         _claim(run, frames, digest, settings)
-        training, validation = split(frames, settings.validation_fraction, settings.seed)
-        potential = initial_potential(frames[training], settings)
         reference = None if target is None else Target(target, _threshold(frames[training], target, settings))
         module = FlowTraining(potential.to(settings.torch_dtype), frames, settings, reference)
         keeper = _Keeper(run, _provenance(frames, digest, settings), journal, on_progress)
@@ -174,7 +176,8 @@ def initial_potential(frames: Frames, settings: TrainSettings) -> FlowPotential:
         GeometryError: If frames have no internal coordinates, or positions are in another unit than nm.
         TopologyError: If the topology is no single molecule.
     """
-    coordinates = InternalCoordinates(frames.topology)
+    rows = settings.zmatrix
+    coordinates = InternalCoordinates(frames.topology, None if rows is None else ZMatrix(tuple(Row(*r) for r in rows)))
     positions = torch.from_numpy(frames.positions).double()
     coordinates.check_geometry(positions)
     q = torch.cat([coordinates.encode(part)[0] for part in torch.split(positions, VALIDATION_BATCH)])

@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from ..coordinates.checks import check_frames
 from ..coordinates.elements import masses
 from ..coordinates.internal import InternalCoordinates
 from ..coordinates.topologies import topology_from_pdb
+from ..coordinates.topology_checks import require_molecule
 from ..core.errors import ConfigurationError
 from ..core.manifolds import Circle
 from ..core.plugins import registry
 from ..core.potential import Potential
+from ..core.topology import Topology
 from .frames import Frames
 from .frames_file import FramesReader, FramesWriter
 from .progress import OnProgress, Progress, silent
@@ -165,7 +168,8 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
     path = Path(path)
     protocol = settings.protocol
     topology, positions = topology_from_pdb(settings.structure)
-    InternalCoordinates(topology).check_geometry(positions[:1])
+    require_molecule(topology)
+    check_frames(topology, positions[:1])
     potential = _potential(settings.potential, settings.structure)
     if potential.topology is not None:
         topology.require_elements(potential.topology.elements, f'"{settings.structure}"', "the potential")
@@ -225,11 +229,15 @@ def default_ladder(structure: Path, temperature: float) -> tuple[float, ...]:
         structure: PDB file of the molecule.
         temperature: K; the lowest one, which is not part of the ladder.
     """
-    topology, _ = topology_from_pdb(structure)
-    torsions = [column.name for column in InternalCoordinates(topology).codomain if isinstance(column.manifold, Circle)]
-    if all(name.startswith(QUICK_TORSIONS) for name in torsions):
+    if not slow_torsions(topology_from_pdb(structure)[0]):
         return ()
     return tuple(round(factor * temperature, 1) for factor in LADDER)
+
+
+def slow_torsions(topology: Topology) -> list[str]:
+    """Names of the torsions that replica exchange is for."""
+    torsions = [column.name for column in InternalCoordinates(topology).codomain if isinstance(column.manifold, Circle)]
+    return [name for name in torsions if not name.startswith(QUICK_TORSIONS)]
 
 
 def _frames(kind: Frames, found: list[tuple[int, Found]]) -> Frames:
@@ -260,19 +268,22 @@ def _unpack(state: dict[str, np.ndarray]) -> list[Walker]:
 
 def _provenance(settings: SimulateSettings) -> dict[str, Any]:
     engine = registry().entry("engine", settings.engine)
-    provider = settings.potential.partition(":")[0]
+    # the provider and, in "ase:tblite:GFN2-xTB", the package that it asks
+    asked = (part.partition(".")[0] for part in settings.potential.split(":") if part)
     versions = {}
-    for name in dict.fromkeys(("smoothflow", engine.distribution, settings.engine, provider)):
+    for name in dict.fromkeys(("smoothflow", engine.distribution, settings.engine, *asked)):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
+    files = (Path(part.strip()) for part in settings.potential.partition(":")[2].split(","))
     return {
         "potential": settings.potential,
+        "potential_sha256": {path.name: _sha256(path) for path in files if path.is_file()},
         "structure": settings.structure.name,
-        "structure_sha256": hashlib.sha256(settings.structure.read_bytes()).hexdigest(),
+        "structure_sha256": _sha256(settings.structure),
         "engine": settings.engine,
-        "integrator": "Langevin, BAOAB",
+        "integrator": registry().engine(settings.engine).thermostat,
         "versions": versions,
         "timestep": settings.timestep,
         "friction": settings.friction,
@@ -285,6 +296,10 @@ def _provenance(settings: SimulateSettings) -> dict[str, Any]:
         "start_time": settings.start_time,
         "seed": settings.seed,
     }
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _require_same(path: Path, settings: SimulateSettings, kind: Frames) -> None:

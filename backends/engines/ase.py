@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...core.engine import Engine
+from ...core.errors import ConfigurationError
 from ...core.plugins import PotentialProvider, hookimpl
 from .ase_engine import ASEEngine
 from .ase_potential import ASEPotential, ase_provider
@@ -23,7 +24,12 @@ __all__ = ["ASEEngine", "ASEPotential", "SmoothflowCalculator", "ase_provider"]
 def __getattr__(name: str) -> Any:
     # its base class is ASE's, which may not be installed
     if name == "SmoothflowCalculator":
-        import_optional("ase", "The calculator for ASE", "ase")
+        ase = import_optional("ase", "The calculator for ASE", "ase")
+        calculators = import_optional("ase.calculators.calculator", "The calculator for ASE", "ase")
+        if not hasattr(calculators, "BaseCalculator"):
+            raise ConfigurationError(
+                f"ASE {ase.__version__} has no BaseCalculator. Install a newer one: pip install 'smoothflow[ase]'."
+            )
         from .ase_calculator import SmoothflowCalculator
 
         return SmoothflowCalculator

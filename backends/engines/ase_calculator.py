@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 from ase.calculators.calculator import BaseCalculator
+from ase.data import atomic_numbers
+from jaxtyping import Float
 
-from ...core.errors import ConfigurationError
-from ...core.potential import Potential
+from ...core.errors import ConfigurationError, SimulationError
+from ...core.potential import Potential, hessian
 from ...core.units import ANGSTROM, ELECTRONVOLT
-from .border import evaluate
+from .border import as_batch, evaluate, require_molecular, require_start
 
 
 class SmoothflowCalculator(BaseCalculator):  # type: ignore[misc]  # ASE is untyped
@@ -17,12 +20,15 @@ class SmoothflowCalculator(BaseCalculator):  # type: ignore[misc]  # ASE is unty
 
     >>> atoms.calc = SmoothflowCalculator(potential)
 
+    The first configuration is checked for bonds of a wrong length, which show a wrong unit or order of the atoms.
+
     Args:
         potential: Any molecular potential; float64 ones suit vibrations and optimizers best.
 
     Raises:
         ConfigurationError: If the potential is no molecule's; when calculating, if a periodic boundary is on.
         TopologyError: When calculating, if number, elements or order of the atoms are not the potential's.
+        GeometryError: When calculating, if the first positions are in a wrong unit or order.
         SimulationError: When calculating, if the energy or a force is not finite.
     """
 
@@ -30,19 +36,45 @@ class SmoothflowCalculator(BaseCalculator):  # type: ignore[misc]  # ASE is unty
 
     def __init__(self, potential: Potential) -> None:
         super().__init__()
-        if len(potential.shape) != 2 or potential.shape[1] != 3:
-            raise ConfigurationError(f"A potential of shape {potential.shape} is no molecule's; ASE cannot use it.")
+        require_molecular(potential, "ASE")
         self.potential = potential
+        elements = () if potential.topology is None else potential.topology.elements
+        self._numbers = np.array([atomic_numbers.get(element, -1) for element in elements])
+        self._checked = False
 
     def calculate(self, atoms: Any, properties: list[str], system_changes: list[str]) -> None:
+        energy, forces = evaluate(self.potential, self._positions(atoms))
+        energy /= ELECTRONVOLT
+        self.results = {"energy": energy, "free_energy": energy, "forces": forces * (ANGSTROM / ELECTRONVOLT)}
+
+    def get_hessian(self, atoms: Any) -> Float[np.ndarray, "atoms 3 atoms 3"]:
+        """Second derivatives of the energy in eV/Å^2, as ``ase.vibrations.VibrationsData`` takes them.
+
+        Raises:
+            ConfigurationError: If the potential can be differentiated only once.
+            SimulationError: If a second derivative is not finite.
+        """
+        second = hessian(self.potential, as_batch(self.potential, self._positions(atoms)))[0]
+        array: Float[np.ndarray, "atoms 3 atoms 3"] = second.cpu().double().numpy() * (ANGSTROM**2 / ELECTRONVOLT)
+        if not np.isfinite(array).all():
+            raise SimulationError(
+                "In this configuration second derivatives of the energy are not finite. Start from positions closer to "
+                "those that the potential was made for."
+            )
+        return array
+
+    def _positions(self, atoms: Any) -> Float[np.ndarray, "atoms 3"]:
+        """Positions in nm of atoms that are the potential's."""
         if atoms.pbc.any():
             raise ConfigurationError(
                 "Periodic boundaries are on, but the potential is that of a molecule in free space. "
                 "Set atoms.pbc = False."
             )
-        if self.potential.topology is not None:
-            symbols = tuple(atoms.get_chemical_symbols())
-            self.potential.topology.require_elements(symbols, "the potential", "the Atoms object")
-        energy, forces = evaluate(self.potential, atoms.get_positions() * ANGSTROM)
-        energy /= ELECTRONVOLT
-        self.results = {"energy": energy, "free_energy": energy, "forces": forces * (ANGSTROM / ELECTRONVOLT)}
+        topology = self.potential.topology
+        if topology is not None and not np.array_equal(atoms.numbers, self._numbers):
+            topology.require_elements(tuple(atoms.get_chemical_symbols()), "the potential", "the Atoms object")
+        positions: Float[np.ndarray, "atoms 3"] = atoms.get_positions() * ANGSTROM
+        if not self._checked:
+            require_start(self.potential, positions)
+            self._checked = True
+        return positions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core.engine import DynamicsSettings, Engine, Trajectory, check_start, record
+from ...core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_start, record
 from ...core.errors import SimulationError, SmoothflowError
 from ...core.integrator import State
 from ...core.potential import Potential
@@ -26,9 +25,12 @@ class ASEEngine(Engine):
     """ASE's velocity Verlet (``nve``) and Langevin (``nvt``) dynamics.
 
     Replicas take turns from report to report. Results are float64 on the CPU.
+
+    Reference: Vanden-Eijnden, Ciccotti, Chem. Phys. Lett. 429, 310 (2006).
     """
 
     name = "ase"
+    thermostat = "Langevin, Vanden-Eijnden and Ciccotti"
 
     def run(
         self,
@@ -37,7 +39,7 @@ class ASEEngine(Engine):
         positions: Float[Tensor, "replicas atoms 3"],
         velocities: Float[Tensor, "replicas atoms 3"],
         settings: DynamicsSettings,
-        on_report: Callable[[int], None] | None = None,
+        on_report: OnReport | None = None,
     ) -> Trajectory:
         import_optional("ase", "The engine ase", "ase")
         check_start(potential, masses, positions, velocities)

@@ -103,7 +103,7 @@ def _calculator(argument: str) -> Any:
         try:
             module = importlib.import_module("tblite.ase")
         except ModuleNotFoundError as error:
-            raise MissingDependencyError(f'The calculator "{argument}"', "tblite", "ase") from error
+            raise MissingDependencyError(f'The calculator "{argument}"', "tblite", "tblite") from error
         return module.TBLite(method=rest or "GFN2-xTB", verbosity=0)
     try:
         if rest:

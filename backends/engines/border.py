@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -39,6 +40,26 @@ def atom_name(topology: Topology | None, atom: int) -> str:
     return f"atom {atom}" if topology is None else f"atom {atom} ({topology.atoms[atom]})"
 
 
+def require_molecular(potential: Potential, program: str) -> None:
+    """Raise a `ConfigurationError` unless the potential is a molecule's."""
+    if len(potential.shape) != 2 or potential.shape[1] != 3:
+        raise ConfigurationError(
+            f"A potential of shape {tuple(potential.shape)} is no molecule's; {program} cannot use it."
+        )
+
+
+def require_start(potential: Potential, positions: Float[np.ndarray, "atoms 3"]) -> None:
+    """What is checked once, at the first configuration (nm) of another program: its number of atoms and its unit.
+
+    Raises:
+        ConfigurationError: If the number of atoms is not the potential's.
+        GeometryError: If bonded atoms are nowhere near each other: in a wrong unit, order or periodic image.
+    """
+    _require_shape(potential, positions)
+    if potential.topology is not None:
+        potential.topology.require_bond_lengths(positions)
+
+
 def evaluate(
     potential: Potential, positions: Float[np.ndarray, "atoms 3"]
 ) -> tuple[float, Float[np.ndarray, "atoms 3"]]:
@@ -48,33 +69,77 @@ def evaluate(
 
     Raises:
         ConfigurationError: If the number of atoms is not the potential's.
-        SimulationError: If the energy or a force is not finite.
+        SimulationError: If the energy or a force is not finite; says where, as far as the potential can.
     """
-    if positions.shape != tuple(potential.shape):
-        raise ConfigurationError(
-            f"The potential is one of {potential.shape[0]} atoms and was given {positions.shape[0]}. "
-            "Use it with the molecule that it was made for."
-        )
-    dtype, device = working_type(potential)
-    energy, forces = potential.energy_and_forces(torch.tensor(positions, dtype=dtype, device=device)[None])
+    batch = as_batch(potential, positions)
+    energy, forces = potential.energy_and_forces(batch)
     value = energy.item()
-    array = forces[0].to("cpu", torch.float64).numpy()
-    if not (math.isfinite(value) and np.isfinite(array).all()):
-        bad = np.argwhere(~np.isfinite(array))
-        where = f"the force on {atom_name(potential.topology, int(bad[0, 0]))}" if len(bad) else "the energy"
+    array = forces.to("cpu", torch.float64).numpy()[0]
+    # one sum: cheap at every step, and the sum of finite numbers of physical size is finite
+    if not math.isfinite(value + array.sum()):
+        what = _not_finite(potential.topology, positions, array)
+        explanation = potential.explain(batch)
         raise SimulationError(
-            f"In this configuration {where} is not finite. "
+            f"In this configuration {what} is not finite. {explanation}{' ' if explanation else ''}"
             "Use a smaller time step, or start from positions closer to those that the potential was made for."
         )
     return value, array
 
 
+def as_batch(potential: Potential, positions: Float[np.ndarray, "atoms 3"]) -> Float[Tensor, "1 atoms 3"]:
+    """One configuration in the precision and on the device of a potential.
+
+    Raises:
+        ConfigurationError: If the number of atoms is not the potential's.
+    """
+    _require_shape(potential, positions)
+    dtype, device = working_type(potential)
+    return torch.from_numpy(positions[None]).to(device, dtype)
+
+
+def _require_shape(potential: Potential, positions: Float[np.ndarray, "atoms 3"]) -> None:
+    if positions.shape != tuple(potential.shape):
+        raise ConfigurationError(
+            f"The potential is one of {potential.shape[0]} atoms and was given {positions.shape[0]}. "
+            "Use it with the molecule that it was made for."
+        )
+
+
+def _not_finite(
+    topology: Topology | None, positions: Float[np.ndarray, "atoms 3"], forces: Float[np.ndarray, "atoms 3"]
+) -> str:
+    """What is not finite, at which atom."""
+    for what, values in (("position of", positions), ("force on", forces)):
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            return f"the {what} {atom_name(topology, int(bad[0, 0]))}"
+    return "the energy"
+
+
 def working_type(potential: Potential) -> tuple[torch.dtype, torch.device]:
     """The precision and device of a potential's parameters or buffers; float64 on the CPU if it has none."""
-    for tensor in itertools.chain(potential.parameters(), potential.buffers()):
-        if tensor.is_floating_point():
-            return tensor.dtype, tensor.device
-    return torch.float64, torch.device("cpu")
+    home = _homes.get(potential)
+    if home is None:
+        home = _homes[potential] = _find_home(potential)
+    tensors, name = home
+    tensor = tensors.get(name)
+    return (torch.float64, torch.device("cpu")) if tensor is None else (tensor.dtype, tensor.device)
+
+
+_Home = tuple[Mapping[str, Tensor | None], str]
+
+_homes: WeakKeyDictionary[Potential, _Home] = WeakKeyDictionary()
+"""Where each potential's first number is: looking for it at every step would cost as much as OpenMM's own work."""
+
+
+def _find_home(potential: Potential) -> _Home:
+    modules = list(potential.modules())
+    stores: list[Mapping[str, Tensor | None]] = [m._parameters for m in modules] + [m._buffers for m in modules]
+    for tensors in stores:
+        for name, tensor in tensors.items():
+            if tensor is not None and tensor.is_floating_point():
+                return tensors, name
+    return {}, ""
 
 
 class ExternalPotential(Potential):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core.engine import DynamicsSettings, Engine, Trajectory, check_start, record
+from ...core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_start, record
 from ...core.errors import SimulationError, SmoothflowError
 from ...core.integrator import State
 from ...core.potential import Potential
@@ -54,6 +53,7 @@ class IPIEngine(Engine):
     """
 
     name = "ipi"
+    thermostat = "Langevin, BAOAB"
 
     def run(
         self,
@@ -62,7 +62,7 @@ class IPIEngine(Engine):
         positions: Float[Tensor, "replicas atoms 3"],
         velocities: Float[Tensor, "replicas atoms 3"],
         settings: DynamicsSettings,
-        on_report: Callable[[int], None] | None = None,
+        on_report: OnReport | None = None,
     ) -> Trajectory:
         import_optional("ipi", "The engine ipi", "ipi")
         check_start(potential, masses, positions, velocities)
@@ -76,14 +76,16 @@ class IPIEngine(Engine):
         def advance(time: float, n_steps: int) -> State:
             found = []
             for replica, system in enumerate(systems):
+                done = 0
                 try:
-                    for _ in range(n_steps):
+                    while done < n_steps:
                         system.motion.step()
+                        done += 1
                     found.append([np.array(part) for part in _read(system)])
                 except SmoothflowError as error:
-                    # i-PI's clock goes on after a step; without steps it is the start that failed
-                    failed = system.ensemble.time * TIME_UNIT + (settings.timestep if n_steps else 0.0)
-                    raise SimulationError(f"i-PI stopped in replica {replica} at {failed:.6g} ps: {error}") from error
+                    raise SimulationError(
+                        f"i-PI stopped in replica {replica} at {time + (done + 1) * settings.timestep:.6g} ps: {error}"
+                    ) from error
             x, p, forces, energies = (torch.from_numpy(np.stack(part)) for part in zip(*found, strict=True))
             return State(
                 x.reshape(positions.shape) * BOHR,

@@ -13,7 +13,7 @@ from ...core.errors import ConfigurationError
 from ...core.plugins import registry
 from ...core.potential import Potential
 from ...core.topology import Topology
-from .border import atom_name, evaluate
+from .border import atom_name, evaluate, require_molecular, require_start
 
 BOHR = 0.0529177210903
 """One Bohr radius in nm (CODATA 2018)."""
@@ -27,10 +27,15 @@ class PES:
 
     Args:
         potential: Any molecular potential.
+
+    Raises:
+        ConfigurationError: If the potential is no molecule's.
     """
 
     def __init__(self, potential: Potential) -> None:
+        require_molecular(potential, "i-PI")
         self.potential = potential
+        self.started = False
 
     def __call__(
         self, cell: Float[np.ndarray, "3 3"], positions: Float[np.ndarray, "atoms 3"]
@@ -40,11 +45,15 @@ class PES:
         .. math:: W_{ab} = \sum_i F_{ia} x_{ib}
 
         Raises:
+            GeometryError: If the first structure is in a wrong unit or order.
             ConfigurationError: If the number of atoms is not the potential's, or i-PI folded them into the cell.
             SimulationError: If the energy or a force is not finite.
         """
         if self.potential.topology is not None:
             _require_whole(self.potential.topology, cell, positions)
+        if not self.started:
+            require_start(self.potential, positions * BOHR)
+            self.started = True
         energy, forces = evaluate(self.potential, positions * BOHR)
         forces = forces * (BOHR / HARTREE)
         return energy / HARTREE, forces, forces.T @ positions, ""

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from ...core.errors import ConfigurationError, MissingDependencyError, SimulationError, SmoothflowError, TopologyError
 from ...core.potential import Potential
 from ...core.units import ANGSTROM, FEMTOSECOND
-from .border import evaluate, import_optional
+from .border import evaluate, import_optional, require_molecular, require_start
 
 UNITS = {"real": (ANGSTROM, FEMTOSECOND), "metal": (ANGSTROM, 1.0)}
 """Length in nm and time in ps of LAMMPS's unit styles; masses are in amu in both."""
@@ -48,6 +48,7 @@ class LAMMPSForce:
         self.energy = float("nan")
         self.forces: Float[np.ndarray, "atoms 3"] = np.full(potential.shape, np.nan)
         self.error: BaseException | None = None
+        self.started = False
 
     def __call__(
         self,
@@ -63,7 +64,11 @@ class LAMMPSForce:
         try:
             order = np.argsort(tags)
             _require_free(self.lmp)
-            self.energy, self.forces = evaluate(self.potential, positions[order] * self.length)
+            x = positions[order] * self.length
+            if not self.started:
+                require_start(self.potential, x)
+                self.started = True
+            self.energy, self.forces = evaluate(self.potential, x)
             forces[order] = self.forces * (self.length / self.energy_unit)
             virial = forces.T @ positions
             self.lmp.fix_external_set_energy_global(self.fix, self.energy / self.energy_unit)
@@ -76,6 +81,7 @@ class LAMMPSForce:
         """A method of LAMMPS that raises what a call during it raised."""
 
         def run(*args: Any) -> Any:
+            self.error = None  # one may be left where LAMMPS raised an error of its own
             result = method(*args)
             if self.error is not None:
                 error, self.error = self.error, None
@@ -112,7 +118,8 @@ def attach_to_lammps(lmp: Any, potential: Potential, elements: Sequence[str], fi
     """Add a potential to the forces that LAMMPS computes for all its atoms.
 
     Sets up ``fix ID all external pf/callback 1 1`` with energy and virial. The atom with ID 1 is the potential's first.
-    LAMMPS itself drops exceptions in a callback; here the run stops and ``lmp.command`` raises.
+    LAMMPS itself drops exceptions in a callback; here the run stops and ``lmp.command`` raises. The first
+    configuration is checked for bonds of a wrong length, which show a wrong unit.
 
     Args:
         lmp: A ``lammps.lammps`` with its atoms, in units ``real`` or ``metal``, without periodic boundaries.
@@ -124,8 +131,7 @@ def attach_to_lammps(lmp: Any, potential: Potential, elements: Sequence[str], fi
         ConfigurationError: If the potential is no molecule's, or LAMMPS is set up in a way that it cannot run in.
         TopologyError: If number, elements or order of the atoms are not the potential's.
     """
-    if len(potential.shape) != 2 or potential.shape[1] != 3:
-        raise ConfigurationError(f"A potential of shape {potential.shape} is no molecule's; LAMMPS cannot run it.")
+    require_molecular(potential, "LAMMPS")
     units = lmp.extract_global("units")
     if units not in UNITS:
         raise ConfigurationError(f"LAMMPS has units {units}; only {' and '.join(UNITS)} are supported.")

@@ -11,19 +11,32 @@ from jaxtyping import Float
 from ...core.errors import ConfigurationError
 from ...core.potential import Potential
 from ...core.topology import Topology
-from .border import evaluate, import_optional
+from .border import evaluate, import_optional, require_molecular, require_start
 from .openmm_topology import core_topology
 
 
 class ForceFunction:
-    """What OpenMM calls at every step; a class of a module, so that it can be pickled with the potential inside."""
+    """What OpenMM calls at every step; a class of a module, so that it can be pickled with the potential inside.
+
+    At its first evaluation it checks bond lengths, which show positions in a wrong unit or order.
+    """
 
     def __init__(self, potential: Potential) -> None:
         self.potential = potential
+        self._checked = False
 
     def __call__(self, state: Any) -> tuple[float, Float[np.ndarray, "atoms 3"]]:
-        # the bare array: taking the units off properly costs more than the rest of the call
-        return evaluate(self.potential, state.getPositions(asNumpy=True)._value)
+        # what getPositions(asNumpy=True) does, without the units that cost more than the rest of the call
+        positions = np.empty((state._getNumParticles(), 3))
+        state._getVectorAsNumpy(state.Positions, positions)
+        if not self._checked:
+            require_start(self.potential, positions)
+            self._checked = True
+        return evaluate(self.potential, positions)
+
+    def __reduce__(self) -> tuple[type[ForceFunction], tuple[Potential]]:
+        # a copy checks anew: it may run elsewhere
+        return ForceFunction, (self.potential,)
 
 
 def to_openmm_force(potential: Potential, topology: Any = None, particles: Sequence[int] = ()) -> Any:
@@ -34,12 +47,13 @@ def to_openmm_force(potential: Potential, topology: Any = None, particles: Seque
 
     Args:
         potential: Any molecular potential.
-        topology: OpenMM's topology (or ours) of the whole System; if given, elements and their order are checked.
+        topology: OpenMM's topology (or ours) of the whole System; if given, elements and bonds are compared in order.
         particles: Which particles of the System the potential acts on, in its order; all if empty.
 
     Raises:
-        ConfigurationError: If the potential is no molecule's, or OpenMM is too old.
-        TopologyError: If number, elements or order of the atoms are not the potential's.
+        ConfigurationError: If the potential is no molecule's, the particles do not fit it, a periodic box is around the
+            whole molecule, or OpenMM is too old. While running, another number of particles stops OpenMM.
+        TopologyError: If number, elements, bonds or order of the atoms are not the potential's.
         MissingDependencyError: If OpenMM is not installed.
     """
     openmm = import_optional("openmm", "The force for OpenMM", "openmm")
@@ -47,25 +61,30 @@ def to_openmm_force(potential: Potential, topology: Any = None, particles: Seque
         raise ConfigurationError(
             f"OpenMM {openmm.__version__} has no PythonForce. Install a newer one: pip install 'smoothflow[openmm]'."
         )
-    if len(potential.shape) != 2 or potential.shape[1] != 3:
-        raise ConfigurationError(f"A potential of shape {potential.shape} is no molecule's; OpenMM cannot run it.")
-    if particles and len(particles) != potential.shape[0]:
+    require_molecular(potential, "OpenMM")
+    particles = [int(i) for i in particles]
+    if particles and (len(particles) != potential.shape[0] or len(set(particles)) != len(particles)):
         raise ConfigurationError(
-            f"The potential has {potential.shape[0]} atoms and {len(particles)} particles are named. Name one for each."
+            f"The potential has {potential.shape[0]} atoms and {len(set(particles))} different particles are named. "
+            "Name one for each."
         )
-    if topology is not None and potential.topology is not None:
-        check_elements(potential.topology, core_topology(topology), particles)
+    if topology is not None:
+        _check(potential.topology, topology, particles)
     force = openmm.PythonForce(ForceFunction(potential))
-    force.setParticles(list(particles))
+    force.setName("smoothflow")
+    force.setParticles(particles)
     return force
 
 
-def check_elements(ours: Topology, theirs: Topology, particles: Sequence[int] = ()) -> None:
-    """Raise a `TopologyError` unless the particles have the potential's elements, in order."""
-    elements = theirs.elements
-    if particles:
-        outside = [i for i in particles if not 0 <= i < len(elements)]
-        if outside:
-            raise ConfigurationError(f"Particle {outside[0]} does not exist: the topology has {len(elements)} atoms.")
-        elements = tuple(elements[i] for i in particles)
-    ours.require_elements(elements, "the potential", "the OpenMM topology")
+def _check(ours: Topology | None, topology: Any, particles: Sequence[int]) -> None:
+    """Raise unless the particles of a topology are a potential's molecule."""
+    theirs = core_topology(topology, particles)
+    periodic = getattr(topology, "getPeriodicBoxVectors", lambda: None)() is not None
+    if periodic and not particles:
+        raise ConfigurationError(
+            "The OpenMM topology has a periodic box, but the potential is that of a molecule in free space. Remove the "
+            "box with topology.setPeriodicBoxVectors(None), or name the particles of the molecule in it."
+        )
+    if ours is not None:
+        ours.require_elements(theirs.elements, "the potential", "the OpenMM topology")
+        ours.require_bonds(theirs, "the potential", "the OpenMM topology")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core.engine import DynamicsSettings, Engine, Trajectory, check_start, record
+from ...core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_start, record
 from ...core.errors import ConfigurationError, SimulationError, SmoothflowError
 from ...core.integrator import State
 from ...core.potential import Potential
@@ -34,8 +33,8 @@ def import_torch_sim(feature: str) -> Any:
         found = version("torch-sim-atomistic")
         if tuple(map(int, found.split(".")[:2])) < (0, 6):
             raise ConfigurationError(
-                f"{feature} needs TorchSim 0.6 or newer, and this one is {found}. In Python 3.12 or newer, install it "
-                "with: pip install 'smoothflow[torchsim]'."
+                f"{feature} needs TorchSim 0.6 or newer, and this one is {found}. In Python 3.12 or newer: "
+                "pip install 'smoothflow[torchsim]'."
             )
     return import_optional("torch_sim", f"{feature}, with Python 3.12 or newer,", "torchsim")
 
@@ -55,7 +54,7 @@ class TorchSimEngine(Engine):
         positions: Float[Tensor, "replicas atoms 3"],
         velocities: Float[Tensor, "replicas atoms 3"],
         settings: DynamicsSettings,
-        on_report: Callable[[int], None] | None = None,
+        on_report: OnReport | None = None,
     ) -> Trajectory:
         torch_sim = import_torch_sim("The engine torchsim")
         check_start(potential, masses, positions, velocities)
@@ -65,7 +64,6 @@ class TorchSimEngine(Engine):
         masses, positions, velocities = (x.detach().to(device, dtype) for x in (masses, positions, velocities))
         model = TorchSimModel(potential)
         shape = positions.shape
-        md = _start(torch_sim, model, masses, positions, velocities, settings.seed)
 
         def step(md: Any) -> Any:
             timestep = settings.timestep / TIME_UNIT
@@ -79,6 +77,8 @@ class TorchSimEngine(Engine):
                 gamma=settings.friction * TIME_UNIT,
             )
 
+        md = _start(torch_sim, model, masses, positions, velocities, settings.seed)
+
         def state(time: float) -> State:
             return State(
                 md.positions.reshape(shape) * ANGSTROM,
@@ -91,13 +91,15 @@ class TorchSimEngine(Engine):
 
         def advance(before: State, n_steps: int) -> State:
             nonlocal md
-            for done in range(n_steps):
-                try:
+            done = 0
+            try:
+                while done < n_steps:
                     md = step(md)
-                except SmoothflowError as error:
-                    time = before.time + (done + 1) * settings.timestep
-                    reason = str(error).replace("In system", "In replica")  # replicas are TorchSim's systems
-                    raise SimulationError(f"TorchSim stopped at {time:.6g} ps. {reason}") from error
+                    done += 1
+            except SmoothflowError as error:
+                time = before.time + (done + 1) * settings.timestep
+                reason = str(error).replace("In system", "In replica")  # replicas are TorchSim's systems
+                raise SimulationError(f"TorchSim stopped at {time:.6g} ps. {reason}") from error
             return state(before.time + n_steps * settings.timestep)
 
         return record(state(0.0), advance, settings, on_report, potential.topology)

@@ -1,7 +1,7 @@
-"""Where i-PI finds models of smoothflow: ``<pes_path>pes.py</pes_path>``."""
+"""What i-PI loads to compute energies and forces with a model."""
 
 from smoothflow.backends.engines.ipi import SmoothflowPES
 
+__all__ = ["SmoothflowPES"]
 __DRIVER_NAME__ = "smoothflow"
 __DRIVER_CLASS__ = "SmoothflowPES"
-__all__ = ["SmoothflowPES"]

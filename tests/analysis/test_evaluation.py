@@ -34,7 +34,7 @@ class Changed(Potential):
         super().__init__()
         self.base, self.constant, self.tilt = base, constant, tilt
         self.shape = base.shape
-        self.phi = base.coordinates.codomain.names.index("phi")
+        self.phi = base.coordinates.codomain.index("phi")
 
     def energy(self, positions: torch.Tensor) -> torch.Tensor:
         q, _ = self.base.coordinates.encode(positions)
@@ -115,7 +115,7 @@ def test_a_tilted_target_has_the_divergences_of_its_weights(potential: FlowPoten
 
 
 def _phi_gradient(potential: FlowPotential, positions: torch.Tensor) -> torch.Tensor:
-    column = potential.coordinates.codomain.names.index("phi")
+    column = potential.coordinates.codomain.index("phi")
     positions = positions.clone().requires_grad_(True)
     q, _ = potential.coordinates.encode(positions)
     return torch.autograd.grad(q[:, column].sum(), positions)[0].flatten(1)

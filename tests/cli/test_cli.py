@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from smoothflow import load_model, registry
 from smoothflow.cli.app import main
 from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
+from smoothflow.coordinates.pdb import write_pdb
+from smoothflow.coordinates.topologies import topology_from_pdb, topology_from_smiles
 from smoothflow.core.errors import FileFormatError
 from smoothflow.training.frames import Frames
 from smoothflow.training.frames_file import read_frames, write_frames
@@ -26,7 +28,19 @@ Chain = Any
 
 def test_help_of_every_command_shows_an_example(smoothflow: Smoothflow) -> None:
     listing = smoothflow("--help").out
-    for command in ("demo", "simulate", "train", "evaluate", "sample", "md", "compare", "check", "plugins", "info"):
+    for command in (
+        "demo",
+        "simulate",
+        "train",
+        "evaluate",
+        "sample",
+        "md",
+        "compare",
+        "check",
+        "plugins",
+        "info",
+        "bench",
+    ):
         assert command in listing
         assert f"Example: smoothflow {command}" in " ".join(smoothflow(command, "--help").out.split())
 
@@ -77,6 +91,20 @@ def test_evaluation_prints_every_number_as_json(smoothflow: Smoothflow, chain: C
     assert report.read_text().lstrip().startswith("<!")
 
 
+def test_check_examines_a_model_and_a_force_field(smoothflow: Smoothflow, chain: Chain) -> None:
+    found = smoothflow("check", chain.model, "--tests", "forces,net force", "--frames", chain.frames, "--json")
+    report = json.loads(found.out)
+    assert (found.code, report["passed"]) == (0, True)
+    assert [row["test"] for row in report["findings"]] == ["forces", "net force", "net force"]
+    amber = ["check", "openmm:amber99sbildn.xml,amber99_obc.xml", "--replicas", 2, "--tests"]
+    assert "relative asymmetry" in smoothflow(*amber, "hessian").out
+    # two replicas for 2 fs have no temperature that is known
+    found = smoothflow(*amber, "thermostat", "--nvt-steps", 2)
+    assert found.code == 2
+    assert "FAILS" in found.out
+    assert 'breaks the clause "temperature"' in found.err
+
+
 def test_frames_convert_to_xyz_and_back(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
     xyz, back = tmp_path / "frames.xyz", tmp_path / "back.h5"
     assert smoothflow("convert", chain.frames, xyz).code == 0
@@ -91,6 +119,17 @@ def test_info_tells_charts_and_provenance(smoothflow: Smoothflow, chain: Chain) 
     assert header["provenance"]["training"]["steps"] == 5
     described = json.loads(smoothflow("info", chain.frames, "--json").out)
     assert (described["frames"], described["atoms"]) == (500, 22)
+
+
+@pytest.mark.filterwarnings("default::smoothflow.coordinates.checks.GeometryWarning")
+def test_warnings_take_one_line(smoothflow: Smoothflow, tmp_path: Path) -> None:
+    topology, positions = topology_from_smiles("CC#N")
+    write_pdb(topology, positions, tmp_path / "acetonitrile.pdb")
+    xyz = tmp_path / "frames.xyz"
+    found = smoothflow("convert", tmp_path / "acetonitrile.pdb", xyz, "--temperature", 300)
+    assert found.code == 0
+    assert len(found.err.splitlines()) == 1
+    assert found.err.startswith("warning: These positions can be trained on only with a z-matrix of your own")
 
 
 def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
@@ -111,7 +150,7 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         (["train", "{frames}", "--out", "{tmp}/run", "--transform", "smoth"], 'Did you mean "smooth"'),
         (["train", "{frames}", "--out", "{tmp}/run", "--device", "cuda:77"], "cannot be used here"),
         (["train", "{frames}", "--out", "{tmp}/run", "--config", "{tmp}/none.yaml"], "There is no file"),
-        (["md", "{model}", "--engine", "gromacs"], "Known: ase, openmm, verlet"),
+        (["md", "{model}", "--engine", "gromacs"], "Known: ase, ipi, lammps, openmm, torchsim, verlet"),
         (["md", "{model}", "--start", "{water}"], "22 atoms"),
         (["simulate", "no-such-molecule", "--out", "{tmp}/x.h5"], "Known: .*capped-alanine"),
         (["simulate", "{tmp}/none.pdb", "--out", "{tmp}/x.h5"], "There is no file"),
@@ -120,10 +159,28 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         (["simulate", "capped-alanine", "--out", "{tmp}/x.h5", "--ladder", "warm"], "A ladder is written like"),
         (["simulate", "{nan}", "--out", "{tmp}/x.h5"], "finite|coordinate|number"),
         (["simulate", "{overlap}", "--out", "{tmp}/x.h5"], "overlap"),
-        (["simulate", "{two}", "--out", "{tmp}/x.h5"], "molecule"),
+        (["simulate", "{two}", "--out", "{tmp}/x.h5"], "more than one molecule"),
+        (["simulate", "{ion}", "--out", "{tmp}/x.h5"], r"\(NA4-NA\) has no bond. If it is an ion"),
+        (["simulate", "{twice}", "--out", "{tmp}/x.h5"], "an atom twice: 6 O ACE A 1"),
+        (["simulate", "{hydrogen}", "--out", "{tmp}/x.h5"], r"\(ALA2-CA\) .* a hydrogen is missing"),
+        (["simulate", "{residue}", "--out", "{tmp}/x.h5"], '"XYZ" is not a standard one'),
+        (["simulate", "{nanometres}", "--out", "{tmp}/x.h5"], "in nm where Å are expected"),
+        (["simulate", "water", "--calculator", "nothing", "--out", "{tmp}/x.h5"], 'no ASE calculator "nothing"'),
+        (["train", "{water}", "--out", "{tmp}/run"], "hold no forces.*smoothflow convert"),
+        (["train", "{angstrom}", "--out", "{tmp}/run"], "in Å where nm are expected"),
+        (["train", "{newer}", "--out", "{tmp}/run"], "schema 99.*Update smoothflow"),
+        (["convert", "{swapped}", "{tmp}/x.h5", "--structure", "capped-alanine"], "order differs .* atom 6 is N"),
+        (["convert", "{frames}", "{tmp}/x.h5", "--reference", "ase:emt", "--structure", "water"], "3 atoms"),
         (["sample", "{model}", "--out", "{frames}"], "exists already"),
         (["compare", "--transforms", "smooth"], "Give either a frames file or --target"),
         (["check", "smoth"], 'Did you mean "smooth"'),
+        (["bench", "--suite", "force", "--out", "{tmp}/x.json"], 'Did you mean "forces"'),
+        (["bench", "--out", "{frames}"], "exists already"),
+        (["bench", "--out", "{tmp}/x.json", "--compare", "{model}"], "no file of smoothflow bench"),
+        (["bench", "--out", "{tmp}/x.json", "--model", "{tmp}/none.safetensors"], "There is no file"),
+        (["check", "{tmp}/none.safetensors"], "There is no file"),
+        (["check", "{model}", "--tests", "color"], 'No physics test is called "color"'),
+        (["check", "{model}", "--frames", "{water}"], "22 atoms"),
     ],
 )
 def test_bad_input_gets_one_clear_line(
@@ -144,7 +201,8 @@ def bad_structures(folder: Path) -> dict[str, Path]:
     folder.mkdir()
     lines = molecule_path("capped-alanine").read_text().splitlines()
     atoms = [i for i, line in enumerate(lines) if line.startswith(("ATOM", "HETATM"))]
-    files = {name: folder / f"{name}.pdb" for name in ("nan", "overlap", "two")}
+    kinds = ("nan", "overlap", "two", "ion", "twice", "hydrogen", "residue", "nanometres")
+    files = {name: folder / f"{name}.pdb" for name in kinds}
 
     def changed(row: int, coordinates: str) -> str:
         copy = list(lines)
@@ -157,7 +215,38 @@ def bad_structures(folder: Path) -> dict[str, Path]:
     moved = [line[:30] + f"{float(line[30:38]) + 15:8.3f}" + line[38:] for line in water]
     body = [line for line in lines if not line.startswith(("END", "CONECT", "MASTER"))]
     files["two"].write_text("\n".join([*body, *moved, "END"]) + "\n")
-    return {**files, "water": _water_frames(folder)}
+    ion = "HETATM   23 NA    NA A   4      15.000  15.000  15.000  1.00  0.00          NA"
+    files["ion"].write_text("\n".join([*body, ion, "END"]) + "\n")
+    files["twice"].write_text("\n".join([*lines[: atoms[5]], lines[atoms[5]], *lines[atoms[5] :]]) + "\n")
+    files["hydrogen"].write_text("\n".join([line for line in body if line[12:16] != " HA "]) + "\n")
+    files["residue"].write_text("\n".join(body).replace("ALA", "XYZ") + "\n")
+    small = [
+        line[:30] + "".join(f"{float(line[k : k + 8]) / 10:8.3f}" for k in (30, 38, 46)) + line[54:]
+        if line.startswith(("ATOM", "HETATM"))
+        else line
+        for line in body
+    ]
+    files["nanometres"].write_text("\n".join(small) + "\n")
+    return {**files, **_bad_frames(folder)}
+
+
+def _bad_frames(folder: Path) -> dict[str, Path]:
+    """Files of frames that cannot be used as they are."""
+    topology, positions = topology_from_pdb(molecule_path("capped-alanine"))
+    x = positions.numpy().astype(np.float32).repeat(50, axis=0)
+    write_frames(folder / "angstrom.h5", Frames(topology, 300.0, 10 * x, np.zeros_like(x)))
+    write_frames(folder / "newer.h5", Frames(topology, 300.0, x))
+    with h5py.File(folder / "newer.h5", "r+") as file:
+        file.attrs["schema"] = 99
+    order = [0, 1, 2, 3, 4, 5, 7, 6, *range(8, 22)]
+    atoms = [f"{topology.elements[i]} {' '.join(map(str, 10 * x[0, i]))}" for i in order]
+    (folder / "swapped.xyz").write_text("\n".join(["22", "temperature=300.0", *atoms]) + "\n")
+    return {
+        "water": _water_frames(folder),
+        "angstrom": folder / "angstrom.h5",
+        "newer": folder / "newer.h5",
+        "swapped": folder / "swapped.xyz",
+    }
 
 
 def _water_frames(folder: Path) -> Path:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from smoothflow.coordinates.checks import GeometryWarning
+from smoothflow.coordinates.checks import GeometryWarning, check_frames
 from smoothflow.coordinates.internal import InternalCoordinates
 from smoothflow.coordinates.zmatrix import ZMatrix
 from smoothflow.core.errors import GeometryError
@@ -18,13 +18,26 @@ def test_shipped_structures_pass(molecule) -> None:
 
 
 def test_angstrom_is_recognized(molecule) -> None:
-    with pytest.raises(GeometryError, match=r"seem to be in Å. Divide them by 10"):
+    with pytest.raises(GeometryError, match=r"seem to be in Å where nm are expected. Divide them by 10"):
         molecule.coordinates.check_geometry(10 * molecule.positions)
+    with pytest.raises(GeometryError, match=r"seem to be in nm where Å are expected. Multiply them by 10"):
+        molecule.coordinates.check_geometry(0.1 * molecule.positions)
 
 
 def test_wrong_order_of_atoms(alanine) -> None:
     with pytest.raises(GeometryError, match="Check the order of the atoms"):
         alanine.coordinates.check_geometry(alanine.positions.flip(1))
+
+
+@pytest.mark.parametrize(("first", "second"), [("HA", "HB1"), ("CH3", "CA"), ("CB", "C")])
+def test_two_atoms_of_one_element_exchanged(alanine, first: str, second: str) -> None:
+    names = [f"{atom.residue_name}-{atom.name}" for atom in alanine.topology.atoms]
+    i = next(k for k, name in enumerate(names) if name.endswith(f"-{first}"))
+    j = names.index(f"ALA-{second}")
+    positions = alanine.positions.clone()
+    positions[:, [i, j]] = positions[:, [j, i]]
+    with pytest.raises(GeometryError, match=r"Check the order of the atoms|a hydrogen is missing"):
+        alanine.coordinates.check_geometry(positions)
 
 
 def test_atoms_that_are_not_finite(alanine) -> None:
@@ -93,3 +106,11 @@ def test_torsions_of_collinear_references_are_refused() -> None:
     positions = torch.tensor([[[0.0, 0, 0], [0.2, 0, 0], [0.4, 1e-4, 0], [0.2, 0.2, 0]]]).double()
     with pytest.raises(GeometryError, match="are collinear"):
         coordinates.check_geometry(positions)
+
+
+def test_frames_of_a_linear_group_are_good_but_need_a_zmatrix() -> None:
+    coordinates, positions = disulfide(1e-3)
+    with pytest.warns(GeometryWarning, match=r"only with a z-matrix of your own: Atoms .* are collinear"):
+        check_frames(coordinates.topology, positions)
+    with pytest.raises(GeometryError, match="overlap"):
+        check_frames(coordinates.topology, positions * torch.tensor([[1.0], [1.0], [1.0], [0.0]]).double())

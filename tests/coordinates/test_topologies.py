@@ -21,7 +21,13 @@ from smoothflow.coordinates.topologies import (
     topology_from_smiles,
     topology_to_openmm,
 )
-from smoothflow.core.errors import FileFormatError, MissingDependencyError, TopologyError, UnknownNameError
+from smoothflow.core.errors import (
+    FileFormatError,
+    GeometryError,
+    MissingDependencyError,
+    TopologyError,
+    UnknownNameError,
+)
 from smoothflow.core.topology import Atom, Topology
 
 
@@ -65,10 +71,19 @@ def test_ase_bonds_are_guessed_right(molecule) -> None:
     InternalCoordinates(topology).check_geometry(molecule.positions)
 
 
+@pytest.mark.parametrize(("factor", "message"), [(0.1, "in nm where Å are expected"), (10, "in Å where nm")])
+def test_bonds_are_not_guessed_in_the_wrong_unit(alanine, factor: float, message: str) -> None:
+    ase = pytest.importorskip("ase")
+    with pytest.raises(GeometryError, match=message):
+        topology_from_ase(ase.Atoms(alanine.topology.elements, alanine.positions[0].numpy() * 10 * factor))
+
+
 def test_smiles() -> None:
     pytest.importorskip("rdkit")
     topology, positions = topology_from_smiles("CC(=O)Oc1ccccc1C(=O)O")
     assert topology.bonds == topology_from_pdb(molecule_path("aspirin"))[0].bonds
+    InternalCoordinates(topology).check_geometry(positions)
+    topology, positions = topology_from_smiles("CCCCCCCCCCCCCCCCCCCC" * 3)  # not embedded at the first attempt
     InternalCoordinates(topology).check_geometry(positions)
     with pytest.raises(TopologyError, match="no valid SMILES"):
         topology_from_smiles("C1CC")
@@ -113,6 +128,15 @@ def test_files_that_are_no_pdb(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.pdb"
     path.write_bytes(content)
     with pytest.raises(FileFormatError, match=r"bad\.pdb"):
+        topology_from_pdb(path)
+
+
+def test_duplicated_atom(tmp_path: Path) -> None:
+    path = tmp_path / "twice.pdb"
+    lines = molecule_path("capped-alanine").read_text().splitlines()
+    oxygen = next(line for line in lines if line[12:16].strip() == "O")
+    path.write_text("\n".join(lines).replace(oxygen, f"{oxygen}\n{oxygen}"))
+    with pytest.raises(TopologyError, match=r'twice.pdb" has an atom twice: 6 O ACE A 1'):
         topology_from_pdb(path)
 
 

@@ -96,7 +96,7 @@ def test_phi_and_psi_of_every_residue(molecule) -> None:
 def test_chirality_is_a_narrow_improper(alanine) -> None:
     q, _ = alanine.coordinates.encode(alanine.positions)
     mirrored, _ = alanine.coordinates.encode(-alanine.positions)
-    column = alanine.coordinates.codomain.names.index("improper CB")
+    column = alanine.coordinates.codomain.index("improper CB")
     # near +120 degrees in L-alanine, near -120 in D-alanine
     assert q[0, column].item() == pytest.approx(math.radians(120), abs=0.15)
     assert mirrored[0, column].item() == pytest.approx(-q[0, column].item())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from smoothflow.core.errors import ManifoldError
+from smoothflow.core.errors import ManifoldError, UnknownNameError
 from smoothflow.core.manifolds import Circle, Column, Interval, Line, Product
 
 
@@ -40,3 +40,10 @@ def test_product_names_the_first_value_outside() -> None:
 def test_column_names_are_unique() -> None:
     with pytest.raises(ManifoldError, match="more than once: phi"):
         Product.of(Circle(), ["phi", "phi"])
+
+
+def test_columns_are_found_by_name() -> None:
+    product = Product((Column("phi", Circle()), Column("psi", Circle()), Column("bond N-H", Line())))
+    assert product.index("psi") == 1
+    with pytest.raises(UnknownNameError, match=r'No column is called "psii"\. Did you mean "psi"'):
+        product.index("psii")

@@ -10,7 +10,7 @@ from smoothflow.core.integrator import State
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from smoothflow.core.topology import Atom, Topology
-from smoothflow.integrators.simulation import simulate
+from smoothflow.integrators.simulation import Simulation
 from smoothflow.integrators.velocity_verlet import VelocityVerlet
 from torch import Tensor
 
@@ -61,10 +61,13 @@ def flying_apart() -> tuple[Tensor, Tensor]:
 
 def test_frames_are_what_the_integrator_visits() -> None:
     potential, (x, v) = Bond(), start()
-    reports: list[int] = []
+    seen: dict[int, State] = {}
     settings = DynamicsSettings(n_steps=25, timestep=0.0005, report_every=10)
-    trajectory = registry().engine("verlet")().run(potential, MASSES, x, v, settings, reports.append)
+    trajectory = registry().engine("verlet")().run(potential, MASSES, x, v, settings, seen.__setitem__)
+    reports = list(seen)
     assert reports == [0, 10, 20, 25]
+    for state, positions in zip(seen.values(), trajectory.positions, strict=True):
+        assert torch.equal(state.positions, positions)
     torch.testing.assert_close(trajectory.times, torch.tensor([0.0, 0.005, 0.01, 0.0125], dtype=F64))
     state = State.start(potential, x, v, MASSES)
     for step in range(26):
@@ -77,6 +80,16 @@ def test_frames_are_what_the_integrator_visits() -> None:
             kinetic = 0.5 * (MASSES[:, None] * state.velocities**2).sum((-2, -1))
             torch.testing.assert_close(trajectory.kinetic_energy[frame], kinetic)
         state = VelocityVerlet(0.0005).step(potential, state)
+
+
+def test_an_observer_stops_a_run() -> None:
+    def stop(done: int, state: State) -> None:
+        if done == 20:
+            raise SimulationError(f"enough at {state.time:.3f} ps")
+
+    x, v = start()
+    with pytest.raises(SimulationError, match=r"enough at 0\.020 ps"):
+        registry().engine("verlet")().run(Bond(), MASSES, x, v, DynamicsSettings(1000), stop)
 
 
 def test_replicas_do_not_feel_each_other() -> None:
@@ -112,7 +125,7 @@ def test_a_force_that_is_not_finite_stops_the_run_and_is_named() -> None:
 def test_a_configuration_that_the_potential_refuses_stops_the_run_and_says_when() -> None:
     x, v = flying_apart()
     with pytest.raises(SimulationError, match=r"At 0\.001 ps .*The bond is too long\."):
-        simulate(Refusing(), VelocityVerlet(0.001), State.start(Bond(), x, v, MASSES), DynamicsSettings(100))
+        Simulation(Refusing(), VelocityVerlet(0.001), State.start(Bond(), x, v, MASSES), DynamicsSettings(100)).run()
 
 
 def test_a_start_that_is_not_finite_is_refused() -> None:

@@ -198,6 +198,30 @@ class Held(Molecule):
         return super().energy(positions) + positions.square().sum((1, 2))
 
 
+class Pushed(Molecule):
+    """A wrong sum of right pairs: the oxygen's share of one force is lost."""
+
+    def energy_and_forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        energy, forces = super().energy_and_forces(positions)
+        return energy, forces * torch.tensor([0.9, 1.0, 1.0])[:, None].to(forces)
+
+
+class Cornered(Molecule):
+    """The force jumps where a bond has its length."""
+
+    def energy(self, positions: Tensor) -> Tensor:
+        length = (positions - positions.roll(1, dims=1)).norm(dim=-1)
+        return super().energy(positions) + 10 * (length - 0.1).abs().sum(1)
+
+
+class Kinked(Molecule):
+    """Springs twice as stiff when stretched: the force is continuous, its gradient jumps."""
+
+    def energy(self, positions: Tensor) -> Tensor:
+        length = (positions - positions.roll(1, dims=1)).norm(dim=-1)
+        return super().energy(positions) + 500 * (length - 0.1).clamp(min=0).square().sum(1)
+
+
 class Averaged(Molecule):
     def energy(self, positions: Tensor) -> Tensor:
         energy = super().energy(positions)
@@ -257,6 +281,22 @@ def test_a_force_that_is_no_gradient_has_an_asymmetric_jacobian() -> None:
     assert "not symmetric" in str(report.results[0].error)
 
 
+def test_a_net_force_is_found_by_its_clause() -> None:
+    report = examine_potential(Pushed(), water(), clauses=["net-force"])
+    assert "net force on a molecule is not zero" in str(report.results[0].error)
+
+
+@pytest.mark.parametrize(("potential", "what"), [(Cornered(), "forces"), (Kinked(), "force gradients")])
+def test_a_claim_of_smoothness_is_checked(potential: Potential, what: str) -> None:
+    # bonds at their lengths, within half of a path
+    positions = 0.1 * torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0.5, 0.75**0.5, 0]]] * 2, dtype=torch.float64) + 1e-4
+    report = examine_potential(potential, positions, clauses=["continuity"], smooth=True)
+    assert f"the {what} jump along a straight path" in str(report.results[0].error)
+    # who claims nothing breaks nothing
+    assert examine_potential(potential, positions, clauses=["continuity"]).results == ()
+    assert check_potential(Molecule(), water(), smooth=True).passed
+
+
 class Stale(VelocityVerlet):
     def step(self, potential: Potential, state: State) -> State:
         return replace(super().step(potential, state), forces=state.forces)
@@ -291,6 +331,17 @@ class Pushing(VelocityVerlet):
         )
 
 
+class Forgetful(VelocityVerlet):
+    """Treats every second step differently, and does not save which one is next."""
+
+    odd = False
+
+    def step(self, potential: Potential, state: State) -> State:
+        self.odd = not self.odd
+        after = super().step(potential, state)
+        return replace(after, velocities=after.velocities * (1 + 1e-12 * self.odd))
+
+
 def thermostat(temperature: float, seeded: bool = True) -> Callable[[float], Integrator]:
     shared = torch.Generator().manual_seed(2)
 
@@ -315,11 +366,12 @@ def test_velocity_verlet_and_langevin_keep_the_contract() -> None:
         (Timeless, None, "kept"),
         (Stale, None, "current"),
         (thermostat(300.0, seeded=False), 300.0, "determinism"),
+        (Forgetful, None, "restart"),
         (FirstOrder, None, "accuracy"),
         (Pushing, None, "conservation"),
         (thermostat(400.0), 300.0, "temperature"),
     ],
-    ids=["Timeless", "Stale", "unseeded", "FirstOrder", "Pushing", "too hot"],
+    ids=["Timeless", "Stale", "unseeded", "Forgetful", "FirstOrder", "Pushing", "too hot"],
 )
 def test_a_broken_integrator_fails_on_the_right_clause(
     integrator: Callable[[float], Integrator], temperature: float | None, clause: str

@@ -31,7 +31,11 @@ def test_fields_are_read_and_the_rest_keeps_its_default(tmp_path: Path) -> None:
 
 def test_written_settings_are_read_back(tmp_path: Path) -> None:
     original = TrainSettings(
-        flow=FlowSettings(options={"smooth": {"n_bumps": 4}}, circle_pairs=2), dtype="float64", seed=7, averaging=0.0
+        flow=FlowSettings(options={"smooth": {"n_bumps": 4}}, circle_pairs=2),
+        dtype="float64",
+        seed=7,
+        averaging=0.0,
+        zmatrix=((0, -1, -1, -1), (1, 0, -1, -1), (2, 0, 1, -1)),
     )
     assert read(tmp_path, write_settings(original)) == original
 

@@ -123,11 +123,24 @@ def test_recomputed_energies_are_the_potentials(tmp_path: Path) -> None:
     frames = import_frames(tmp_path / "f.dcd", temperature=300.0, structure=ALANINE)
     potential = registry().provider("openmm")("amber99sbildn.xml,amber99_obc.xml", ALANINE)
     done: list[int] = []
-    frames = recompute(frames, potential, lambda progress: done.append(progress.done))
+    frames = recompute(frames, potential, "Amber", lambda progress: done.append(progress.done))
     energy, forces = potential.energy_and_forces(torch.from_numpy(frames.positions).double())
     np.testing.assert_array_equal(frames.energies, energy)
     np.testing.assert_array_equal(frames.forces, forces.float())
     assert done == [3]
+    assert frames.provenance["energies and forces"] == "recomputed with Amber"
+
+
+def test_guessed_bonds_are_said_to_be(tmp_path: Path) -> None:
+    export_frames(alanine(1), tmp_path / "f.xyz")
+    assert "guessed" in import_frames(tmp_path / "f.xyz").provenance["bonds"]
+    assert "guessed" not in import_frames(tmp_path / "f.xyz", structure=ALANINE).provenance["bonds"]
+
+
+def test_readers_print_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    export_frames(alanine(1, forces=False), tmp_path / "f.dcd")
+    import_frames(tmp_path / "f.dcd", temperature=300.0, structure=ALANINE)
+    assert capfd.readouterr().out == ""
 
 
 def test_another_molecule_is_refused(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
+from smoothflow.coordinates.topologies import topology_from_smiles
 from smoothflow.core.architecture import FlowSettings
-from smoothflow.core.errors import ConfigurationError, FileFormatError, TrainingError
+from smoothflow.core.errors import CompilationError, ConfigurationError, FileFormatError, GeometryError, TrainingError
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
 from smoothflow.potentials.model_file import load_model, read_header
@@ -231,6 +233,22 @@ def test_missing_forces_and_unusable_folders(tmp_path: Path, peroxide_frames: Fr
         train(peroxide_frames, SETTINGS, tmp_path / "file" / "run")
     with pytest.raises(TrainingError, match="too few"):
         train(peroxide_frames[:20], SETTINGS, tmp_path / "run")
+    with pytest.raises(GeometryError, match="in Å"):
+        train(replace(peroxide_frames, positions=10 * peroxide_frames.positions), SETTINGS, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_users_zmatrix_serves_a_linear_group() -> None:
+    topology, positions = topology_from_smiles("CC#N")
+    x = positions.numpy() + 0.002 * np.random.default_rng(0).normal(size=(50, 6, 3))
+    frames = Frames(topology, 300.0, x)
+    with pytest.raises(GeometryError, match="MOL1-C1, MOL1-C2, MOL1-N1 are collinear"):
+        initial_potential(replace(frames, positions=positions.numpy()), SETTINGS)
+    # nitrogen (2) by its distance and angle from the methyl carbon (0)
+    rows = ((0, -1, -1, -1), (3, 0, -1, -1), (1, 0, 3, -1), (2, 0, 3, 1), (4, 0, 3, 1), (5, 0, 3, 1))
+    potential = initial_potential(frames, SETTINGS.model_copy(update={"zmatrix": rows})).double()
+    assert "distance C1-N1" in potential.coordinates.codomain.names
+    assert potential.energy(torch.from_numpy(frames.positions).double()).isfinite().all()
 
 
 def test_held_out_frames_are_blocks_of_replicas(peroxide_frames: Frames) -> None:
@@ -271,3 +289,24 @@ def test_averaged_weights_follow_their_formula(peroxide_frames: Frames) -> None:
     averaged = next(module.averaged_potential.parameters())
     torch.testing.assert_close(averaged, torch.full_like(averaged, expected))
     assert not averaged.requires_grad
+
+
+@pytest.mark.slow
+def test_compiled_training_is_the_same_training(tmp_path: Path, peroxide_frames: Frames) -> None:
+    settings = SETTINGS.model_copy(update={"steps": 20, "validate_every": 10})
+    plain = train(peroxide_frames, settings, tmp_path / "plain")
+    compiled = train(peroxide_frames, settings.model_copy(update={"compile": True}), tmp_path / "compiled")
+    # float32 rounds otherwise in another order, and Adam's first steps divide by small gradients
+    for ours, theirs in zip(metrics(tmp_path / "compiled"), metrics(tmp_path / "plain"), strict=True):
+        for name in ("train_nll", "val_nll", "train_force", "val_force"):
+            assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=2e-3, abs=1e-3)
+    assert weights(compiled).keys() == weights(plain).keys()
+
+
+def test_compiled_training_without_a_compiler_says_so(tmp_path: Path, peroxide_frames: Frames) -> None:
+    settings = SETTINGS.model_copy(update={"compile": True})
+    with (
+        torch._inductor.config.patch({"cpp.cxx": ("/nonexistent",)}),
+        pytest.raises(CompilationError, match=r"needs a C\+\+ compiler"),
+    ):
+        train(peroxide_frames, settings, tmp_path / "run")

@@ -261,3 +261,35 @@ def test_file_of_another_simulation_is_refused(tmp_path: Path, whole: Path) -> N
     write_frames(tmp_path / "f.h5", replace(frames, provenance={}))
     with pytest.raises(ConfigurationError, match="another simulation"):
         simulate(SHORT, tmp_path / "f.h5")
+
+
+def test_provenance_says_what_made_the_frames(tmp_path: Path) -> None:
+    settings = SimulateSettings(
+        molecule_path("water"),
+        "ase:tblite:GFN2-xTB",
+        "ase",
+        n_frames=4,
+        frame_interval=0.002,
+        ladder=(350.0,),
+        exchange_interval=0.004,
+        timestep=0.0005,
+        walkers=1,
+        equilibration=0.001,
+        workers=1,
+    )
+    simulate(settings, tmp_path / "f.h5")
+    provenance = read_frames(tmp_path / "f.h5").provenance
+    assert provenance["integrator"] == "Langevin, Vanden-Eijnden and Ciccotti"
+    assert {"smoothflow", "ase", "tblite"} <= set(provenance["versions"])
+
+
+def test_a_changed_force_field_file_is_another_simulation(tmp_path: Path) -> None:
+    pdb = app.PDBFile(str(ALANINE))
+    system = app.ForceField("amber99sbildn.xml").createSystem(pdb.topology, constraints=None)
+    xml = tmp_path / "system.xml"
+    xml.write_text(openmm.XmlSerializer.serialize(system))
+    settings = replace(LADDER, potential=f"openmm:{xml}", n_frames=10, walkers=1, equilibration=0.01)
+    assert simulate(settings, tmp_path / "f.h5").n_frames == 10
+    xml.write_text(xml.read_text() + "\n")
+    with pytest.raises(ConfigurationError, match="potential_sha256"):
+        simulate(settings, tmp_path / "f.h5")

@@ -95,16 +95,23 @@ def positions(pdb: Any) -> Tensor:
     return x + 0.003 * torch.randn(3, *x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-@pytest.fixture(scope="session")
-def model_file(structure: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small smooth flow with random weights, charted on the molecule's own geometry, as a model file."""
+FLOW_SETTINGS = FlowSettings(hidden=16, line_pairs=1, interval_pairs=1, circle_pairs=1)
+
+
+@pytest.fixture
+def flow(structure: Path) -> FlowPotential:
+    """A smooth flow with random weights, charted on the molecule's own geometry."""
     topology, x = topology_from_pdb(structure)
     coordinates = InternalCoordinates(topology)
-    noise = torch.randn(200, *x.shape[1:], generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    noise = torch.randn(200, *x.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     q, _ = coordinates.encode(x + 0.003 * noise)
     chart = Chart(coordinates.codomain, fit_charts(q, coordinates.codomain))
-    settings = FlowSettings(hidden=16, line_pairs=1, interval_pairs=1, circle_pairs=1)
-    flow = FlowPotential(build_flow(settings, chart), coordinates, topology, 300.0).double()
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_model(flow, settings, path, {})
+    return FlowPotential(build_flow(FLOW_SETTINGS, chart), coordinates, topology, 300.0).double()
+
+
+@pytest.fixture
+def model(flow: FlowPotential, tmp_path: Path) -> Path:
+    """The flow in a file."""
+    path = tmp_path / "model.safetensors"
+    save_model(flow, FLOW_SETTINGS, path, {})
     return path

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import ase
 import ase.units
 import numpy as np
 import pytest
 import torch
+from ase.calculators.emt import EMT
 from ase.md.verlet import VelocityVerlet
+from ase.mep import NEB
 from ase.optimize import BFGS
-from ase.vibrations import Vibrations
-from smoothflow.backends.engines.ase import SmoothflowCalculator
-from smoothflow.core.errors import ConfigurationError, SimulationError, TopologyError
+from ase.vibrations import Vibrations, VibrationsData
+from smoothflow import FlowPotential
+from smoothflow.backends.engines import ase as backend
+from smoothflow.backends.engines.ase import ASEPotential, SmoothflowCalculator
+from smoothflow.core.errors import (
+    ConfigurationError,
+    GeometryError,
+    MissingDependencyError,
+    SimulationError,
+    TopologyError,
+)
 from smoothflow.core.potential import Potential
 from torch import Tensor
 
@@ -107,10 +118,13 @@ def test_elements_and_their_order_are_checked(chain: Potential, chain_positions:
 
 
 def test_numbers_that_are_not_finite_are_named(not_finite: Potential, chain_positions: Tensor) -> None:
-    x = chain_positions[0].clone()
-    x[0, 0] = 2.0
-    with pytest.raises(SimulationError, match=r"the force on atom 0 \(MOL1-C1\) is not finite"):
-        atoms_of(not_finite, x).get_forces()
+    atoms = atoms_of(not_finite, chain_positions[0])
+    atoms.get_forces()
+    for x, what in ((20.0, "force on"), (np.nan, "position of")):
+        atoms.positions[0, 0] = x
+        for _ in range(2):  # nothing is kept of a calculation that failed
+            with pytest.raises(SimulationError, match=rf"the {what} atom 0 \(MOL1-C1\) is not finite"):
+                atoms.get_forces()
 
 
 def test_a_potential_that_is_no_molecule_is_refused() -> None:
@@ -126,3 +140,102 @@ def test_float32_potentials_are_given_float32(chain: Potential, chain_positions:
     # rounding of float32 positions (1e-8 nm) under forces of 1e4 kJ/mol/nm
     assert energy == pytest.approx(atoms_of(chain, chain_positions[0]).get_potential_energy(), rel=1e-4)
     assert energy != atoms_of(chain, chain_positions[0]).get_potential_energy()
+
+
+def test_a_hessian_is_that_of_finite_differences_in_ase(flow: FlowPotential, positions: Tensor, tmp_path: str) -> None:
+    atoms = ase.Atoms(flow.topology.elements, 10 * positions[0].numpy(), calculator=SmoothflowCalculator(flow))
+    found = atoms.calc.get_hessian(atoms)
+    vibrations = Vibrations(atoms, name=str(tmp_path / "vib"), delta=2e-5)
+    vibrations.run()
+    expected = vibrations.get_vibrations().get_hessian()
+    # eV/Å^2; the error of the differences falls with delta^2, from 0.17 at 5e-4 Å
+    assert abs(found).max() > 10
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+    # rounding of sums of 1e2
+    np.testing.assert_allclose(found.reshape(66, 66), found.reshape(66, 66).T, rtol=0, atol=1e-9)
+    # nothing changes when the molecule is moved as a whole
+    np.testing.assert_allclose(found.sum(2), 0, atol=1e-8)
+
+
+def test_vibrations_from_the_hessian_have_the_frequency_of_a_diatomic() -> None:
+    atoms = ase.Atoms("CO", positions=[[0, 0, 0], [1.1, 0, 0]], calculator=SmoothflowCalculator(Diatomic()))
+    frequencies = VibrationsData(atoms, atoms.calc.get_hessian(atoms)).get_frequencies()
+    mu = np.prod(atoms.get_masses()) / atoms.get_masses().sum()
+    expected = math.sqrt(Diatomic.stiffness / mu) / (2 * math.pi * 0.0299792458)
+    assert frequencies[-1].real == pytest.approx(expected, rel=1e-6)  # ASE's constants are of CODATA 2014
+
+
+def test_a_hessian_is_refused_as_forces_are(flow: FlowPotential, chain: Potential, chain_positions: Tensor) -> None:
+    atoms = atoms_of(ASEPotential(EMT(), ase.Atoms("CNOH")), chain_positions[0])
+    with pytest.raises(ConfigurationError, match="Second derivatives"):
+        atoms.calc.get_hessian(atoms)
+    atoms = atoms_of(chain, chain_positions[0])
+    with pytest.raises(TopologyError, match="has 22 atoms and the Atoms object has 4"):
+        SmoothflowCalculator(flow).get_hessian(atoms)
+    atoms.pbc = True
+    with pytest.raises(ConfigurationError, match=r"atoms\.pbc = False"):
+        atoms.calc.get_hessian(atoms)
+
+
+class DoubleWell(Potential):
+    """One atom in two wells 0.1 nm from a barrier, which is 20 kJ/mol high and curved sideways."""
+
+    shape = (1, 3)
+
+    def energy(self, positions: Tensor) -> Tensor:
+        x, y, z = 10 * positions[:, 0].T
+        return 20 * (x**2 - 1) ** 2 + 50 * (y - 0.3 * (1 - x**2)) ** 2 + 50 * z**2
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_nudged_elastic_band_finds_the_barrier(shared: bool) -> None:
+    images = [ase.Atoms("H", positions=[[x, 0, 0]]) for x in np.linspace(-1, 1, 5)]
+    calculator = SmoothflowCalculator(DoubleWell())
+    for image in images:
+        image.calc = calculator if shared else SmoothflowCalculator(DoubleWell())
+    band = NEB(images, climb=True, method="improvedtangent", allow_shared_calculator=shared)
+    assert BFGS(band, logfile=None).run(fmax=1e-3, steps=100)
+    np.testing.assert_allclose(images[2].positions, [[0, 0.3, 0]], atol=1e-3)  # fmax over the curvature
+    assert images[2].get_potential_energy() * EV == pytest.approx(20, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"), [(10.0, "positions in Å seem to have been taken for nm"), (0.1, "Multiply them by 10")]
+)
+def test_positions_in_another_unit_are_seen_at_the_first_evaluation(
+    chain: Potential, chain_positions: Tensor, factor: float, message: str
+) -> None:
+    atoms = atoms_of(chain, factor * chain_positions[0])
+    for _ in range(2):
+        with pytest.raises(GeometryError, match=message):
+            atoms.get_potential_energy()
+    atoms.positions /= factor
+    atoms.get_potential_energy()
+
+
+def test_equal_elements_in_another_order_are_seen_in_their_distances(flow: FlowPotential, positions: Tensor) -> None:
+    names = [str(atom) for atom in flow.topology.atoms]
+    i, j = names.index("ACE1-CH3"), names.index("NME3-C")
+    x = 10 * positions[0].numpy()
+    x[[i, j]] = x[[j, i]]
+    atoms = ase.Atoms(flow.topology.elements, x, calculator=SmoothflowCalculator(flow))
+    with pytest.raises(GeometryError, match="Check the order of the atoms"):
+        atoms.get_potential_energy()
+
+
+def test_ase_finds_the_calculator_among_its_plugins() -> None:
+    from ase._4.plugins import plugins
+
+    (plugin,) = (plugin for plugin in plugins.calculators if plugin.name == "smoothflow")
+    assert plugin.package == "smoothflow"
+    assert plugin() is SmoothflowCalculator
+
+
+def test_ase_absent_or_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.delattr("ase.calculators.calculator.BaseCalculator")
+        with pytest.raises(ConfigurationError, match=rf"ASE {ase.__version__} has no BaseCalculator"):
+            _ = backend.SmoothflowCalculator
+    monkeypatch.setitem(sys.modules, "ase", None)
+    with pytest.raises(MissingDependencyError, match=r"smoothflow\[ase\]"):
+        _ = backend.SmoothflowCalculator

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import ase
 import numpy as np
 import openmm
 import pytest
 import torch
-from smoothflow import (
-    FlowPotential,
-    FlowSettings,
-    InternalCoordinates,
-    SmoothflowCalculator,
-    build_flow,
-    to_openmm_force,
-)
-from smoothflow.coordinates.fitting import fit_charts
-from smoothflow.coordinates.topologies import topology_from_pdb
-from smoothflow.core.charts import Chart
+from smoothflow import FlowPotential, SmoothflowCalculator, to_openmm_force
 from smoothflow.core.engine import DynamicsSettings
 from smoothflow.core.integrator import maxwell_boltzmann
 from smoothflow.core.plugins import registry
@@ -27,18 +15,6 @@ from torch import Tensor
 
 F64 = torch.float64
 MASSES = {"H": 1.008, "C": 12.011, "N": 14.007, "O": 15.999}
-
-
-@pytest.fixture
-def flow(structure: Path, positions: Tensor) -> FlowPotential:
-    """A smooth flow with random weights, charted on the molecule's own geometry."""
-    topology, x = topology_from_pdb(structure)
-    coordinates = InternalCoordinates(topology)
-    noise = torch.randn(200, *x.shape[1:], generator=torch.Generator().manual_seed(0), dtype=F64)
-    q, _ = coordinates.encode(x + 0.003 * noise)
-    chart = Chart(coordinates.codomain, fit_charts(q, coordinates.codomain))
-    settings = FlowSettings(hidden=16, line_pairs=1, interval_pairs=1, circle_pairs=1)
-    return FlowPotential(build_flow(settings, chart), coordinates, topology, 300.0).double()
 
 
 def in_openmm(system: openmm.System, positions: Tensor) -> tuple[float, np.ndarray]:

@@ -1,66 +1,72 @@
-"""Potentials in LAMMPS, through fix external."""
+"""A potential in LAMMPS: its own velocity Verlet makes our trajectory, and errors stop it."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import smoothflow
 import torch
+from smoothflow import FlowPotential
 from smoothflow.backends.engines.lammps import attach_to_lammps, new_lammps
 from smoothflow.core.engine import DynamicsSettings
-from smoothflow.core.errors import ConfigurationError, SimulationError, TopologyError
+from smoothflow.core.errors import (
+    ConfigurationError,
+    GeometryError,
+    MissingDependencyError,
+    SimulationError,
+    TopologyError,
+)
 from smoothflow.core.integrator import maxwell_boltzmann
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from torch import Tensor
 
-MASSES = torch.tensor([12.011, 14.007, 15.999, 1.008], dtype=torch.float64)
-ELEMENTS = ("H", "N", "O", "C")  # of LAMMPS's types: not the chain's order
-TYPES = (4, 2, 3, 1)  # of the chain's atoms
-KCAL = 4.184
-EV = 96.48533212  # CODATA 2018
-EV_OF_LAMMPS = 96.48533823  # 1 amu Å^2/ps^2 over LAMMPS's mvv2e of 1.0364269e-4
+MASSES = {"C": 12.011, "H": 1.008, "N": 14.007, "O": 15.999}
+ELEMENTS = tuple(MASSES)
+CHAIN = ("C", "N", "O", "H")
+VELOCITY = {"real": 0.01, "metal": 10.0}
+"""One nm/ps in Å/fs and in Å/ps."""
+ENERGY = {"real": 4.184, "metal": 96.48533212331002}
+"""One kcal/mol and one eV in kJ/mol."""
 
-Start = Callable[..., Any]
+NewLammps = Callable[..., Any]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
-    """Makes a LAMMPS with the chain, created in the order of the IDs given."""
+def lammps_of() -> Iterator[NewLammps]:
+    """Makes a LAMMPS with atoms at given positions (nm) and velocities (nm/ps), created in reverse order."""
     made = []
 
     def make(
-        positions: Tensor,
-        velocities: Tensor | None = None,
+        elements: tuple[str, ...],
+        x: Tensor,
+        v: Tensor | None = None,
         units: str = "metal",
-        boundary: str = "s",
-        ids: Sequence[int] = (3, 1, 4, 2),
+        boundary: str = "s s s",
+        options: str = "atom_modify map array",
     ) -> Any:
         lmp = new_lammps()
         made.append(lmp)
-        lmp.commands_string(
-            f"units {units}\natom_style atomic\natom_modify map array sort 0 0\n"
-            f"boundary {boundary} {boundary} {boundary}\n"
-            "region everywhere block -50 50 -50 50 -50 50\ncreate_box 4 everywhere\n"
-        )
-        per_ps = 10 if units == "metal" else 0.01
-        v = torch.zeros_like(positions) if velocities is None else velocities * per_ps
-        order = [min(i, 4) - 1 for i in ids]
+        for line in (
+            f"units {units}",
+            "atom_style atomic",
+            options,
+            f"boundary {boundary}",
+            "region all block -100 100 -100 100 -100 100",
+            "create_box 4 all",
+            *(f"mass {i} {mass}" for i, mass in enumerate(MASSES.values(), start=1)),
+        ):
+            lmp.command(line)
+        ids = list(range(len(elements), 0, -1))
+        types = [ELEMENTS.index(elements[i - 1]) + 1 for i in ids]
+        v = torch.zeros_like(x) if v is None else v
         lmp.create_atoms(
-            len(ids),
-            list(ids),
-            [TYPES[i] for i in order],
-            (10 * positions[order]).flatten().tolist(),
-            v[order].flatten().tolist(),
+            len(ids), ids, types, (10 * x).flip(0).ravel().tolist(), (VELOCITY[units] * v).flip(0).ravel().tolist()
         )
-        for atom, kind in enumerate(TYPES):
-            lmp.command(f"mass {kind} {MASSES[atom].item()!r}")
+        lmp.command("fix nve all nve")
         return lmp
 
     yield make
@@ -68,130 +74,95 @@ def start() -> Iterator[Start]:
         lmp.close()
 
 
-def by_id(lmp: Any, name: str) -> np.ndarray:
-    return lmp.numpy.extract_atom(name)[np.argsort(lmp.numpy.extract_atom("id"))]
+def read(lmp: Any, what: str, n_atoms: int) -> Tensor:
+    order = np.argsort(lmp.numpy.extract_atom("id")[:n_atoms])
+    return torch.from_numpy(lmp.numpy.extract_atom(what)[:n_atoms][order])
 
 
-@pytest.mark.parametrize(("units", "energy_unit"), [("metal", EV_OF_LAMMPS), ("real", KCAL)])
-def test_lammps_has_our_energy_forces_and_virial(
-    units: str, energy_unit: float, start: Start, chain: Potential, chain_positions: Tensor
-) -> None:
-    lmp = start(chain_positions[0], units=units)
-    force = attach_to_lammps(lmp, chain, ELEMENTS)
-    lmp.command("run 0")
-    energies, forces = chain.energy_and_forces(chain_positions[:1])
-    assert force.energy == energies.item()
-    assert lmp.get_thermo("pe") == pytest.approx(energies.item() / energy_unit, rel=1e-8)  # digits of the unit
-    np.testing.assert_allclose(by_id(lmp, "f"), forces[0].numpy() / (10 * energy_unit), rtol=1e-8)
-    # without velocities the pressure is the virial alone
-    pressure = lmp.get_thermo("press") * 3 * lmp.get_thermo("vol") / lmp.extract_global("nktv2p")
-    assert pressure == pytest.approx((forces[0] * chain_positions[0]).sum().item() / energy_unit, rel=1e-8)
+@pytest.mark.parametrize("units", ["real", "metal"])
+def test_nve_is_our_velocity_verlet(lammps_of: NewLammps, flow: FlowPotential, positions: Tensor, units: str) -> None:
+    elements = flow.topology.elements
+    masses = torch.tensor([MASSES[element] for element in elements], dtype=torch.float64)
+    v = maxwell_boltzmann(masses, 1, 300.0, torch.Generator().manual_seed(0))
+    settings = DynamicsSettings(n_steps=50, timestep=0.0005, report_every=50)
+    ours = registry().engine("verlet")().run(flow, masses, positions[:1], v, settings)
+    lmp = lammps_of(elements, positions[0], v[0], units)
+    attach_to_lammps(lmp, flow, ELEMENTS)
+    lmp.command(f"timestep {0.0005 * (1000 if units == 'real' else 1)}")
+    lmp.command("run 50")
+    # rounding, grown by the instability of the motion over 50 steps
+    torch.testing.assert_close(read(lmp, "x", 22) / 10, ours.positions[-1, 0], rtol=0, atol=1e-10)
+    torch.testing.assert_close(read(lmp, "v", 22) / VELOCITY[units], ours.velocities[-1, 0], rtol=0, atol=1e-7)
+    # LAMMPS's eV is 6e-8 larger than that of the SI of 2019
+    assert lmp.get_thermo("pe") * ENERGY[units] == pytest.approx(ours.potential_energy[-1, 0].item(), rel=2e-7)
 
 
-def test_lammps_eV_is_todays_to_seven_digits(start: Start, chain: Potential, chain_positions: Tensor) -> None:
-    force = attach_to_lammps(start(chain_positions[0]), chain, ELEMENTS)
-    assert force.energy_unit == pytest.approx(EV, rel=1e-7)
-
-
-@pytest.mark.parametrize("units", ["metal", "real"])
-def test_nve_in_lammps_is_our_trajectory(units: str, start: Start, chain: Potential, chain_positions: Tensor) -> None:
-    v = maxwell_boltzmann(MASSES, 1, 300.0, torch.Generator().manual_seed(5))
-    lmp = start(chain_positions[0], v[0], units=units)
+def test_a_minimizer_of_lammps_finds_the_bond(lammps_of: NewLammps, chain: Potential, chain_positions: Tensor) -> None:
+    lmp = lammps_of(CHAIN, chain_positions[0])
     attach_to_lammps(lmp, chain, ELEMENTS)
-    lmp.command("fix nve all nve")
-    lmp.command(f"timestep {0.0005 if units == 'metal' else 0.5}")
-    lmp.command("run 100")
-    ours = (
-        registry().engine("verlet")().run(chain, MASSES, chain_positions[:1], v, DynamicsSettings(100, timestep=0.0005))
-    )
-    # rounding, grown by the instability of the motion over 100 steps: LAMMPS's own constants are used
-    np.testing.assert_allclose(by_id(lmp, "x") / 10, ours.positions[-1, 0].numpy(), rtol=0, atol=1e-12)
-    total = lmp.get_thermo("etotal") * (EV_OF_LAMMPS if units == "metal" else KCAL)
-    assert total == pytest.approx(ours.total_energy[-1].item(), rel=1e-8)  # digits of the unit
+    lmp.command("minimize 0 1e-6 500 5000")
+    x = (read(lmp, "x", 4) / 10)[None]
+    assert chain.energy(x) < chain.energy(chain_positions[:1])
+    # 1e-6 eV/Å is 1e-3 kJ/mol/nm
+    assert chain.energy_and_forces(x)[1].abs().max() < 2e-3
 
 
-def test_a_potential_that_fails_stops_the_run_with_its_error(
-    start: Start, not_finite: Potential, chain_positions: Tensor
+def test_a_potential_that_fails_stops_the_run(
+    lammps_of: NewLammps, not_finite: Potential, chain_positions: Tensor
 ) -> None:
-    x = chain_positions[0].clone()
-    v = torch.zeros_like(x)
-    v[:, 0] = 200.0  # beyond 1 nm in 6 steps
-    lmp = start(x, v)
+    v = torch.zeros_like(chain_positions[0])
+    v[:, 0] = 200.0  # beyond 1 nm in 5 steps
+    lmp = lammps_of(CHAIN, chain_positions[0], v)
     attach_to_lammps(lmp, not_finite, ELEMENTS)
-    lmp.command("fix nve all nve")
-    with pytest.raises(SimulationError, match=r"at step [3-6]: .*force on atom 0 \(MOL1-C1\) is not finite"):
+    lmp.command("timestep 0.001")
+    with pytest.raises(SimulationError, match=r"at step [56]: .*atom 0 \(MOL1-C1\) is not finite"):
         lmp.command("run 100")
-    # a second run from there fails too, and one from elsewhere runs
-    with pytest.raises(SimulationError, match="not finite"):
-        lmp.commands_string("run 5")
-    lmp.command("displace_atoms all move -20 0 0")
-    lmp.command("velocity all set 0 0 0")
-    before = lmp.extract_global("ntimestep")
-    lmp.command("run 5")
-    assert lmp.extract_global("ntimestep") == before + 5
+    assert lmp.extract_global("ntimestep") < 7
+    # what was mended runs again
+    stopped = lmp.extract_global("ntimestep")
+    lmp.command("displace_atoms all move -10 0 0")
+    lmp.command("velocity all zero linear")
+    lmp.command("run 2")
+    assert lmp.extract_global("ntimestep") == stopped + 2
 
 
-def test_other_exceptions_arrive_too(start: Start, chain: Potential, chain_positions: Tensor) -> None:
-    def interrupted(positions: Tensor) -> Tensor:
-        raise KeyboardInterrupt
-
-    lmp = start(chain_positions[0])
-    attach_to_lammps(lmp, chain, ELEMENTS)
-    chain.energy = interrupted  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        lmp.command("run 10")
-
-
-def test_bad_input_is_refused(start: Start, chain: Potential, chain_positions: Tensor) -> None:
+def test_what_cannot_run_is_refused(lammps_of: NewLammps, chain: Potential, chain_positions: Tensor) -> None:
     x = chain_positions[0]
-    with pytest.raises(ConfigurationError, match="units lj; only real and metal"):
-        attach_to_lammps(start(x, units="lj"), chain, ELEMENTS)
-    with pytest.raises(ConfigurationError, match=r"periodic boundaries.*boundary s s s"):
-        attach_to_lammps(start(x, boundary="p"), chain, ELEMENTS)
+    with pytest.raises(ConfigurationError, match="boundary s s s"):
+        attach_to_lammps(lammps_of(CHAIN, x, boundary="s p s"), chain, ELEMENTS)
     with pytest.raises(TopologyError, match="has 4 atoms and LAMMPS has 3"):
-        attach_to_lammps(start(x, ids=(1, 2, 3)), chain, ELEMENTS)
-    with pytest.raises(TopologyError, match="IDs are not 1 to 4"):
-        attach_to_lammps(start(x, ids=(1, 2, 3, 7)), chain, ELEMENTS)
-    lmp = start(x)
-    with pytest.raises(ConfigurationError, match="4 atom types and 2 elements"):
-        attach_to_lammps(lmp, chain, ("C", "N"))
-    with pytest.raises(TopologyError, match="atom 0 is C in the first and H in the second"):
-        attach_to_lammps(lmp, chain, ELEMENTS[::-1])
+        attach_to_lammps(lammps_of(CHAIN[:3], x[:3]), chain, ELEMENTS)
+    with pytest.raises(TopologyError, match="atom 1 is N in the first and O in the second"):
+        attach_to_lammps(lammps_of(("C", "O", "N", "H"), x), chain, ELEMENTS)
+    with pytest.raises(ConfigurationError, match="4 atom types and 3 elements"):
+        attach_to_lammps(lammps_of(CHAIN, x), chain, ELEMENTS[:3])
+    lmp = lammps_of(CHAIN, x)
     attach_to_lammps(lmp, chain, ELEMENTS)
-    with pytest.raises(ConfigurationError, match='fix "smoothflow" already'):
+    with pytest.raises(ConfigurationError, match='a fix "smoothflow" already'):
         attach_to_lammps(lmp, chain, ELEMENTS)
-    chain.shape = (12,)
-    with pytest.raises(ConfigurationError, match="no molecule's"):
-        attach_to_lammps(start(x), chain, ELEMENTS)
+    lmp = new_lammps()
+    lmp.command("units lj")
+    with pytest.raises(ConfigurationError, match="units lj; only real and metal"):
+        attach_to_lammps(lmp, chain, ELEMENTS)
+    lmp.close()
 
 
-def test_boundaries_that_become_periodic_stop_the_run(start: Start, chain: Potential, chain_positions: Tensor) -> None:
-    lmp = start(chain_positions[0])
+def test_boundaries_and_units_are_seen_when_it_runs(
+    lammps_of: NewLammps, chain: Potential, chain_positions: Tensor
+) -> None:
+    lmp = lammps_of(CHAIN, 0.1 * chain_positions[0])
+    attach_to_lammps(lmp, chain, ELEMENTS)
+    with pytest.raises(SimulationError, match="Multiply them by 10") as raised:
+        lmp.command("run 1")
+    assert isinstance(raised.value.__cause__, GeometryError)
+    lmp = lammps_of(CHAIN, chain_positions[0])
     attach_to_lammps(lmp, chain, ELEMENTS)
     lmp.command("change_box all boundary p p p")
-    with pytest.raises(SimulationError, match="periodic boundaries"):
+    with pytest.raises(SimulationError, match="boundary s s s"):
         lmp.command("run 1")
 
 
-def test_the_engine_runs_nve_only(chain: Potential, chain_positions: Tensor) -> None:
-    with pytest.raises(ConfigurationError, match="nve only"):
-        registry().engine("lammps")().run(
-            chain, MASSES, chain_positions, chain_positions, DynamicsSettings(1, ensemble="nvt")
-        )
-
-
-def test_the_engine_leaves_no_files(
-    chain: Potential, chain_positions: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    rest = torch.zeros_like(chain_positions)
-    registry().engine("lammps")().run(chain, MASSES, chain_positions, rest, DynamicsSettings(5))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_example_conserves_energy(model_file: Path) -> None:
-    script = Path(smoothflow.__file__).parent / "examples" / "lammps" / "nve.py"
-    found = subprocess.run([sys.executable, script, model_file], capture_output=True, text=True, check=True)
-    energies = [float(line.split()[2]) for line in found.stdout.splitlines()]
-    assert len(energies) == 5
-    assert np.ptp(energies) < 0.5  # kcal/mol: second order in 0.5 fs, from 30 kcal/mol of kinetic and potential energy
+def test_lammps_absent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lammps", None)
+    with pytest.raises(MissingDependencyError, match=r"smoothflow\[lammps\]"):
+        new_lammps()

@@ -53,11 +53,11 @@ def test_metatomic_has_our_energy_and_forces_in_ase(
     np.testing.assert_allclose(atoms.get_forces(), forces[0].numpy() * kj / 10, rtol=1e-7, atol=1e-9)
 
 
-def test_a_flow_comes_back_through_the_provider(model_file: Path, structure: Path, tmp_path: Path) -> None:
+def test_a_flow_comes_back_through_the_provider(model: Path, structure: Path, tmp_path: Path) -> None:
     script = Path(smoothflow.__file__).parent / "examples" / "metatomic" / "export.py"
     path = tmp_path / "model.pt"
-    subprocess.run([sys.executable, script, model_file, path], check=True)
-    model = load_model(model_file)
+    subprocess.run([sys.executable, script, model, path], check=True)
+    model = load_model(model)
     x, _ = model.sample(3, torch.Generator().manual_seed(7))  # not those that it was checked with
     found = registry().provider("metatomic")(str(path), structure)
     energies, forces = found.energy_and_forces(x)

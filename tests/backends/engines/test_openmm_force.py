@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +12,10 @@ import numpy as np
 import openmm
 import pytest
 import torch
+from openmm import app, unit
+from smoothflow import FlowPotential
 from smoothflow.backends.engines.openmm import OpenMMPotential, to_openmm_force
-from smoothflow.core.errors import ConfigurationError, TopologyError
+from smoothflow.core.errors import ConfigurationError, MissingDependencyError, TopologyError
 from smoothflow.core.potential import Potential
 from smoothflow.core.topology import Topology
 from torch import Tensor
@@ -78,6 +83,7 @@ def test_numbers_that_are_not_finite_stop_openmm_and_name_the_atom(
 ) -> None:
     found = context(to_openmm_force(not_finite), 4)
     x = chain_positions[0].clone()
+    energy_and_forces(found, x.numpy())
     x[0, 0] = 2.0
     with pytest.raises(openmm.OpenMMException, match=r"the force on atom 0 \(MOL1-C1\) is not finite"):
         energy_and_forces(found, x.numpy())
@@ -99,7 +105,117 @@ def test_elements_and_their_order_are_checked(chain: Potential, amber: OpenMMPot
         to_openmm_force(chain, pdb.topology)
 
 
-@pytest.mark.parametrize("particles", [[0, 1, 2], [0, 1, 2, 4]])
+@pytest.mark.parametrize("particles", [[0, 1, 2], [0, 1, 2, 4], [0, 1, 2, 2], [0, 1, 2, -1]])
 def test_particles_that_do_not_fit_are_refused(chain: Potential, particles: list[int]) -> None:
     with pytest.raises(ConfigurationError):
         to_openmm_force(chain, chain.topology, particles)
+
+
+def test_copies_of_a_system_keep_the_potential_and_other_forces(flow: FlowPotential, positions: Tensor) -> None:
+    # a bias on a torsion and a restraint of a bond, each with a parameter of the Context
+    bias = openmm.CustomTorsionForce("height*cos(theta)")
+    bias.addGlobalParameter("height", 5.0)
+    bias.addTorsion(4, 6, 8, 14)
+    spring = openmm.CustomBondForce("stiffness*(r-0.3)^2")
+    spring.addGlobalParameter("stiffness", 100.0)
+    spring.addBond(0, 21)
+    original = context(to_openmm_force(flow), 22, bias, spring)  # owns the System
+    system = original.getSystem()
+    copies = [
+        system,
+        copy.deepcopy(system),
+        pickle.loads(pickle.dumps(system)),
+        openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(system)),
+    ]
+    x = positions[:1].clone().requires_grad_(True)
+    a, b, c, d = (x[0, i] for i in (4, 6, 8, 14))
+    first, second = torch.linalg.cross(b - a, c - b), torch.linalg.cross(c - b, d - c)
+    cosine = first @ second / (first.norm() * second.norm())
+    for height, stiffness in ((5.0, 100.0), (-3.0, 0.0)):
+        expected = flow.energy(x) + height * cosine + stiffness * ((x[0, 0] - x[0, 21]).norm() - 0.3) ** 2
+        (gradient,) = torch.autograd.grad(expected.sum(), x, retain_graph=True)
+        for each in copies:
+            reference = openmm.Platform.getPlatformByName("Reference")
+            found = openmm.Context(each, openmm.VerletIntegrator(0.001), reference)
+            found.setParameter("height", height)
+            found.setParameter("stiffness", stiffness)
+            energy, force = energy_and_forces(found, positions[0].numpy())
+            assert energy == pytest.approx(expected.item(), rel=1e-12)
+            torch.testing.assert_close(force, -gradient[0], rtol=1e-9, atol=1e-8)
+
+
+def test_a_molecule_inside_a_larger_system_feels_the_flow_alone(flow: FlowPotential, positions: Tensor) -> None:
+    # a particle without element and one more atom come first; the molecule is in reverse order
+    topology = app.Topology()
+    residue = topology.addResidue("MOL", topology.addChain())
+    topology.addAtom("EP", None, residue)
+    topology.addAtom("AR", app.Element.getBySymbol("Ar"), residue)
+    atoms = [topology.addAtom(a.name, app.Element.getBySymbol(a.element), residue) for a in flow.topology.atoms[::-1]]
+    for i, j in flow.topology.bonds:
+        topology.addBond(atoms[21 - i], atoms[21 - j])
+    topology.setPeriodicBoxVectors(3 * np.eye(3) * unit.nanometer)
+    particles = [23 - i for i in range(22)]
+    found = context(to_openmm_force(flow, topology, particles), 24)
+    x = np.concatenate([[[3.0, 0.0, 0.0], [0.0, 3.0, 0.0]], positions[0].numpy()[::-1]])
+    energy, force = energy_and_forces(found, x)
+    energies, forces = flow.energy_and_forces(positions[:1])
+    assert energy == pytest.approx(energies.item(), rel=1e-12)
+    torch.testing.assert_close(force[particles], forces[0], rtol=1e-9, atol=1e-8)
+    assert not force[:2].any()
+
+
+def test_equal_elements_in_another_order_are_seen_in_the_bonds(flow: FlowPotential) -> None:
+    order = list(range(22))
+    names = [str(atom) for atom in flow.topology.atoms]
+    i, j = names.index("ALA2-CA"), names.index("ALA2-C")
+    order[i], order[j] = j, i
+    with pytest.raises(TopologyError, match=r"Bonds differ .* another order"):
+        to_openmm_force(flow, flow.topology.take(order))
+
+
+def test_a_periodic_molecule_is_refused(flow: FlowPotential, pdb: Any) -> None:
+    topology = copy.copy(pdb.topology)
+    topology.setPeriodicBoxVectors(3 * np.eye(3) * unit.nanometer)
+    with pytest.raises(ConfigurationError, match=r"setPeriodicBoxVectors\(None\)"):
+        to_openmm_force(flow, topology)
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"), [(10.0, "positions in Å seem to have been taken for nm"), (0.1, "Multiply them by 10")]
+)
+def test_positions_in_another_unit_stop_openmm_at_the_first_step(
+    flow: FlowPotential, positions: Tensor, factor: float, message: str
+) -> None:
+    found = context(to_openmm_force(flow), 22)
+    with pytest.raises(openmm.OpenMMException, match=message):
+        energy_and_forces(found, factor * positions[0].numpy())
+    energy, _ = energy_and_forces(found, positions[0].numpy())
+    # once checked, geometries are the simulation's own
+    assert energy_and_forces(found, 1.5 * positions[0].numpy())[0] > energy
+    restored = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(found.getSystem()))
+    fresh = openmm.Context(restored, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    with pytest.raises(openmm.OpenMMException, match=message):
+        energy_and_forces(fresh, factor * positions[0].numpy())
+
+
+def test_the_coordinate_that_makes_an_energy_infinite_is_named(flow: FlowPotential, positions: Tensor) -> None:
+    found = context(to_openmm_force(flow), 22)
+    x = positions[0].numpy().copy()
+    energy_and_forces(found, x)
+    i, j = flow.topology.bonds[3]
+    x[i] = x[j]
+    with pytest.raises(openmm.OpenMMException, match=r'coordinate ".*" \(nm, rad\) is farthest .* it is 0, '):
+        energy_and_forces(found, x)
+    x[i] = np.nan
+    with pytest.raises(openmm.OpenMMException, match=rf"position of atom {i} .* not defined"):
+        energy_and_forces(found, x)
+
+
+def test_openmm_absent_or_too_old_is_named(monkeypatch: pytest.MonkeyPatch, chain: Potential) -> None:
+    with monkeypatch.context() as patch:
+        patch.delattr(openmm, "PythonForce")
+        with pytest.raises(ConfigurationError, match=rf"OpenMM {openmm.__version__} has no PythonForce"):
+            to_openmm_force(chain)
+    monkeypatch.setitem(sys.modules, "openmm", None)
+    with pytest.raises(MissingDependencyError, match=r"smoothflow\[openmm\]"):
+        to_openmm_force(chain)

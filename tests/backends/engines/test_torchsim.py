@@ -59,7 +59,7 @@ def test_bad_input_is_refused(chain: Potential, not_finite: Potential, chain_pos
         TorchSimModel(chain)
 
 
-def test_the_example_runs(model_file: Path) -> None:
+def test_the_example_runs(model: Path) -> None:
     script = Path(smoothflow.__file__).parent / "examples" / "torchsim" / "nve.py"
-    found = subprocess.run([sys.executable, script, model_file], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, script, model], capture_output=True, text=True, check=True)
     assert found.stdout.startswith("potential energies, eV: [")

@@ -1,0 +1,73 @@
+"""``smoothflow bench``: how fast things are, beside yardsticks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..analysis.benchmarks import (
+    BenchmarkRun,
+    benchmark_dict,
+    benchmark_tables,
+    comparison_tables,
+    read_benchmarks,
+    run_benchmarks,
+)
+from ..core.errors import BenchmarkError, ConfigurationError
+from .console import print_json, print_table, results
+from .options import AsJson
+
+
+def run(
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this one; may be given again: dynamics, forces, growth, memory, ..."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--out", help="JSON file to write.")] = Path("smoothflow-bench.json"),
+    compare: Annotated[Path | None, typer.Option(help="The JSON file of an earlier run.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A model file of capped alanine; without, an untrained flow.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of everything that is measured.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Run the benchmarks of a clone of the repository, tabulate them, and compare them with an earlier run.
+
+    Example: smoothflow bench --suite forces --out forces.json
+    """
+    if output.exists():
+        raise ConfigurationError(f'"{output}" exists already. Remove it, or give another name.')
+    earlier = None if compare is None else read_benchmarks(compare)
+    if model is not None and not model.is_file():
+        raise ConfigurationError(f'There is no file "{model}". Give a model written by "smoothflow train".')
+    failure = None
+    try:
+        run_benchmarks(suite or [], output, model, threads)
+    except BenchmarkError as error:
+        if not output.exists():
+            raise
+        # what was measured is shown first
+        failure = error
+    found = read_benchmarks(output)
+    if as_json:
+        print_json(benchmark_dict(found))
+    else:
+        _print(found, earlier)
+    if failure is not None:
+        raise failure
+
+
+def _print(found: BenchmarkRun, earlier: BenchmarkRun | None) -> None:
+    tables = benchmark_tables(found)
+    # ratios to several yardsticks do not fit into the 80 columns that a pipe gets
+    results.width = max(results.width, 120)
+    results.print(str(found), markup=False, soft_wrap=True)
+    if earlier is not None:
+        tables = comparison_tables(found, earlier)
+        results.print(f"earlier: {earlier}", markup=False, soft_wrap=True)
+    for table in tables:
+        print_table(table.title, table.columns, table.rows)
+        if table.note:
+            results.print(table.note, markup=False)

@@ -1,0 +1,69 @@
+"""``smoothflow compile``: a model as machine code, checked against the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from ..core.errors import ConfigurationError
+from ..potentials.model_file import load_model
+from ..training.frames_file import read_frames
+from .console import print_json, print_table, task_progress
+from .options import AsJson, Precision, Seed
+
+N_CONFIGURATIONS = 64
+
+
+def run(
+    model: Annotated[Path, typer.Argument(help="A model file.")],
+    output: Annotated[Path, typer.Option("--out", help="The package; its name ends in .pt2.")],
+    frames: Annotated[Path | None, typer.Option(help="Frames to check it at; without, samples of the model.")] = None,
+    precision: Annotated[
+        list[Precision] | None, typer.Option("--dtype", help="Precision to compile for; may be given twice. [both]")
+    ] = None,
+    second_derivatives: Annotated[bool, typer.Option(help="Add Hessian-vector products.")] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compile a model's energies and forces, for one configuration and for many; takes minutes and needs g++.
+
+    The package runs without a compiler, on processors like this one and with this version of torch. It is native
+    code: load only those that you trust.
+
+    Example: smoothflow compile smoothflow-demo/smooth/model.safetensors --out smooth.pt2
+    """
+    from ..potentials.compilation import compile_potential
+    from ..training.progress import Progress
+
+    if output.exists():
+        raise ConfigurationError(f'"{output}" exists already. Remove it, or give another name.')
+    potential = load_model(model)
+    if frames is None:
+        with torch.no_grad():
+            positions, _ = potential.sample(N_CONFIGURATIONS, torch.Generator().manual_seed(seed))
+    else:
+        data = read_frames(frames)
+        data.require_topology(potential.coordinates.topology, "the model")
+        chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:N_CONFIGURATIONS]
+        positions = torch.from_numpy(data.positions)[chosen].double()
+    dtypes = [choice.torch for choice in precision or list(Precision)]
+    with task_progress() as report:
+        functions = compile_potential(
+            potential,
+            positions,
+            output,
+            dtypes,
+            second_derivatives,
+            lambda name, done, total: report(Progress("Compiling", done, total, {})),
+        )
+    if as_json:
+        print_json({"package": str(output), "functions": [vars(function) for function in functions]})
+    else:
+        print_table(
+            f"{output}",
+            ["function", "largest difference from the model", "seconds to compile"],
+            [[function.name, f"{function.error:.2g}", f"{function.seconds:.0f}"] for function in functions],
+        )

@@ -1,0 +1,109 @@
+"""Files of compiled functions, and the machine and library that they need."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.errors import CompilationError, FileFormatError
+from ..core.potential import Potential
+
+FORMAT = "smoothflow-compiled"
+SCHEMA = 1
+HEADER = "smoothflow.json"
+MAX_HEADER_BYTES = 2**20
+
+
+def machine() -> dict[str, Any]:
+    """What compiled code depends on: the versions of torch and operating system, and what the processor can do."""
+    return {
+        "torch": torch.__version__,
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_flags": _cpu_flags(),
+    }
+
+
+def _cpu_flags() -> list[str]:
+    """The processor's instruction sets, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return sorted(flags.partition(":")[2].split())
+
+
+def fingerprint(potential: Potential) -> str:
+    """A digest of a potential's weights and constants, the same in float32 and float64."""
+    digest = hashlib.sha256(type(potential).__qualname__.encode())
+    tensors = {**dict(potential.named_parameters()), **dict(potential.named_buffers())}
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_header(content: Mapping[str, Any]) -> str:
+    """The header of a package, as it goes into the file."""
+    return json.dumps({"format": FORMAT, "schema": SCHEMA, "machine": machine(), **content})
+
+
+def read_package(path: str | Path) -> tuple[dict[str, Any], bytes]:
+    """Header and content of a package that this machine can run; nothing in it is run yet.
+
+    Raises:
+        FileFormatError: If the file is missing, damaged or no package.
+        CompilationError: If it was made for another version of torch or another machine.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            members = [entry for entry in archive.infolist() if Path(entry.filename).name == HEADER]
+            if len(members) != 1 or members[0].file_size > MAX_HEADER_BYTES:
+                raise FileFormatError(f'"{path}" is no package written by "smoothflow compile".')
+            broken = archive.testzip()
+            header = json.loads(archive.read(members[0]))
+    except FileNotFoundError as error:
+        raise FileFormatError(
+            f'There is no file "{path}". Give the path of a package written by "smoothflow compile".'
+        ) from error
+    except OSError as error:
+        raise FileFormatError(f'"{path}" cannot be read: {error.strerror or error}.') from error
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError) as error:
+        raise FileFormatError(
+            f'"{path}" is no compiled package, or it is truncated: {error}. Compile again.'
+        ) from error
+    if broken is not None:
+        raise FileFormatError(f'"{path}" is damaged at "{broken}". Compile again.')
+    if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("schema") != SCHEMA:
+        raise FileFormatError(f'"{path}" is no compiled package of schema {SCHEMA}. Compile again.')
+    require_machine(header.get("machine"), path)
+    return header, content
+
+
+def require_machine(needed: Any, path: Path) -> None:
+    """Raise a `CompilationError` unless code made for one machine runs on this one."""
+    here = machine()
+    needed = needed if isinstance(needed, dict) else {}
+    for name in ("torch", "system", "architecture", "cpu_capability"):
+        if needed.get(name) != here[name]:
+            raise CompilationError(
+                f'"{path}" was compiled for {name.replace("_", " ")} {needed.get(name)}, and this is {here[name]}. '
+                "Compile the model again here."
+            )
+    missing = sorted(set(needed.get("cpu_flags", [])) - set(here["cpu_flags"]))
+    if missing:
+        raise CompilationError(
+            f'"{path}" was compiled for a processor with {", ".join(missing[:5])}, which this one lacks. '
+            "Compile the model again here."
+        )

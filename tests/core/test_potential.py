@@ -1,0 +1,62 @@
+"""Second derivatives of potentials."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from smoothflow.core.errors import ConfigurationError
+from smoothflow.core.external import attach_forces
+from smoothflow.core.potential import Potential, hessian
+from torch import Tensor
+
+F64 = torch.float64
+
+
+class Quartic(Potential):
+    r"""The sum of x A x / 2 and of the fourth powers of x, of 30 atoms: more rows than are computed at once."""
+
+    shape = (30, 3)
+
+    def __init__(self) -> None:
+        super().__init__()
+        a = torch.randn(90, 90, generator=torch.Generator().manual_seed(0), dtype=F64)
+        self.register_buffer("matrix", a + a.T)
+
+    def energy(self, positions: Tensor) -> Tensor:
+        x = positions.flatten(1)
+        return 0.5 * ((x @ self.matrix) * x).sum(-1) + (x**4).sum(-1)
+
+
+class External(Quartic):
+    """The same, with forces that come from elsewhere."""
+
+    def energy(self, positions: Tensor) -> Tensor:
+        x = positions.detach()
+        forces = -(x.flatten(1) @ self.matrix + 4 * x.flatten(1) ** 3).reshape(x.shape)
+        return attach_forces(positions, super().energy(x), forces)
+
+
+class Linear(Potential):
+    shape = (2, 3)
+
+    def energy(self, positions: Tensor) -> Tensor:
+        return positions.sum((1, 2))
+
+
+def test_the_hessian_of_a_quartic_is_its_closed_form() -> None:
+    potential = Quartic()
+    x = torch.randn(2, 30, 3, generator=torch.Generator().manual_seed(1), dtype=F64)
+    found = hessian(potential, x)
+    assert found.shape == (2, 30, 3, 30, 3)
+    assert not found.requires_grad
+    expected = potential.matrix + torch.diag_embed(12 * x.flatten(1) ** 2)
+    torch.testing.assert_close(found.reshape(2, 90, 90), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_forces_that_cannot_be_differentiated_give_no_hessian() -> None:
+    x = torch.ones(1, 30, 3, dtype=F64)
+    torch.testing.assert_close(External().energy_and_forces(x), Quartic().energy_and_forces(x))
+    with pytest.raises(ConfigurationError, match="finite differences"):
+        hessian(External(), x)
+    with pytest.raises(ConfigurationError, match="Linear gives forces that cannot be differentiated"):
+        hessian(Linear(), torch.ones(1, 2, 3))

@@ -1,0 +1,125 @@
+"""The loss of a batch of frames and its gradient as one compiled graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..core.errors import CompilationError
+from ..potentials.compilation import quiet, require_compiler, trace
+
+Terms = dict[str, Tensor]
+"""The terms of each frame, by name."""
+
+FrameLoss = Callable[[Any, dict[str, Tensor]], tuple[Terms, Tensor]]
+"""From a potential and a batch to the terms of its frames and their loss; traceable torch throughout."""
+
+TOLERANCE = 1e-2
+"""Largest difference of a gradient from the eager one, relative to its largest element, in float32: force matching
+differentiates the network three times. Wrong code is off by its whole size."""
+
+
+class CompiledLoss:
+    """Evaluates the loss of a batch and its gradient at once, instead of recording what happens and going back.
+
+    The graph holds energies, forces and the gradient of both with respect to the weights; nothing in it is recorded.
+    It is compiled at the first batch and compared there with what the potential gives itself.
+
+    Args:
+        potential: What is trained.
+        function: The terms of a batch, and its loss.
+
+    Raises:
+        CompilationError: If there is no compiler; when called first, if the loss cannot be traced or compiled code
+            gives another gradient.
+    """
+
+    def __init__(self, potential: nn.Module, function: FrameLoss) -> None:
+        require_compiler()
+        self.potential = potential
+        self.function = function
+        self.names = [name for name, _ in potential.named_parameters()]
+        self.term_names: list[str] = []
+        self._compiled: Callable[..., Any] | None = None
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> tuple[Terms, Float[Tensor, ""]]:
+        """The terms of the frames, and the loss with its gradient attached."""
+        parameters = list(self.potential.parameters())
+        detached = [parameter.detach() for parameter in parameters]
+        if self._compiled is None:
+            self._compile(detached, batch)
+        assert self._compiled is not None
+        with torch.no_grad():
+            loss, gradients, terms = self._split(self._compiled(detached, dict(batch)))
+        attached: Tensor = _KnownGradient.apply(loss, gradients, *parameters)  # type: ignore[no-untyped-call]
+        return dict(zip(self.term_names, terms, strict=True)), attached
+
+    def _evaluate(self, parameters: list[Tensor], batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Loss, its gradient, and the terms."""
+        with torch.enable_grad():
+            weights = [parameter.detach().requires_grad_(True) for parameter in parameters]
+            call = _Call(self.potential, self.function)
+            named = {f"potential.{name}": weight for name, weight in zip(self.names, weights, strict=True)}
+            terms, loss = functional_call(call, named, (batch,))
+            gradients = torch.autograd.grad(loss, weights)
+        self.term_names = list(terms)
+        return loss.detach(), *gradients, *(values.detach() for values in terms.values())
+
+    def _split(self, values: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], Sequence[Tensor]]:
+        n = len(self.names)
+        return values[0], list(values[1 : n + 1]), values[n + 1 :]
+
+    def _compile(self, parameters: list[Tensor], batch: Mapping[str, Tensor]) -> None:
+        expected = self._evaluate(parameters, dict(batch))
+        try:
+            with quiet(), torch.no_grad():
+                graph = trace(self._evaluate, (parameters, dict(batch)), symbolic=False)
+                compiled = torch.compile(graph)
+                found = compiled(parameters, dict(batch))
+        except CompilationError:
+            raise
+        # the compiler's own errors have no common base
+        except Exception as error:
+            raise CompilationError(
+                f"Compiling the loss failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}. "
+                "Train without compile."
+            ) from error
+        for name, a, b in zip(self.names, found[1:], expected[1:], strict=False):
+            error_size = float((a - b).abs().max() / b.abs().max().clamp(min=torch.finfo(b.dtype).tiny))
+            if not error_size <= TOLERANCE:
+                raise CompilationError(
+                    f"The compiled gradient of {name} differs from the eager one by {error_size:.3g} of its largest "
+                    f"element, where rounding explains {TOLERANCE}. Train without compile."
+                )
+        self._compiled = compiled
+
+
+class _Call(nn.Module):
+    """The terms of a batch as a module, so that its weights can be exchanged for others."""
+
+    def __init__(self, potential: nn.Module, function: FrameLoss) -> None:
+        super().__init__()
+        self.potential = potential
+        self.function = function
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Terms, Tensor]:
+        return self.function(self.potential, batch)
+
+
+class _KnownGradient(torch.autograd.Function):
+    """A loss whose gradient came with it."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*gradients)
+        return loss.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(grads[0] * gradient for gradient in ctx.saved_tensors)
