@@ -117,6 +117,8 @@ class TrainSettings(BaseModel):
     def _likelihood_is_trained(self) -> TrainSettings:
         if self.likelihood_steps > 0 and self.weights.nll == 0:
             raise ValueError("likelihood_steps needs weights.nll to be positive")
+        if self.compile and self.weights.nll == self.weights.force == 0:
+            raise ValueError("compile needs weights.nll or weights.force to be positive: samples are not compiled")
         return self
 
     @property

@@ -209,7 +209,8 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         weights = self.settings.weights
         factors = {"nll": weights.nll, "force": weights.force, "reverse_kl": weights.reverse_kl}
         used = [factors[name] * values.mean() for name, values in terms.items() if factors.get(name, 0) > 0]
-        return torch.stack(used).sum()
+        # of the frames nothing may count, when only samples do
+        return torch.stack(used).sum() if used else torch.zeros((), device=self.positions.device)
 
     def _not_finite(self, terms: dict[str, Tensor], batch: Int[Tensor, "size"]) -> TrainingError:
         for name, values in terms.items():

@@ -99,7 +99,7 @@ def test_an_integrator_by_name_is_that_of_the_ensemble(smoothflow: Smoothflow, c
         (["--start", "{order}"], r"atom 0 is \w in the first"),
         (["--start", "{names}"], r"Atom order differs .*ACE1-H1 .*ACE1-H2"),
         (["--start", "{nm}"], r"overlap|bond|covalent"),
-        (["--start", "{angstrom}"], r"seem to be in Å\. Divide"),
+        (["--start", "{angstrom}"], r"seem to be in Å where nm are expected"),
         (["--start", "{tmp}/none.pdb"], "There is no file"),
         (["--start", "{frames}", "--replicas", "501"], "500 configurations, too few to start 501 replicas"),
         (["--start", "{frames}", "--timestep", "20"], r"At .* ps the potential .*replica 0"),

@@ -162,8 +162,8 @@ def test_importance_weights_count(peroxide_frames: Frames) -> None:
     weighted = FlowTraining(potential.float(), replace(peroxide_frames, log_weights=log_weights), settings)
     plain = FlowTraining(potential.float(), peroxide_frames, settings)
     everything = torch.arange(len(peroxide_frames))
-    expected = plain._frame_terms(potential, everything[800:])["nll"].mean()
-    found = weighted._frame_terms(potential, everything)["nll"].mean()
+    expected = plain._frame_terms(potential, plain._tensors(everything[800:]))["nll"].mean()
+    found = weighted._frame_terms(potential, weighted._tensors(everything))["nll"].mean()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)  # float32
 
 
