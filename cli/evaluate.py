@@ -53,6 +53,7 @@ def run(
     Example: smoothflow evaluate smoothflow-demo/smooth/model.safetensors smoothflow-demo/frames.h5
     """
     where = require_device(device)
+    provenance = read_header(registry().model_path(model))["provenance"]
     potential = load(model, dtype.torch, where)
     held_out = read_frames(frames)
     target = provider_potential(reference, structure_path(structure))
@@ -74,12 +75,7 @@ def run(
             title=f"{Path(model).name} against {reference}",
             tables=[Table("Evaluation", COLUMNS, result.rows())],
             pictures=evaluation_pictures(result, potential.coordinates.codomain),
-            provenance={
-                "model": str(model),
-                "frames": str(frames),
-                "seed": seed,
-                **read_header(registry().model_path(model))["provenance"],
-            },
+            provenance={"model": model, "frames": str(frames), "seed": seed, **provenance},
         )
         write_report(content, report)
         errors.print(f"Report: {report}")

@@ -79,17 +79,9 @@ def run(
     positions = starting_positions(potential, start, replicas, generator)
     mass = masses(topology).to(where, dtype.torch)
     velocities = maxwell_boltzmann(mass, replicas, potential.temperature, generator)
+    origin = origin_of(registry().model_path(model), start)
     with task_progress() as on_progress:
-        report = run_dynamics(
-            plan,
-            run_with,
-            topology,
-            mass,
-            positions,
-            velocities,
-            origin_of(registry().model_path(model), start),
-            on_progress,
-        )
+        report = run_dynamics(plan, run_with, topology, mass, positions, velocities, origin, on_progress)
     if report.resumed_from:
         errors.print(
             f'"{output or trajectory or log}" was there up to step {report.resumed_from}.',

@@ -34,7 +34,7 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A model file; or, where there is no such file, a model that ships with the package (see: smoothflow info).",
+        help="A model file; where there is no such file, a model that ships with the package (see: smoothflow info).",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of every random number that is drawn.")]

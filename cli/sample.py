@@ -57,7 +57,7 @@ def run(
         energies=-potential.kT * torch.cat(log_prob).numpy(),
         topology=potential.coordinates.topology,
         temperature=potential.temperature,
-        provenance={"model": str(model), "seed": seed, "weighted to": reweight or "nothing: samples of the model"},
+        provenance={"model": model, "seed": seed, "weighted to": reweight or "nothing: samples of the model"},
         log_weights=None if log_weights is None else log_weights.numpy(),
     )
     write_frames(output, frames)

@@ -1,7 +1,7 @@
 """Models by name: those that come with the package, and how any model is named.
 
-A model is named by the path of its file, or by the name under which it ships; ``smoothflow:MODEL`` says the same where a
-provider of potentials is expected. `Registry.model_path` decides which file is meant.
+A model is named by the path of its file, or by the name under which it ships; `Registry.model_path` decides which file
+is meant. ``smoothflow:MODEL`` says the same where a provider of potentials is expected.
 """
 
 from __future__ import annotations
