@@ -32,7 +32,7 @@ class PretrainedSettings:
     n_walkers: int = 16
     n_frames: int = 480
     n_samples: int = 4000
-    nve_duration: float = 2.0
+    nve_duration: float = 1.0
     n_replicas: int = 4
     seed: int = 0
 

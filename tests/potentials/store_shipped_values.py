@@ -25,7 +25,7 @@ N_CONFIGURATIONS, N_REPLICAS = 4, 2
 
 
 def values_of(name: str) -> dict[str, Any]:
-    """Energies (kJ/mol) and forces (kJ/mol/nm) of a few samples, and where two of them go in 1 ps at constant energy."""
+    """Energies (kJ/mol) and forces (kJ/mol/nm) of a few samples, and where 1 ps at constant energy takes two."""
     potential = load(name)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
