@@ -166,7 +166,7 @@ def test_plugins_ship_models_too_and_damaged_ones_are_refused(tmp_path: Path) ->
         with pytest.raises(FileFormatError, match="no smoothflow model, or it is truncated"):
             load("theirs")
         with pytest.raises(FileFormatError, match="no smoothflow model, or it is truncated"):
-            add_provenance("theirs", tmp_path / "copy.safetensors", {})
+            add_provenance(broken, tmp_path / "copy.safetensors", {})
     finally:
         registry().unregister("theirs")
 
