@@ -78,8 +78,8 @@ def test_energies_and_forces_are_those_that_were_stored(name: str, stored: dict[
 def test_dynamics_of_1_ps_ends_where_it_did(name: str, stored: dict[str, Tensor]) -> None:
     start, end = run_nve(load(name), stored["positions"][:2], stored["velocities"])
     torch.testing.assert_close(start.total_energy, stored["first_total_energy"], rtol=0, atol=1e-8)
-    # ten times what a displacement of 1e-13 nm, a thousand times the rounding of positions, grew to when stored: 1e-9 nm
-    # in a smooth model, and as far as atoms move where forces jump at the knots of a spline
+    # ten times what a displacement of 1e-13 nm, a thousand times the rounding of positions, grew to when stored: below
+    # 1e-9 nm, but as far as atoms move where forces jump at the knots of a spline
     for found, last, spread in (
         (end.positions, "last_positions", "spread_of_positions"),
         (end.total_energy, "last_total_energy", "spread_of_total_energy"),
