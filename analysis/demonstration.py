@@ -22,7 +22,8 @@ from ..potentials.model_file import load_model
 from ..training.config import TrainSettings
 from ..training.frames_file import read_frames
 from ..training.progress import OnProgress, Progress
-from ..training.run import RunFolder, train
+from ..training.run import train
+from ..training.run_folder import RunFolder
 from ..training.simulate import SimulateSettings, simulate
 from .comparison import conservation_run
 from .conservation import PotentialSource, run_conservation

@@ -54,6 +54,7 @@ class LossWeights(BaseModel):
         nll: Of the negative log-likelihood, kT.
         force: Of the damped force error, per (kT/nm)^2.
         reverse_kl: Of the reverse KL divergence, kT; needs a target potential.
+        alpha_two: Of the alpha-2 divergence, which is -log of the sampling efficiency; needs a target potential.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,18 +62,41 @@ class LossWeights(BaseModel):
     nll: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     force: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
     reverse_kl: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    alpha_two: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _not_all_zero(self) -> LossWeights:
-        if self.nll == self.force == self.reverse_kl == 0:
+        if self.nll == self.force == 0 and not self.needs_target:
             raise ValueError("at least one weight must be positive")
         return self
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether samples of the flow are trained on, which takes a force field."""
+        return self.reverse_kl > 0 or self.alpha_two > 0
+
+
+class AnnealingSettings(BaseModel):
+    """Annealed importance sampling for the alpha-2 divergence.
+
+    Attributes:
+        n_intermediate: Distributions between the flow and where its largest weights are; 0: samples are only weighted.
+        n_leapfrog: Steps of the Hamiltonian Monte Carlo transition at each.
+        timestep: Of these steps, ps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_intermediate: int = Field(default=0, ge=0)
+    n_leapfrog: int = Field(default=5, ge=1)
+    timestep: float = Field(default=0.001, gt=0, allow_inf_nan=False)
 
 
 class TrainSettings(BaseModel):
     """How a flow is trained.
 
     Attributes:
+        initial_model: File of the model to begin with, whose architecture ``flow`` must be; without it, random weights.
         zmatrix: Rows of a z-matrix of one's own: atom, bond, angle and torsion reference, -1 where there is none.
         flow: The architecture.
         weights: Of the terms of the loss.
@@ -82,19 +106,23 @@ class TrainSettings(BaseModel):
         learning_rate: Of Adam at the start; it falls to zero on a cosine.
         averaging: Decay per step of the exponential average of the weights, which is what is validated and saved.
         force_damping: Force errors of a frame beyond this count logarithmically, (kT/nm)^2.
-        kl_batch_size: Samples per step for the reverse KL divergence.
-        kl_threshold: Reference energies so far above the frames' mean count logarithmically in it, kT.
+        n_samples: Of the flow, drawn at each step for each divergence that is estimated on them.
+        energy_threshold: Samples' reference energies so far above the frames' mean count logarithmically, kT.
+        path_gradient: Whether the reverse KL divergence is differentiated along the samples' paths alone: an unbiased
+            gradient that is less noisy close to the target.
+        annealing: How samples are moved before the alpha-2 divergence is estimated on them.
         validation_fraction: Share of the frames, in contiguous blocks, that is held out.
         validate_every: Steps between validations; checkpoints are written there too.
         compile: Whether to compile the loss with its gradient: minutes at the start, then steps take less than half the
             time, so that it pays from some thousand steps on. Steps on the likelihood alone are not compiled.
         dtype: Precision of the weights in training.
         device: ``cpu``, ``cuda``, ``cuda:1``...
-        seed: Of the order of frames, the held-out blocks and the samples for the reverse KL divergence.
+        seed: Of the order of frames, the held-out blocks and the samples.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    initial_model: str | None = None
     zmatrix: tuple[tuple[int, int, int, int], ...] | None = None
     flow: Annotated[FlowSettings, BeforeValidator(_flow_settings), PlainSerializer(asdict)] = FlowSettings()
     weights: LossWeights = LossWeights()
@@ -104,8 +132,10 @@ class TrainSettings(BaseModel):
     learning_rate: float = Field(default=1.5e-3, gt=0, allow_inf_nan=False)
     averaging: float = Field(default=0.998, ge=0, lt=1)
     force_damping: float = Field(default=2e4, gt=0, allow_inf_nan=False)
-    kl_batch_size: int = Field(default=64, ge=1)
-    kl_threshold: float = Field(default=100.0, gt=0, allow_inf_nan=False)
+    n_samples: int = Field(default=64, ge=2)
+    energy_threshold: float = Field(default=100.0, gt=0, allow_inf_nan=False)
+    path_gradient: bool = False
+    annealing: AnnealingSettings = AnnealingSettings()
     validation_fraction: float = Field(default=0.1, gt=0, le=0.5)
     validate_every: int = Field(default=250, ge=1)
     compile: bool = False
@@ -204,7 +234,8 @@ def _place(location: tuple[int | str, ...], lines: Mapping[tuple[str, ...], int]
 
 def _reason(error: Any) -> str:
     if error["type"] == "extra_forbidden":
-        owner = LossWeights if len(error["loc"]) > 1 and error["loc"][0] == "weights" else TrainSettings
+        nested = {"weights": LossWeights, "annealing": AnnealingSettings}
+        owner = nested[error["loc"][0]] if len(error["loc"]) > 1 else TrainSettings
         return _unknown(str(error["loc"][-1]), list(owner.model_fields))
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "value_error":
