@@ -234,8 +234,8 @@ def _place(location: tuple[int | str, ...], lines: Mapping[tuple[str, ...], int]
 
 def _reason(error: Any) -> str:
     if error["type"] == "extra_forbidden":
-        nested = {"weights": LossWeights, "annealing": AnnealingSettings}
-        owner = nested[error["loc"][0]] if len(error["loc"]) > 1 else TrainSettings
+        nested: dict[Any, type[BaseModel]] = {"weights": LossWeights, "annealing": AnnealingSettings}
+        owner: type[BaseModel] = nested[error["loc"][0]] if len(error["loc"]) > 1 else TrainSettings
         return _unknown(str(error["loc"][-1]), list(owner.model_fields))
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "value_error":

@@ -78,11 +78,12 @@ def train(
     target = _checked(frames, settings, target)
     # before the folder, so that frames that cannot be trained on leave none
     training, validation = split(frames, settings.validation_fraction, settings.seed)
-    if settings.initial_model is None:
-        potential, origin = initial_potential(frames[training], settings), None
+    model, origin = settings.initial_model, None
+    if model is None:
+        potential = initial_potential(frames[training], settings)
     else:
-        potential, settings = begin_with(settings.initial_model, frames, settings)
-        origin = _origin(settings.initial_model)
+        potential, settings = begin_with(model, frames, settings)
+        origin = _origin(model)
     run = RunFolder(Path(run_folder))
     try:
         run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
