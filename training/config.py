@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,40 +10,30 @@ from typing import Annotated, Any, Literal
 import torch
 
 from ..core.architecture import FlowSettings
-from ..core.errors import ConfigurationError, FileFormatError, MissingDependencyError, SmoothflowError
+from ..core.errors import MissingDependencyError, SmoothflowError
+from .settings_file import read_yaml, unknown_field, write_yaml
 
 try:
-    import yaml
-    from pydantic import (
-        BaseModel,
-        BeforeValidator,
-        ConfigDict,
-        Field,
-        PlainSerializer,
-        ValidationError,
-        model_validator,
-    )
+    from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WrapValidator, model_validator
 except ImportError as error:
     raise MissingDependencyError("Training", error.name or "pydantic", "train") from error
 
-MAX_BYTES = 2**20
 
-
-def _flow_settings(value: Any) -> Any:
+def _flow_settings(value: Any, make: Callable[[Any], Any]) -> Any:
     """Settings of the flow from a mapping; a dataclass would take unknown fields in silence."""
-    if not isinstance(value, Mapping):
-        return value
-    known = [f.name for f in fields(FlowSettings)]
-    for name in value:
-        if name not in known:
-            raise ConfigurationError(_unknown(str(name), known))
-    return value
+    if isinstance(value, Mapping):
+        known = [f.name for f in fields(FlowSettings)]
+        for name in value:
+            if name not in known:
+                raise ValueError(unknown_field(str(name), known))
+    try:
+        return make(value)
+    except SmoothflowError as error:
+        raise ValueError(str(error)) from error
 
 
-def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(sorted(known))}"
-    return f'there is no field "{name}"; {hint}'
+FlowField = Annotated[FlowSettings, WrapValidator(_flow_settings), PlainSerializer(asdict)]
+"""Settings of a flow as a field of other settings."""
 
 
 class LossWeights(BaseModel):
@@ -124,7 +113,7 @@ class TrainSettings(BaseModel):
 
     initial_model: str | None = None
     zmatrix: tuple[tuple[int, int, int, int], ...] | None = None
-    flow: Annotated[FlowSettings, BeforeValidator(_flow_settings), PlainSerializer(asdict)] = FlowSettings()
+    flow: FlowField = FlowSettings()
     weights: LossWeights = LossWeights()
     steps: int = Field(default=5000, ge=1)
     likelihood_steps: int = Field(default=0, ge=0)
@@ -164,80 +153,9 @@ def read_settings(path: str | Path) -> TrainSettings:
         FileFormatError: If the file is missing, too large, or no YAML.
         ConfigurationError: If a field is unknown, of the wrong type or out of range; names file, line and field.
     """
-    path = Path(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise FileFormatError(f'"{path}" is larger than {MAX_BYTES} bytes, so it is no configuration.')
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise FileFormatError(f'There is no file "{path}". Give the path of a YAML configuration.') from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileFormatError(f'"{path}" cannot be read as text: {error}.') from error
-    lines: dict[tuple[str, ...], int] = {}
-    try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                line = event.start_mark.line + 1 if event.start_mark else 1
-                raise ConfigurationError(f'"{path}", line {line}: anchors and aliases are not used here; write it out.')
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        _collect_lines(root, (), lines, path)
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or error
-        raise FileFormatError(f'"{path}"{place}: this is no YAML: {reason}.') from error
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
-        raise ConfigurationError(f'"{path}", line 1: settings are written as "name: value", one per line.')
-    try:
-        return TrainSettings.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigurationError(f'"{path}"{_place(first["loc"], lines)}: {_reason(first)}.') from error
-    except SmoothflowError as error:
-        # only the flow's settings check themselves
-        named = [p for p in lines if len(p) > 1 and p[0] == "flow" and f'"{p[-1]}"' in str(error)]
-        location = max(named, key=len) if named else ("flow",)
-        raise ConfigurationError(f'"{path}"{_place(location, lines)}: {str(error).rstrip(".")}.') from error
+    return read_yaml(path, TrainSettings)
 
 
 def write_settings(settings: TrainSettings) -> str:
     """The settings as YAML, every field written out; `read_settings` reads it back."""
-    text: str = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-    return text
-
-
-def _collect_lines(node: Any, path: tuple[str, ...], lines: dict[tuple[str, ...], int], file: Path) -> None:
-    """The line of every field, and an error for a field that is there twice."""
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        place = (*path, str(key.value))
-        line = key.start_mark.line + 1
-        if place in lines:
-            raise ConfigurationError(
-                f'"{file}", line {line}: "{".".join(place)}" is set in line {lines[place]} already.'
-            )
-        lines[place] = line
-        _collect_lines(value, place, lines, file)
-
-
-def _place(location: tuple[int | str, ...], lines: Mapping[tuple[str, ...], int]) -> str:
-    path = tuple(str(part) for part in location)
-    shown = ".".join(path)
-    while path and path not in lines:
-        path = path[:-1]
-    return (f", line {lines[path]}" if path else "") + (f", {shown}" if shown else "")
-
-
-def _reason(error: Any) -> str:
-    if error["type"] == "extra_forbidden":
-        nested: dict[Any, type[BaseModel]] = {"weights": LossWeights, "annealing": AnnealingSettings}
-        owner: type[BaseModel] = nested[error["loc"][0]] if len(error["loc"]) > 1 else TrainSettings
-        return _unknown(str(error["loc"][-1]), list(owner.model_fields))
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return message
-    return f"{message[0].lower()}{message[1:]}, but it is {error['input']!r}"
+    return write_yaml(settings)
