@@ -11,18 +11,18 @@ import typer
 
 from ..analysis.reweighting import ess_fraction, log_z
 from ..core.errors import ConfigurationError
-from ..potentials.model_file import load_model
+from ..potentials.shipped import load
 from ..training.frames import Frames
 from ..training.frames_file import write_frames
 from .console import print_json, print_table, progress
-from .options import AsJson, Device, DType, Precision, Seed, provider_potential, require_device, structure_path
+from .options import AsJson, Device, DType, Model, Precision, Seed, provider_potential, require_device, structure_path
 
 BATCH_SIZE = 1000
 """Samples per call of the model."""
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: Model,
     output: Annotated[Path, typer.Option("--out", help="Frames file to write.")],
     n_samples: Annotated[int, typer.Option("-n", "--n-samples", min=1)] = 1000,
     reweight: Annotated[str | None, typer.Option(help="Weight to this force field, as PROVIDER:ARGUMENT.")] = None,
@@ -39,7 +39,7 @@ def run(
     if output.exists():
         raise ConfigurationError(f'"{output}" exists already. Remove it, or give another name.')
     where = require_device(device)
-    potential = load_model(model, dtype.torch, where)
+    potential = load(model, dtype.torch, where)
     target = None if reweight is None else provider_potential(reweight, structure_path(structure))
     generator = torch.Generator(where).manual_seed(seed)
     positions, log_prob, weights = [], [], []
@@ -57,7 +57,7 @@ def run(
         energies=-potential.kT * torch.cat(log_prob).numpy(),
         topology=potential.coordinates.topology,
         temperature=potential.temperature,
-        provenance={"model": str(model), "seed": seed, "weighted to": reweight or "nothing: samples of the model"},
+        provenance={"model": model, "seed": seed, "weighted to": reweight or "nothing: samples of the model"},
         log_weights=None if log_weights is None else log_weights.numpy(),
     )
     write_frames(output, frames)

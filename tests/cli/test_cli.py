@@ -121,6 +121,23 @@ def test_info_tells_charts_and_provenance(smoothflow: Smoothflow, chain: Chain) 
     assert (described["frames"], described["atoms"]) == (500, 22)
 
 
+def test_models_that_ship_are_listed_and_taken_by_name(smoothflow: Smoothflow, tmp_path: Path) -> None:
+    listed = json.loads(smoothflow("info", "--json").out)
+    assert listed["ala2-smooth"]["licence"] == "MIT"
+    assert "ala2-smooth" in smoothflow("info").out
+    described = smoothflow("info", "ala2-affine").out
+    assert "evaluation" not in described
+    assert re.search(r"forward_kl .* ± ", described)
+    out = tmp_path / "samples.h5"
+    assert smoothflow("sample", "ala2-affine", "-n", 3, "--out", out).code == 0
+    assert read_frames(out).provenance["model"] == "ala2-affine"
+    md = smoothflow("md", "ala2-affine", "--steps", 2, "--out", tmp_path / "md.h5")
+    assert md.code == 0, md.err
+    assert read_frames(tmp_path / "md.h5").provenance["model"] == "ala2-affine.safetensors"
+    found = smoothflow("check", "ala2-affine", "--tests", "net force", "--replicas", 2, "--json")
+    assert json.loads(found.out)["passed"]
+
+
 @pytest.mark.filterwarnings("default::smoothflow.coordinates.checks.GeometryWarning")
 def test_warnings_take_one_line(smoothflow: Smoothflow, tmp_path: Path) -> None:
     topology, positions = topology_from_smiles("CC#N")
@@ -143,6 +160,15 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
     ("arguments", "message"),
     [
         (["evaluate", "{tmp}/none.safetensors", "{frames}"], "There is no file"),
+        (["evaluate", "ala2-smoth", "{frames}"], 'Did you mean "ala2-smooth"'),
+        (["sample", "ala2-smoth", "--out", "{tmp}/x.h5"], 'Did you mean "ala2-smooth"'),
+        (["md", "ala2-smoth"], 'Did you mean "ala2-smooth"'),
+        (["compile", "ala2-smoth", "--out", "{tmp}/x.pt2"], 'Did you mean "ala2-smooth"'),
+        (["check", "ala2-smoth"], 'Did you mean "ala2-smooth"'),
+        (["info", "ala2-smoth"], 'Did you mean "ala2-smooth"'),
+        (["bench", "--out", "{tmp}/x.json", "--model", "ala2-smoth"], 'Did you mean "ala2-smooth"'),
+        (["demo", "--pretrained", "ala2-smoth", "--out", "{tmp}/demo"], 'Did you mean "ala2-smooth"'),
+        (["demo", "ala2-smooth", "--out", "{tmp}/demo"], "smoothflow demo --pretrained ala2-smooth"),
         (["evaluate", "{frames}", "{frames}"], "no smoothflow model"),
         (["evaluate", "{model}", "{model}"], "no HDF5 file|is no|not"),
         (["info", "{tmp}/none.h5"], "There is no file"),
