@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..core.errors import ConfigurationError
 from .estimates import Estimate, mean_of_independent, mean_of_series
 from .reweighting import log_z_bar
 
@@ -73,9 +72,5 @@ class BothEnsembles:
         return self._estimate(value, self.weights * shares + slope * self._log_z_influence)
 
     def _estimate(self, value: float, influence: Float[Tensor, "n_plus_m"]) -> Estimate:
-        if len(influence) != self._n + self._m:
-            raise ConfigurationError(
-                f"MBAR needs one value for each of {self._n} and {self._m} draws; got {len(influence)}."
-            )
         ours, theirs = mean_of_independent(influence[: self._n]), mean_of_series(influence[self._n :])
         return Estimate(value, math.hypot(self._n * ours.error, self._m * theirs.error), self._n + self._m)

@@ -61,7 +61,8 @@ def run(
     seen = None
     if frames is not None and target is not None:
         seen = observe_targets(potential, read_frames(frames), target, torsions)
-    origin = {**origin_of(model, None), "weighted to": reweight or "nothing: samples of the model"}
+    weighted = "nothing: samples of the model" if reweight is None else f"{reweight} of {structure}"
+    origin = {**origin_of(model, None), "weighted to": weighted}
     plan = SamplingPlan(output, n_samples, seed, target, origin)
     with task_progress() as on_progress:
         report = draw_samples(potential, plan, on_progress)
@@ -74,15 +75,15 @@ def run(
             markup=False,
         )
         raise typer.Exit(128 + report.stopped_by)
-    numbers: dict[str, object] = {"file": str(output), "samples": report.n_samples}
-    tables = [("Samples", ["quantity", "value"], [[name, str(value)] for name, value in numbers.items()])]
+    numbers: dict[str, object] = {"file": str(output), "n_samples": report.n_samples}
+    tables = [("Samples", ["quantity", "value"], [["file", str(output)], ["samples", str(report.n_samples)]])]
     if target is not None:
         result = average(potential, output, basins, seen)
         numbers |= result.to_dict()
         tables = [(f"{output}, weighted to {reweight}", result.columns(), result.rows())]
     if metropolis is not None:
         chain = write_chain(potential, output, metropolis, seed)
-        numbers |= {"chain": asdict(chain)}
+        numbers["chain"] = asdict(chain)
         tables.append((f"{metropolis}, Metropolis chain", ["quantity", "value"], chain.rows()))
     if as_json:
         print_json(numbers)
