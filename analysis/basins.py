@@ -16,7 +16,8 @@ from ..core.errors import ConfigurationError
 SYNTAX = "NAME:TORSION=FROM..TO,TORSION=FROM..TO in degrees, like alpha:phi=-160..-20,psi=-120..50"
 """How a basin is written."""
 
-_RANGE = re.compile(r"(?P<torsion>[^=]+)=(?P<lower>[-+]?\d+(\.\d+)?)\.\.(?P<upper>[-+]?\d+(\.\d+)?)")
+_NUMBER = r"[-+]?\d+(?:\.\d+)?"
+_RANGE = re.compile(rf"(?P<torsion>[^=]+)=\s*(?P<lower>{_NUMBER})\s*\.\.\s*(?P<upper>{_NUMBER})")
 
 
 @dataclass(frozen=True)

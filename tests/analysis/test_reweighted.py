@@ -177,5 +177,5 @@ def test_what_is_no_basin_is_refused(text: str, message: str) -> None:
 
 
 def test_a_basin_of_another_molecule_is_refused(potential: FlowPotential) -> None:
-    with pytest.raises(UnknownNameError, match='No torsion is called "psi 2". Did you mean "psi"'):
+    with pytest.raises(UnknownNameError, match=r'No torsion is called "psi 2"\. Did you mean "psi"'):
         require_torsions(potential, [Basin.parse("a:psi 2=0..60")])
