@@ -183,7 +183,7 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         ([*WEIGHTED, "--basin", "a:chi9=0..60"], 'No torsion is called "chi9"'),
         ([*WEIGHTED, "--basin", "a:phi=0..60", "--basin", "a:psi=0..60"], 'Two basins are called "a"'),
         ([*WEIGHTED, "--frames", "{water}"], "22 atoms"),
-        ([*WEIGHTED, "--structure", "water"], "22 atoms and the force field has 3"),
+        ([*WEIGHTED, "--structure", "water"], "does not fit .*water.pdb"),
         ([*WEIGHTED, "--metropolis", "{frames}"], "exists already"),
         (["compare", "--transforms", "smooth"], "Give either a frames file or --target"),
         (["check", "smoth"], 'Did you mean "smooth"'),

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from smoothflow.training.frames_file import read_frames
 
 Smoothflow = Callable[..., Any]
 Chain = Any
 
 
-@pytest.mark.slow
 def test_averages_can_be_asked_for_afterwards(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
     out, walk = tmp_path / "samples.h5", tmp_path / "chain.h5"
     command = ["sample", chain.model, "--reweight", "openmm:amber99sbildn.xml,amber99_obc.xml", "--out", out]
