@@ -21,7 +21,7 @@ def run(
     transform: Annotated[str | None, typer.Option(help="smooth, spline, affine, or a plug-in's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1)] = None,
     initial_model: Annotated[
-        Path | None, typer.Option("--from", help="Model file to begin with, instead of random weights.")
+        str | None, typer.Option("--from", help="Model to begin with, by file or name, instead of random weights.")
     ] = None,
     target: Annotated[
         str | None, typer.Option(help="Force field that weighs the flow's samples, as PROVIDER:ARGUMENT.")
@@ -46,7 +46,7 @@ def run(
     flow = settings.flow
     changes: dict[str, object] = {}
     if initial_model is not None:
-        changes["initial_model"] = str(initial_model)
+        changes["initial_model"] = initial_model
     if device is not None:
         require_device(device)
         changes["device"] = device
