@@ -12,7 +12,8 @@ from ..core.architecture import FlowSettings
 from ..training.config import TrainSettings
 from ..training.frames_file import read_frames
 from ..training.progress import OnProgress
-from ..training.run import RunFolder, train
+from ..training.run import train
+from ..training.run_folder import RunFolder
 from ..training.simulate import SimulateSettings, simulate
 from .gallery import training_picture
 from .showcase import AMBER, MOLECULE, Clock, Demonstration, ShowSettings, show, write_demonstration

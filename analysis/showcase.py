@@ -20,8 +20,7 @@ from ..core.plugins import registry
 from ..potentials.model_file import load_model
 from ..training.frames import Frames
 from ..training.progress import OnProgress, Progress
-from .comparison import conservation_run
-from .conservation import PotentialSource, run_conservation
+from .conservation import PotentialSource, conservation_run, run_conservation
 from .dynamics import energy_conservation
 from .estimates import Estimate
 from .evaluation import Evaluation, evaluate

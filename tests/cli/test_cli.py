@@ -26,6 +26,9 @@ Smoothflow = Callable[..., Any]
 Chain = Any
 
 
+WEIGHTED = ["sample", "{model}", "--out", "{tmp}/x.h5", "--reweight", "openmm:amber99sbildn.xml,amber99_obc.xml"]
+
+
 def test_help_of_every_command_shows_an_example(smoothflow: Smoothflow) -> None:
     listing = smoothflow("--help").out
     for command in (
@@ -49,7 +52,7 @@ def test_samples_carry_the_models_energies(smoothflow: Smoothflow, chain: Chain,
     out = tmp_path / "samples.h5"
     found = smoothflow("sample", chain.model, "-n", 20, "--out", out, "--seed", 3, "--json")
     assert found.code == 0
-    assert json.loads(found.out)["samples"] == "20"
+    assert json.loads(found.out)["n_samples"] == 20
     samples = read_frames(out)
     model = load_model(chain.model)
     energies = model.energy(torch.from_numpy(samples.positions).double())
@@ -197,7 +200,17 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         (["train", "{newer}", "--out", "{tmp}/run"], "schema 99.*Update smoothflow"),
         (["convert", "{swapped}", "{tmp}/x.h5", "--structure", "capped-alanine"], "order differs .* atom 6 is N"),
         (["convert", "{frames}", "{tmp}/x.h5", "--reference", "ase:emt", "--structure", "water"], "3 atoms"),
-        (["sample", "{model}", "--out", "{frames}"], "exists already"),
+        (["sample", "{model}", "--out", "{frames}"], "exists already, and is of another run"),
+        (["sample", "{model}", "--out", "{tmp}/x.h5", "--basin", "alpha"], "Name it with --reweight"),
+        (["sample", "{model}", "--out", "{tmp}/x.h5", "--seed", "-1"], "seed must not be negative"),
+        ([*WEIGHTED, "--basin", "alfa"], 'No basin is called "alfa". Known: alpha, beta, ppii'),
+        ([*WEIGHTED, "--basin", "a:phi=0-60"], "is no basin. Write NAME:TORSION=FROM..TO"),
+        ([*WEIGHTED, "--basin", "a:phi=60..60"], "is no range"),
+        ([*WEIGHTED, "--basin", "a:chi9=0..60"], 'No torsion is called "chi9"'),
+        ([*WEIGHTED, "--basin", "a:phi=0..60", "--basin", "a:psi=0..60"], 'Two basins are called "a"'),
+        ([*WEIGHTED, "--frames", "{water}"], "22 atoms"),
+        ([*WEIGHTED, "--structure", "water"], "does not fit .*water.pdb"),
+        ([*WEIGHTED, "--metropolis", "{frames}"], "exists already"),
         (["compare", "--transforms", "smooth"], "Give either a frames file or --target"),
         (["check", "smoth"], 'Did you mean "smooth"'),
         (["bench", "--suite", "force", "--out", "{tmp}/x.json"], 'Did you mean "forces"'),
