@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated
 
@@ -69,18 +68,10 @@ def run(
 
 
 def _is_transform(name: str) -> bool:
-    """Whether a name can mean nothing but a transform.
-
-    Raises:
-        UnknownNameError: If it can mean nothing at all.
-    """
+    """Whether a name can mean nothing but a transform."""
     path = Path(name)
-    transforms, models = registry().names("transform"), registry().names("model")
-    if ":" in name or path.suffix or len(path.parts) > 1 or path.is_file() or name in models:
-        return False
-    if name not in transforms and difflib.get_close_matches(name, models, n=1):
-        raise UnknownNameError("model", name, models)
-    return True
+    elsewhere = ":" in name or path.suffix or len(path.parts) > 1 or path.is_file()
+    return not elsewhere and name not in registry().names("model")
 
 
 def _load(
@@ -115,7 +106,12 @@ def _load(
 
 
 def _check_transform(name: str, seed: int, as_json: bool) -> None:
-    report = examine_transform(registry().transform(name), seed=seed)
+    try:
+        transform = registry().transform(name)
+    except UnknownNameError as error:
+        known = [*registry().names("transform"), *registry().names("model")]
+        raise UnknownNameError("transform or model", name, known) from error
+    report = examine_transform(transform, seed=seed)
     rows = [
         {
             "manifold": result.where,
