@@ -56,7 +56,7 @@ GRID = ComparisonSettings.model_validate(
         },
     }
 )
-WHERE = origin(["/any/smoothflow", "compare", "--out", "a b"])
+WHERE = origin(["smoothflow", "compare", "--out", "a b"])
 
 
 class Interrupted(Exception):
