@@ -57,8 +57,8 @@ def build(folder: Path, page: Path) -> None:
     lines = [
         f"# {page.stem.replace('-', ' ').capitalize()}",
         "",
-        "Written by `docs/results/build.py` from the files of `smoothflow compare`. What the numbers mean, and when not "
-        "to trust them: [metrics](../reference/metrics.md).",
+        "Written by `docs/results/build.py` from the files of `smoothflow compare`. What the numbers mean, and when "
+        "not to trust them: [metrics](../reference/metrics.md).",
         "",
     ]
     for table in comparison_tables(cells, reference):
