@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..analysis.benchmarks import (
-    BenchmarkRun,
-    benchmark_dict,
-    benchmark_tables,
-    comparison_tables,
-    read_benchmarks,
-    run_benchmarks,
-)
 from ..core.errors import BenchmarkError, ConfigurationError
 from .console import print_json, print_table, results
 from .options import AsJson
+
+if TYPE_CHECKING:
+    from ..analysis.benchmarks import BenchmarkRun
 
 
 def run(
@@ -37,6 +32,8 @@ def run(
 
     Example: smoothflow bench --suite forces --out forces.json
     """
+    from ..analysis.benchmarks import benchmark_dict, read_benchmarks, run_benchmarks
+
     if output.exists():
         raise ConfigurationError(f'"{output}" exists already. Remove it, or give another name.')
     earlier = None if compare is None else read_benchmarks(compare)
@@ -60,6 +57,8 @@ def run(
 
 
 def _print(found: BenchmarkRun, earlier: BenchmarkRun | None) -> None:
+    from ..analysis.benchmarks import benchmark_tables, comparison_tables
+
     tables = benchmark_tables(found)
     # ratios to several yardsticks do not fit into the 80 columns that a pipe gets
     results.width = max(results.width, 120)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
-from ..analysis.physics import PHYSICS_TESTS, examine_physics
-from ..analysis.physics_report import PhysicsSettings
-from ..coordinates.elements import masses
-from ..coordinates.topologies import topology_from_pdb
+from ..analysis.physics_settings import PHYSICS_TESTS, PhysicsSettings
 from ..core.errors import ConfigurationError
-from ..core.plugins import registry
-from ..core.potential import Potential
-from ..core.topology import Topology
-from ..potentials.flow_potential import FlowPotential
-from ..testing.transforms import examine_transform
-from ..training.frames_file import read_frames
 from .console import print_json, print_table, task_progress
 from .options import AsJson, Seed, Structure, provider_potential, structure_path
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..core.potential import Potential
+    from ..core.topology import Topology
 
 DEFAULTS = PhysicsSettings()
 
@@ -43,6 +39,9 @@ def run(
 
     Example: smoothflow check smoothflow-demo/smooth/model.safetensors --frames smoothflow-demo/frames.h5
     """
+    from ..analysis.physics import examine_physics
+    from ..coordinates.elements import masses
+
     if ":" not in name and not Path(name).suffix and not Path(name).is_file():
         _check_transform(name, seed, as_json)
         return
@@ -69,6 +68,13 @@ def _load(
     name: str, frames: Path | None, structure: str, n_samples: int, seed: int
 ) -> tuple[Potential, Topology, torch.Tensor, float]:
     """The potential in float64, its molecule, configurations to start from, and their temperature in K."""
+    import torch
+
+    from ..coordinates.topologies import topology_from_pdb
+    from ..core.plugins import registry
+    from ..potentials.flow_potential import FlowPotential
+    from ..training.frames_file import read_frames
+
     temperature = DEFAULTS.temperature
     potential: Potential
     topology: Topology | None
@@ -97,6 +103,9 @@ def _load(
 
 
 def _check_transform(name: str, seed: int, as_json: bool) -> None:
+    from ..core.plugins import registry
+    from ..testing.transforms import examine_transform
+
     report = examine_transform(registry().transform(name), seed=seed)
     rows = [
         {

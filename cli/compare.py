@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
-from ..analysis.comparison import compare_transforms, comparison_dict, comparison_table, write_comparison
-from ..analysis.conservation import PotentialSource
-from ..analysis.report import Table
-from ..analysis.toy_comparison import compare_on_target, toy_table
-from ..core.engine import DynamicsSettings
 from ..core.errors import ConfigurationError
-from ..core.plugins import registry
-from ..training.config import TrainSettings, read_settings
-from ..training.frames_file import read_frames
-from ..training.toy_training import ToySettings
 from .console import errors, print_json, print_table, task_progress
 from .options import AMBER, AsJson, Reference, Seed, Structure, structure_path
+
+if TYPE_CHECKING:
+    from ..analysis.report import Table
 
 
 def run(
@@ -41,6 +34,15 @@ def run(
 
     Example: smoothflow compare --target torus-multimodal --transforms smooth,spline --steps 200
     """
+    import numpy as np
+
+    from ..analysis.comparison import compare_transforms, comparison_dict, comparison_table, write_comparison
+    from ..analysis.conservation import PotentialSource
+    from ..core.engine import DynamicsSettings
+    from ..core.plugins import registry
+    from ..training.config import TrainSettings, read_settings
+    from ..training.frames_file import read_frames
+
     names = [name.strip() for name in transforms.split(",")]
     for name in names:
         registry().transform(name)
@@ -82,6 +84,9 @@ def run(
 def _on_target(
     target: str, names: list[str], steps: int | None, seed: int, output: Path
 ) -> tuple[Table, list[dict[str, Any]]]:
+    from ..analysis.toy_comparison import compare_on_target, toy_table
+    from ..training.toy_training import ToySettings
+
     settings = ToySettings(seed=seed) if steps is None else ToySettings(seed=seed, steps=steps)
     with task_progress() as on_progress:
         results = compare_on_target(target, names, settings, output, on_progress)

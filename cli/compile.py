@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from ..core.errors import ConfigurationError
-from ..potentials.model_file import load_model
-from ..training.frames_file import read_frames
 from .console import print_json, print_table, task_progress
 from .options import AsJson, Precision, Seed
 
@@ -35,7 +32,11 @@ def run(
 
     Example: smoothflow compile smoothflow-demo/smooth/model.safetensors --out smooth.pt2
     """
+    import torch
+
     from ..potentials.compilation import compile_potential
+    from ..potentials.model_file import load_model
+    from ..training.frames_file import read_frames
     from ..training.progress import Progress
 
     if output.exists():

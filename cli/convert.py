@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ConfigurationError
-from ..training.exchange import export_frames, import_frames, recompute
-from ..training.frames_file import read_frames, write_frames
 from .console import print_json, print_table, task_progress
 from .options import AsJson, provider_potential, structure_path
 
@@ -28,6 +26,9 @@ def run(
 
     Example: smoothflow convert smoothflow-demo/frames.h5 frames.xyz
     """
+    from ..training.exchange import export_frames, import_frames, recompute
+    from ..training.frames_file import read_frames, write_frames
+
     if destination.exists():
         raise ConfigurationError(f'"{destination}" exists already. Remove it, or give another name.')
     pdb = None if structure is None else structure_path(structure)

@@ -5,14 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from ..analysis.evaluation import evaluate
-from ..analysis.gallery import evaluation_pictures
-from ..analysis.report import Report, Table, write_report
-from ..potentials.model_file import load_model, read_header
-from ..training.frames_file import read_frames
 from .console import errors, print_json, print_table, progress
 from .options import (
     AMBER,
@@ -49,6 +43,14 @@ def run(
 
     Example: smoothflow evaluate smoothflow-demo/smooth/model.safetensors smoothflow-demo/frames.h5
     """
+    import torch
+
+    from ..analysis.evaluation import evaluate
+    from ..analysis.gallery import evaluation_pictures
+    from ..analysis.report import Report, Table, write_report
+    from ..potentials.model_file import load_model, read_header
+    from ..training.frames_file import read_frames
+
     where = require_device(device)
     potential = load_model(model, dtype.torch, where)
     held_out = read_frames(frames)

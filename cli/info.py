@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from ..core.errors import FileFormatError
-from ..potentials.model_file import load_model, read_header
 from .console import print_json, print_table, results
 from .options import AsJson
 
@@ -30,6 +29,8 @@ def run(
 
 
 def _model(path: Path, as_json: bool) -> None:
+    from ..potentials.model_file import load_model, read_header
+
     header = read_header(path)
     model = load_model(path)
     n_parameters = sum(parameter.numel() for parameter in model.flow.parameters())

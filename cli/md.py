@@ -6,19 +6,9 @@ import signal
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import typer
 
-from ..analysis.dynamics import conservation_of_series
-from ..analysis.estimates import mean_of_series
-from ..coordinates.elements import masses
-from ..core.engine import DynamicsSettings
-from ..core.integrator import maxwell_boltzmann
-from ..core.plugins import registry
 from ..core.units import FEMTOSECOND
-from ..potentials.model_file import load_model
-from ..training.dynamics import DynamicsPlan, run_dynamics
-from ..training.starting import origin_of, starting_positions
 from .console import errors, print_json, print_table, task_progress
 from .options import AsJson, Device, DType, Precision, Seed, require_device
 
@@ -59,6 +49,18 @@ def run(
 
     Example: smoothflow md smoothflow-demo/smooth/model.safetensors --engine ase --ensemble nve --steps 100
     """
+    import torch
+
+    from ..analysis.dynamics import conservation_of_series
+    from ..analysis.estimates import mean_of_series
+    from ..coordinates.elements import masses
+    from ..core.engine import DynamicsSettings
+    from ..core.integrator import maxwell_boltzmann
+    from ..core.plugins import registry
+    from ..potentials.model_file import load_model
+    from ..training.dynamics import DynamicsPlan, run_dynamics
+    from ..training.starting import origin_of, starting_positions
+
     torch.set_num_threads(threads)
     where = require_device(device)
     registry().engine(engine)

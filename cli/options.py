@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
 from ..coordinates.molecules import molecule_path
 from ..core.errors import ConfigurationError, FileFormatError
-from ..core.plugins import registry
-from ..core.potential import Potential
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..core.potential import Potential
 
 AMBER = "openmm:amber99sbildn.xml,amber99_obc.xml"
 """The force field of the demonstration: Amber ff99SB-ILDN with OBC implicit solvent."""
@@ -27,6 +29,8 @@ class Precision(StrEnum):
     @property
     def torch(self) -> torch.dtype:
         """The same as torch names it."""
+        import torch
+
         return torch.float32 if self is Precision.float32 else torch.float64
 
 
@@ -44,6 +48,8 @@ def require_device(name: str) -> torch.device:
     Raises:
         ConfigurationError: If torch does not know it or cannot use it here.
     """
+    import torch
+
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -69,5 +75,7 @@ def structure_path(name: str) -> Path:
 
 def provider_potential(reference: str, structure: Path) -> Potential:
     """The potential that ``PROVIDER:ARGUMENT`` names, for the molecule in a PDB file."""
+    from ..core.plugins import registry
+
     name, _, argument = reference.partition(":")
     return registry().provider(name)(argument, structure)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ..core.plugins import registry
 from .console import errors, print_json, print_table
 
 
@@ -18,6 +17,8 @@ def run(
 
     Example: smoothflow plugins
     """
+    from ..core.plugins import registry
+
     found = registry()
     rows = []
     for entry in sorted(found.entries.values(), key=lambda entry: (entry.kind, entry.name)):

@@ -5,15 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import torch
 import typer
 
-from ..analysis.reweighting import ess_fraction, log_z
 from ..core.errors import ConfigurationError
-from ..potentials.model_file import load_model
-from ..training.frames import Frames
-from ..training.frames_file import write_frames
 from .console import print_json, print_table, progress
 from .options import AsJson, Device, DType, Precision, Seed, provider_potential, require_device, structure_path
 
@@ -36,6 +30,14 @@ def run(
 
     Example: smoothflow sample smoothflow-demo/smooth/model.safetensors -n 1000 --out samples.h5
     """
+    import numpy as np
+    import torch
+
+    from ..analysis.reweighting import ess_fraction, log_z
+    from ..potentials.model_file import load_model
+    from ..training.frames import Frames
+    from ..training.frames_file import write_frames
+
     if output.exists():
         raise ConfigurationError(f'"{output}" exists already. Remove it, or give another name.')
     where = require_device(device)

@@ -7,11 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..analysis.correlation import independent_frames
 from ..core.errors import ConfigurationError
 from ..core.units import FEMTOSECOND
-from ..training.frames_file import read_frames
-from ..training.simulate import SimulateSettings, default_ladder, simulate, slow_torsions
 from .console import print_json, print_table, task_progress
 from .options import AMBER, AsJson, Reference, Seed, structure_path
 
@@ -52,6 +49,10 @@ def run(
 
     Example: smoothflow simulate capped-alanine -n 200 --out frames.h5
     """
+    from ..analysis.correlation import independent_frames
+    from ..training.frames_file import read_frames
+    from ..training.simulate import SimulateSettings, simulate, slow_torsions
+
     path = structure_path(structure)
     settings = SimulateSettings(
         structure=path,
@@ -93,6 +94,8 @@ def run(
 
 def _ladder(text: str, temperature: float, structure: Path) -> tuple[float, ...]:
     """The temperatures above the first one."""
+    from ..training.simulate import default_ladder
+
     if text == "none":
         return ()
     if text == "auto":

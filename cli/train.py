@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from ..core.architecture import transforms_for
-from ..training.frames_file import read_frames
 from .console import print_json, results, task_progress
 from .options import AsJson, Precision, provider_potential, require_device, structure_path
 
@@ -36,7 +34,9 @@ def run(
 
     Example: smoothflow train smoothflow-demo/frames.h5 --out my-run --transform spline --steps 200
     """
+    from ..core.architecture import transforms_for
     from ..training.config import TrainSettings, read_settings
+    from ..training.frames_file import read_frames
     from ..training.run import train
 
     settings = TrainSettings() if config is None else read_settings(config)
