@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import BenchmarkError, ConfigurationError
+from . import completion
 from .console import print_json, print_table, results
 from .options import AsJson
 
@@ -21,9 +22,14 @@ def run(
         typer.Option(help="Only this one; may be given again: dynamics, forces, growth, memory, ..."),
     ] = None,
     output: Annotated[Path, typer.Option("--out", help="JSON file to write.")] = Path("smoothflow-bench.json"),
-    compare: Annotated[Path | None, typer.Option(help="The JSON file of an earlier run.")] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="The JSON file of an earlier run.", autocompletion=completion.MEASUREMENTS)
+    ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="A model file of capped alanine; without, an untrained flow.")
+        Path | None,
+        typer.Option(
+            help="A model file of capped alanine; without, an untrained flow.", autocompletion=completion.MODELS
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of everything that is measured.")] = 1,
     as_json: AsJson = False,

@@ -9,6 +9,7 @@ import typer
 
 from ..analysis.physics_settings import PHYSICS_TESTS, PhysicsSettings
 from ..core.errors import ConfigurationError
+from . import completion
 from .console import print_json, print_table, task_progress
 from .options import AsJson, Seed, Structure, provider_potential, structure_path
 
@@ -22,10 +23,20 @@ DEFAULTS = PhysicsSettings()
 
 
 def run(
-    name: Annotated[str, typer.Argument(help="A transform, a model or compiled package, or PROVIDER:ARGUMENT.")],
-    frames: Annotated[Path | None, typer.Option(help="Frames to start from; without, samples of the model.")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A transform, a model or compiled package, or PROVIDER:ARGUMENT.", autocompletion=completion.SUBJECTS
+        ),
+    ],
+    frames: Annotated[
+        Path | None,
+        typer.Option(help="Frames to start from; without, samples of the model.", autocompletion=completion.FRAMES),
+    ] = None,
     structure: Structure = "capped-alanine",
-    tests: Annotated[str, typer.Option(help="Which physics tests, separated by commas.")] = ",".join(PHYSICS_TESTS),
+    tests: Annotated[
+        str, typer.Option(help="Which physics tests, with commas.", autocompletion=completion.TESTS)
+    ] = ",".join(PHYSICS_TESTS),
     replicas: Annotated[int, typer.Option(min=1, help="Copies in all dynamics.")] = DEFAULTS.n_replicas,
     nve_time: Annotated[float, typer.Option(help="Length of the NVE run, in ps.")] = DEFAULTS.production,
     order_time: Annotated[float, typer.Option(help="And of each at another time step.")] = DEFAULTS.scaling_duration,

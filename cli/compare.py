@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.errors import ConfigurationError
+from . import completion
 from .console import errors, print_json, print_table, task_progress
 from .options import AMBER, AsJson, Reference, Seed, Structure, structure_path
 
@@ -16,15 +17,25 @@ if TYPE_CHECKING:
 
 
 def run(
-    frames: Annotated[Path | None, typer.Argument(help="Frames of a molecule; the last fifth is held out.")] = None,
-    target: Annotated[str | None, typer.Option(help="Instead of frames, a toy target with exact answers.")] = None,
+    frames: Annotated[
+        Path | None,
+        typer.Argument(help="Frames of a molecule; the last fifth is held out.", autocompletion=completion.FRAMES),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Instead of frames, a toy target with exact answers.", autocompletion=completion.TARGETS),
+    ] = None,
     output: Annotated[Path, typer.Option("--out", help="Folder for the runs and the report.")] = Path("comparison"),
-    transforms: Annotated[str, typer.Option(help="Comma-separated names.")] = "smooth,spline,affine",
-    config: Annotated[Path | None, typer.Option(help="YAML settings of each training.")] = None,
+    transforms: Annotated[
+        str, typer.Option(help="Names, with commas.", autocompletion=completion.TRANSFORMS)
+    ] = "smooth,spline,affine",
+    config: Annotated[
+        Path | None, typer.Option(help="YAML settings of each training.", autocompletion=completion.SETTINGS)
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each.")] = None,
     structure: Structure = "capped-alanine",
     reference: Reference = AMBER,
-    n_samples: Annotated[int, typer.Option("-n", "--n-samples", min=2)] = 5000,
+    n_samples: Annotated[int, typer.Option("-n", "--n-samples", min=2, help="Samples of each model.")] = 5000,
     replicas: Annotated[int, typer.Option(min=1, help="NVE runs of each.")] = 10,
     md_steps: Annotated[int, typer.Option(min=10, help="Steps of each NVE run, 1 fs.")] = 1000,
     seed: Seed = 0,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ConfigurationError
+from . import completion
 from .console import print_json, print_table, task_progress
 from .options import AsJson, Precision, Seed
 
@@ -15,9 +16,12 @@ N_CONFIGURATIONS = 64
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: Annotated[Path, typer.Argument(help="A model file.", autocompletion=completion.MODELS)],
     output: Annotated[Path, typer.Option("--out", help="The package; its name ends in .pt2.")],
-    frames: Annotated[Path | None, typer.Option(help="Frames to check it at; without, samples of the model.")] = None,
+    frames: Annotated[
+        Path | None,
+        typer.Option(help="Frames to check it at; without, samples of the model.", autocompletion=completion.FRAMES),
+    ] = None,
     precision: Annotated[
         list[Precision] | None, typer.Option("--dtype", help="Precision to compile for; may be given twice. [both]")
     ] = None,

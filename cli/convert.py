@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ConfigurationError
+from . import completion
 from .console import print_json, print_table, task_progress
 from .options import AsJson, provider_potential, structure_path
 
@@ -17,9 +18,15 @@ OURS = (".h5", ".hdf5")
 def run(
     source: Annotated[Path, typer.Argument(help="Frames (.h5), extended XYZ, npz (sGDML), or a trajectory.")],
     destination: Annotated[Path, typer.Argument(help="The same choice; the suffix says which.")],
-    structure: Annotated[str | None, typer.Option(help="PDB of the molecule, where the source lacks bonds.")] = None,
+    structure: Annotated[
+        str | None,
+        typer.Option(help="PDB of the molecule, where the source lacks bonds.", autocompletion=completion.STRUCTURES),
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="In K, where the source does not say it.")] = None,
-    reference: Annotated[str | None, typer.Option(help="Recompute energies and forces with PROVIDER:ARGUMENT.")] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Recompute energies and forces with PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert frames between our format and those of other programs, recomputing forces if asked.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from . import completion
 from .console import errors, print_json, print_table, progress
 from .options import (
     AMBER,
@@ -26,8 +27,10 @@ COLUMNS = ("quantity", "value", "unit, remark")
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
-    frames: Annotated[Path, typer.Argument(help="Frames that the model was not trained on.")],
+    model: Annotated[Path, typer.Argument(help="A model file.", autocompletion=completion.MODELS)],
+    frames: Annotated[
+        Path, typer.Argument(help="Frames that the model was not trained on.", autocompletion=completion.FRAMES)
+    ],
     structure: Structure = "capped-alanine",
     reference: Reference = AMBER,
     n_samples: Annotated[

@@ -8,12 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from ..core.errors import FileFormatError
+from . import completion
 from .console import print_json, print_table, results
 from .options import AsJson
 
 
 def run(
-    path: Annotated[Path, typer.Argument(help="A model or a frames file.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A model or a frames file.", autocompletion=completion.files(".safetensors", ".h5", ".hdf5")
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Say what a model or a frames file holds: molecule, charts, settings, provenance.

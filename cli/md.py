@@ -9,22 +9,34 @@ from typing import Annotated, Literal
 import typer
 
 from ..core.units import FEMTOSECOND
+from . import completion
 from .console import errors, print_json, print_table, task_progress
 from .options import AsJson, Device, DType, Precision, Seed, require_device
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: Annotated[Path, typer.Argument(help="A model file.", autocompletion=completion.MODELS)],
     output: Annotated[
         Path | None, typer.Option("--out", help="Frames file (.h5); a run that is in it goes on.")
     ] = None,
     trajectory: Annotated[Path | None, typer.Option(help="Trajectory (.xtc or .dcd).")] = None,
     log: Annotated[Path | None, typer.Option(help="Table of energies and temperatures (.csv).")] = None,
-    start: Annotated[Path | None, typer.Option(help="Frames (.h5) or .pdb; without, samples of the model.")] = None,
-    engine: Annotated[str, typer.Option(help="verlet (ours), openmm, ase, ipi, lammps, or a plug-in's.")] = "verlet",
-    ensemble: Annotated[Literal["nve", "nvt"], typer.Option()] = "nvt",
-    integrator: Annotated[str, typer.Option(help="Of the engine verlet, instead of the ensemble's.")] = "",
-    steps: Annotated[int, typer.Option(min=1)] = 1000,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Frames (.h5) or .pdb; without, samples of the model.", autocompletion=completion.STARTS),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="verlet (ours), openmm, ase, ipi, lammps, or a plug-in's.", autocompletion=completion.ENGINES
+        ),
+    ] = "verlet",
+    ensemble: Annotated[Literal["nve", "nvt"], typer.Option(help="Constant energy, or constant temperature.")] = "nvt",
+    integrator: Annotated[
+        str,
+        typer.Option(help="Of the engine verlet, instead of the ensemble's.", autocompletion=completion.INTEGRATORS),
+    ] = "",
+    steps: Annotated[int, typer.Option(min=1, help="Time steps.")] = 1000,
     timestep: Annotated[float, typer.Option(help="In fs.")] = 1.0,
     friction: Annotated[float, typer.Option(help="Of the thermostat, in 1/ps.")] = 1.0,
     replicas: Annotated[int, typer.Option(min=1, help="Independent copies.")] = 1,
@@ -37,7 +49,11 @@ def run(
         ),
     ] = None,
     compiled: Annotated[
-        Path | None, typer.Option(help="Package of the compiled model (.pt2); made, in minutes, if it is not there.")
+        Path | None,
+        typer.Option(
+            help="Package of the compiled model (.pt2); made, in minutes, if it is not there.",
+            autocompletion=completion.PACKAGES,
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of torch; at a molecule's size more cost more.")] = 1,
     seed: Seed = 0,

@@ -10,6 +10,7 @@ import typer
 
 from ..coordinates.molecules import molecule_path
 from ..core.errors import ConfigurationError, FileFormatError
+from . import completion
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +39,18 @@ Seed = Annotated[int, typer.Option(help="Of every random number that is drawn.")
 Device = Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, ...")]
 DType = Annotated[Precision, typer.Option("--dtype", help="Precision of weights and coordinates.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Structure = Annotated[str, typer.Option(help="PDB file, or the name of a molecule that ships with the package.")]
-Reference = Annotated[str, typer.Option(help="The force field, as PROVIDER:ARGUMENT (see: smoothflow plugins).")]
+Structure = Annotated[
+    str,
+    typer.Option(
+        help="PDB file, or the name of a molecule that ships with the package.", autocompletion=completion.STRUCTURES
+    ),
+]
+Reference = Annotated[
+    str,
+    typer.Option(
+        help="The force field, as PROVIDER:ARGUMENT (see: smoothflow plugins).", autocompletion=completion.PROVIDERS
+    ),
+]
 
 
 def require_device(name: str) -> torch.device:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ConfigurationError
+from . import completion
 from .console import print_json, print_table, progress
 from .options import AsJson, Device, DType, Precision, Seed, provider_potential, require_device, structure_path
 
@@ -16,11 +17,16 @@ BATCH_SIZE = 1000
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: Annotated[Path, typer.Argument(help="A model file.", autocompletion=completion.MODELS)],
     output: Annotated[Path, typer.Option("--out", help="Frames file to write.")],
     n_samples: Annotated[int, typer.Option("-n", "--n-samples", min=1)] = 1000,
-    reweight: Annotated[str | None, typer.Option(help="Weight to this force field, as PROVIDER:ARGUMENT.")] = None,
-    structure: Annotated[str, typer.Option(help="PDB of the molecule, for the force field.")] = "capped-alanine",
+    reweight: Annotated[
+        str | None,
+        typer.Option(help="Weight to this force field, as PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS),
+    ] = None,
+    structure: Annotated[
+        str, typer.Option(help="PDB of the molecule, for the force field.", autocompletion=completion.STRUCTURES)
+    ] = "capped-alanine",
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: DType = Precision.float64,

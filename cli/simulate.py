@@ -9,18 +9,32 @@ import typer
 
 from ..core.errors import ConfigurationError
 from ..core.units import FEMTOSECOND
+from . import completion
 from .console import print_json, print_table, task_progress
 from .options import AMBER, AsJson, Reference, Seed, structure_path
 
 
 def run(
-    structure: Annotated[str, typer.Argument(help="PDB file, or the name of a molecule that ships with the package.")],
-    output: Annotated[Path, typer.Option("--out", help="Frames file; a simulation that is in it goes on.")],
+    structure: Annotated[
+        str,
+        typer.Argument(
+            help="PDB file, or the name of a molecule that ships with the package.",
+            autocompletion=completion.STRUCTURES,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--out", help="Frames file; a simulation that is in it goes on.", autocompletion=completion.FRAMES
+        ),
+    ],
     reference: Reference = AMBER,
     calculator: Annotated[
         str | None, typer.Option(help="An ASE calculator instead, like tblite:GFN2-xTB: short for --reference ase:...")
     ] = None,
-    engine: Annotated[str, typer.Option(help="openmm, ase, or a plug-in's.")] = "openmm",
+    engine: Annotated[
+        str, typer.Option(help="openmm, ase, or a plug-in's.", autocompletion=completion.ENGINES)
+    ] = "openmm",
     n_frames: Annotated[
         int,
         typer.Option(

@@ -8,20 +8,36 @@ from typing import Annotated
 
 import typer
 
+from . import completion
 from .console import print_json, results, task_progress
 from .options import AsJson, Precision, provider_potential, require_device, structure_path
 
 
 def run(
-    frames: Annotated[Path, typer.Argument(help="Frames to train on; blocks of them are held out.")],
+    frames: Annotated[
+        Path, typer.Argument(help="Frames to train on; blocks of them are held out.", autocompletion=completion.FRAMES)
+    ],
     output: Annotated[Path, typer.Option("--out", help="Run folder; a run that is in it goes on.")],
-    config: Annotated[Path | None, typer.Option(help="YAML settings; options below override them.")] = None,
-    transform: Annotated[str | None, typer.Option(help="smooth, spline, affine, or a plug-in's.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1)] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Force field of the reverse KL divergence, as PROVIDER:ARGUMENT.")
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML settings (see: smoothflow init); options below override them.",
+            autocompletion=completion.SETTINGS,
+        ),
     ] = None,
-    structure: Annotated[str, typer.Option(help="PDB of the molecule, for the target.")] = "capped-alanine",
+    transform: Annotated[
+        str | None, typer.Option(help="smooth, spline, affine, or a plug-in's.", autocompletion=completion.TRANSFORMS)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimization steps.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Force field of the reverse KL divergence, as PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS
+        ),
+    ] = None,
+    structure: Annotated[
+        str, typer.Option(help="PDB of the molecule, for the target.", autocompletion=completion.STRUCTURES)
+    ] = "capped-alanine",
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the loss first: minutes, then steps in less than half the time.")
     ] = False,

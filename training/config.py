@@ -51,9 +51,9 @@ class LossWeights(BaseModel):
     """How much each term of the loss counts.
 
     Attributes:
-        nll: Of the negative log-likelihood, kT.
-        force: Of the damped force error, per (kT/nm)^2.
-        reverse_kl: Of the reverse KL divergence, kT; needs a target potential.
+        nll: Weight of the negative log-likelihood, kT.
+        force: Weight of the damped force error, per (kT/nm)^2.
+        reverse_kl: Weight of the reverse KL divergence, kT; needs a target potential.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,11 +75,11 @@ class TrainSettings(BaseModel):
     Attributes:
         zmatrix: Rows of a z-matrix of one's own: atom, bond, angle and torsion reference, -1 where there is none.
         flow: The architecture.
-        weights: Of the terms of the loss.
+        weights: How much each term of the loss counts.
         steps: Optimization steps.
         likelihood_steps: How many of them come first, on the likelihood alone: cheap, and forces mean little before.
         batch_size: Frames per step.
-        learning_rate: Of Adam at the start; it falls to zero on a cosine.
+        learning_rate: Step size of Adam at the start; it falls to zero on a cosine.
         averaging: Decay per step of the exponential average of the weights, which is what is validated and saved.
         force_damping: Force errors of a frame beyond this count logarithmically, (kT/nm)^2.
         kl_batch_size: Samples per step for the reverse KL divergence.
@@ -90,7 +90,7 @@ class TrainSettings(BaseModel):
             time, so that it pays from some thousand steps on. Steps on the likelihood alone are not compiled.
         dtype: Precision of the weights in training.
         device: ``cpu``, ``cuda``, ``cuda:1``...
-        seed: Of the order of frames, the held-out blocks and the samples for the reverse KL divergence.
+        seed: Seed of the order of frames, the held-out blocks and the samples for the reverse KL divergence.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
