@@ -106,7 +106,7 @@ def _usage(error: typer.TyperException) -> str:
     message = error.message if near else error.format_message()
     if not message:
         return ""
-    text = " ".join(message.split()).rstrip(".")
+    text = " ".join(message.split()).rstrip(".").replace("Value error, ", "")
     if near:
         text += f". Did you mean '{near[0]}'"
     end = "?" if near else "" if text.endswith("?") else "."

@@ -35,7 +35,7 @@ def run(
     ] = None,
     structure: Structure = "capped-alanine",
     tests: Annotated[
-        str, typer.Option(help="Which physics tests, with commas.", autocompletion=completion.TESTS)
+        str, typer.Option(help="Which physics tests, with commas.", show_default="all", autocompletion=completion.TESTS)
     ] = ",".join(PHYSICS_TESTS),
     replicas: Annotated[int, typer.Option(min=1, help="Copies in all dynamics.")] = DEFAULTS.n_replicas,
     nve_time: Annotated[float, typer.Option(help="Length of the NVE run, in ps.")] = DEFAULTS.production,

@@ -43,7 +43,7 @@ def run(
 ) -> None:
     """Train flows of several transforms at one budget and tabulate their quality, on a molecule or a toy target.
 
-    Example: smoothflow compare --target torus-multimodal --transforms smooth,spline --steps 200
+    Example: smoothflow compare --target torus-multimodal --steps 200
     """
     import numpy as np
 

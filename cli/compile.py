@@ -23,16 +23,19 @@ def run(
         typer.Option(help="Frames to check it at; without, samples of the model.", autocompletion=completion.FRAMES),
     ] = None,
     precision: Annotated[
-        list[Precision] | None, typer.Option("--dtype", help="Precision to compile for; may be given twice. [both]")
+        list[Precision] | None,
+        typer.Option("--dtype", metavar="PRECISION", help="float32 or float64; may be given twice; default: both."),
     ] = None,
-    second_derivatives: Annotated[bool, typer.Option(help="Add Hessian-vector products.")] = False,
+    second_derivatives: Annotated[
+        bool, typer.Option("--second-derivatives", help="Add Hessian-vector products.")
+    ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Compile a model's energies and forces, for one configuration and for many; takes minutes and needs g++.
 
-    The package runs without a compiler, on processors like this one and with this version of torch. It is native
-    code: load only those that you trust.
+    The package runs without a compiler, on processors like this one and with this version of torch.
+    It is native code: load only those that you trust.
 
     Example: smoothflow compile smoothflow-demo/smooth/model.safetensors --out smooth.pt2
     """

@@ -12,12 +12,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from ..training.progress import Progress as Stage
 
@@ -26,6 +29,16 @@ results = Console()
 
 errors = Console(stderr=True)
 """Standard error: progress, notes and errors, so that results can be piped."""
+
+
+class _Rate(ProgressColumn):
+    """How much is done per second, or how long one takes."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.3g}/s" if speed >= 1 else f"{1 / speed:.3g} s each", style="progress.data.speed")
 
 
 @contextmanager
@@ -45,7 +58,8 @@ def task_progress() -> Iterator[Callable[[Stage], None]]:
 
     def report(stage: Stage) -> None:
         if stage.stage not in tasks:
-            tasks[stage.stage] = bar.add_task(stage.stage, total=stage.total, figures="")
+            # what an earlier run did counts as done, not as fast
+            tasks[stage.stage] = bar.add_task(stage.stage, total=stage.total, completed=stage.done, figures="")
         figures = " ".join(f"{name} {value:.4g}" for name, value in stage.values.items())
         bar.update(tasks[stage.stage], completed=stage.done, total=stage.total, figures=figures)
 
@@ -58,6 +72,7 @@ def _bar(*more: str) -> Progress:
         TextColumn("{task.description:<22}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
+        _Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         *(TextColumn(text) for text in more),

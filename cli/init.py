@@ -12,7 +12,7 @@ from .console import errors
 
 
 def run(
-    path: Annotated[Path, typer.Argument(metavar="[FILE]", help="YAML file to write.")] = Path("smoothflow.yaml"),
+    path: Annotated[Path, typer.Argument(help="YAML file to write.")] = Path("smoothflow.yaml"),
 ) -> None:
     """Write the settings of a training with their defaults, each with a comment, for smoothflow train --config.
 

@@ -48,7 +48,9 @@ Structure = Annotated[
 Reference = Annotated[
     str,
     typer.Option(
-        help="The force field, as PROVIDER:ARGUMENT (see: smoothflow plugins).", autocompletion=completion.PROVIDERS
+        help="The force field, as PROVIDER:ARGUMENT (see: smoothflow plugins).",
+        show_default="Amber ff99SB-ILDN with OBC in openmm",
+        autocompletion=completion.PROVIDERS,
     ),
 ]
 

@@ -19,7 +19,7 @@ BATCH_SIZE = 1000
 def run(
     model: Annotated[Path, typer.Argument(help="A model file.", autocompletion=completion.MODELS)],
     output: Annotated[Path, typer.Option("--out", help="Frames file to write.")],
-    n_samples: Annotated[int, typer.Option("-n", "--n-samples", min=1)] = 1000,
+    n_samples: Annotated[int, typer.Option("-n", "--n-samples", min=1, help="How many.")] = 1000,
     reweight: Annotated[
         str | None,
         typer.Option(help="Weight to this force field, as PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS),

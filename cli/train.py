@@ -48,7 +48,7 @@ def run(
 ) -> None:
     """Train a flow on frames: likelihood, forces and, with a target, reverse KL divergence.
 
-    Example: smoothflow train smoothflow-demo/frames.h5 --out my-run --transform spline --steps 200
+    Example: smoothflow train smoothflow-demo/frames.h5 --out my-run --steps 200
     """
     from ..core.architecture import transforms_for
     from ..training.config import TrainSettings, read_settings
