@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..training.progress import Progress as Stage
+
+NUMBER = re.compile(r"[-+]?(\d|nan\b|inf\b)|$")
+"""How a cell with a number begins; an empty one fits everywhere."""
 
 results = Console()
 """Standard output: what was asked for."""
@@ -82,10 +86,11 @@ def _bar(*more: str) -> Progress:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output: the first column to the left, numbers to the right."""
+    """A table on standard output: columns of numbers to the right, others to the left."""
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        numbers = all(NUMBER.match(row[i]) for row in rows)
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     results.print(table)

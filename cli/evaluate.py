@@ -76,7 +76,12 @@ def run(
             title=f"{model.name} against {reference}",
             tables=[Table("Evaluation", COLUMNS, result.rows())],
             pictures=evaluation_pictures(result, potential.coordinates.codomain),
-            provenance={"model": str(model), "frames": str(frames), "seed": seed, **read_header(model)["provenance"]},
+            provenance={
+                "model": str(model),
+                "held-out frames": str(frames),
+                "seed": seed,
+                "provenance of the model": read_header(model)["provenance"],
+            },
         )
         write_report(content, report)
         errors.print(f"Report: {report}")
