@@ -77,10 +77,10 @@ def run(
             tables=[Table("Evaluation", COLUMNS, result.rows())],
             pictures=evaluation_pictures(result, potential.coordinates.codomain),
             provenance={
-                "model": str(model),
+                "model file": str(model),
                 "held-out frames": str(frames),
                 "seed": seed,
-                "provenance of the model": read_header(model)["provenance"],
+                "model": read_header(model)["provenance"],
             },
         )
         write_report(content, report)
