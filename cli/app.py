@@ -19,13 +19,16 @@ INTERRUPTED = 130
 """The exit code after Ctrl-C, 128 + SIGINT as of any program."""
 
 
+class _Interrupted(Exception):
+    """Ctrl-C, which typer would turn into an exit without a word."""
+
+
 class _Program(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            errors.print("Interrupted.")
-            raise typer.Exit(INTERRUPTED) from None
+            raise _Interrupted from None
 
 
 app = typer.Typer(
@@ -78,6 +81,9 @@ def _run() -> int:
     try:
         code: int | None = app(arguments, prog_name="smoothflow", standalone_mode=False)
         return code or 0
+    except (KeyboardInterrupt, _Interrupted):
+        errors.print("Interrupted.")
+        return INTERRUPTED
     except typer.TyperException as error:
         return _failed("error", _usage(error), 2)
     except SmoothflowError as error:

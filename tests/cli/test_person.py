@@ -87,7 +87,7 @@ def test_cheap_examples_run(
         (["check", "opnmm:x"], 'Did you mean "openmm"'),
         (["compare", "--target", "torus-multimodel"], 'Did you mean "torus-multimodal"'),
         (["simulate", "caped-alanine", "--out", "x.h5"], 'Did you mean "capped-alanine"'),
-        (["simulate", "water", "--engine", "opemm", "--out", "x.h5"], 'Did you mean "openmm"'),
+        (["simulate", "capped-alanine", "--engine", "opemm", "--out", "x.h5"], 'Did you mean "openmm"'),
         (["init", "none/x.yaml"], "cannot be written: No such file or directory"),
     ],
 )
@@ -240,12 +240,21 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_control_c_takes_one_line() -> None:
-    # checking a transform takes longer than half a second
-    code = (
-        "import os, signal, sys, threading\nfrom smoothflow.cli.app import main\n"
-        "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-        "sys.argv = ['smoothflow', 'check', 'smooth']\nmain()\n"
-    )
+    code = """
+import os, signal, sys, threading, time
+from smoothflow.cli.app import main
+
+def interrupt():
+    # the check, which takes seconds, begins
+    while "smoothflow.testing.transforms" not in sys.modules:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt, daemon=True).start()
+sys.argv = ["smoothflow", "check", "smooth"]
+main()
+"""
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stderr) == (130, "Interrupted.\n")
 
