@@ -165,12 +165,12 @@ def read_settings(path: str | Path) -> TrainSettings:
         return TrainSettings.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigurationError(f'"{path}"{_place(first["loc"], lines)}: {_reason(first)}.') from error
+        raise ConfigurationError(f'"{path}"{_place(first["loc"], lines)}: {_ended(_reason(first))}') from error
     except SmoothflowError as error:
         # only the flow's settings check themselves
         named = [p for p in lines if len(p) > 1 and p[0] == "flow" and f'"{p[-1]}"' in str(error)]
         location = max(named, key=len) if named else ("flow",)
-        raise ConfigurationError(f'"{path}"{_place(location, lines)}: {str(error).rstrip(".")}.') from error
+        raise ConfigurationError(f'"{path}"{_place(location, lines)}: {_ended(str(error))}') from error
 
 
 def write_settings(settings: TrainSettings) -> str:
@@ -200,6 +200,10 @@ def _place(location: tuple[int | str, ...], lines: Mapping[tuple[str, ...], int]
     while path and path not in lines:
         path = path[:-1]
     return (f", line {lines[path]}" if path else "") + (f", {shown}" if shown else "")
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _reason(error: Any) -> str:
