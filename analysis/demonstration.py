@@ -22,10 +22,10 @@ from ..potentials.model_file import load_model
 from ..training.config import TrainSettings
 from ..training.frames_file import read_frames
 from ..training.progress import OnProgress, Progress
-from ..training.run import RunFolder, train
+from ..training.run import train
+from ..training.run_folder import RunFolder
 from ..training.simulate import SimulateSettings, simulate
-from .comparison import conservation_run
-from .conservation import PotentialSource, run_conservation
+from .conservation import PotentialSource, conservation_run, run_conservation
 from .dynamics import energy_conservation
 from .evaluation import Evaluation, evaluate
 from .gallery import conservation_picture, evaluation_pictures, training_picture

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.errors import ConfigurationError, TopologyError
 from ..core.potential import Potential
+from ..core.units import thermal_energy
 from ..potentials.flow_potential import FlowPotential
 from ..training.frames import Frames
 
@@ -98,7 +99,7 @@ def observe_frames(
     if frames.replica is not None:
         frames = frames[np.argsort(frames.replica, kind="stable")]
     if frames.energies is not None:
-        _require_reference(potential, frames.positions, frames.energies, reference)
+        require_reference(frames, frames.energies, reference)
 
     def batches() -> Iterator[_Batch]:
         for start in range(0, len(frames), BATCH_SIZE):
@@ -141,16 +142,12 @@ def _like(potential: FlowPotential, positions: Float[np.ndarray, "n atoms 3"]) -
     return torch.from_numpy(positions).to(device=device, dtype=potential.dtype)
 
 
-def _require_reference(
-    potential: FlowPotential,
-    positions: Float[np.ndarray, "n atoms 3"],
-    energies: Float[np.ndarray, "n"],
-    reference: Potential,
-) -> None:
-    """Raise unless the stored energies are the reference's."""
-    chosen = np.linspace(0, len(positions) - 1, min(N_CHECKED, len(positions))).astype(int)
-    recomputed, _ = _reference(reference, _like(potential, positions[chosen]))
-    largest = float((recomputed - torch.from_numpy(energies[chosen])).abs().max()) / potential.kT
+def require_reference(frames: Frames, energies: Float[np.ndarray, "n"], reference: Potential) -> None:
+    """Raise a `ConfigurationError` unless the energies (kJ/mol) of frames are the reference's."""
+    chosen = np.linspace(0, len(frames) - 1, min(N_CHECKED, len(frames))).astype(int)
+    recomputed, _ = _reference(reference, torch.from_numpy(frames.positions[chosen]).double())
+    difference = float((recomputed - torch.from_numpy(energies[chosen])).abs().max())
+    largest = difference / thermal_energy(frames.temperature)
     if not largest <= CHECK_TOLERANCE:
         raise ConfigurationError(
             f"The energies stored with the frames differ from the reference's by up to {largest:.3g} kT. Give the "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..analysis.physics_settings import PHYSICS_TESTS
 from ..coordinates.molecules import molecule_names
-from ..core.errors import FileFormatError
+from ..core.errors import FileFormatError, MissingDependencyError
 
 Complete = Callable[[str], list[str]]
 """From the beginning of a value to the values that begin so."""
@@ -23,7 +23,7 @@ FOLDERS = 100
 
 
 def names(kind: str) -> list[str]:
-    """Names of a kind of plug-in, or of the kind "target": toy targets.
+    """Names of a kind of plug-in, or of the kinds "target", toy targets, and "preset", grids to compare.
 
     To know them, plug-ins must be imported, and torch with them: seconds. So they are kept in the user's cache, under a
     name that changes with what is installed.
@@ -42,7 +42,11 @@ def keep_names() -> dict[str, list[str]]:
     from ..potentials.toys import TOYS
 
     found: dict[str, list[str]] = {kind: registry().names(kind) for kind in KINDS}
-    found["target"] = sorted(TOYS)
+    found["target"], found["preset"] = sorted(TOYS), []
+    with contextlib.suppress(MissingDependencyError):
+        from ..analysis.comparison_settings import preset_names
+
+        found["preset"] = preset_names()
     cache = _cache()
     with contextlib.suppress(OSError, FileFormatError):
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +110,7 @@ TRANSFORMS = _chosen(lambda: names("transform"))
 ENGINES = _chosen(lambda: names("engine"))
 INTEGRATORS = _chosen(lambda: names("integrator"))
 TARGETS = _chosen(lambda: names("target"))
+PRESETS = _any_of(_chosen(lambda: names("preset")), files(".yaml", ".yml"))
 PROVIDERS = _chosen(lambda: [f"{name}:" for name in names("provider")])
 TESTS = _chosen(lambda: PHYSICS_TESTS)
 MODELS = files(".safetensors")

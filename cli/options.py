@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from ..core.potential import Potential
 
 AMBER = "openmm:amber99sbildn.xml,amber99_obc.xml"
-"""The force field of the demonstration: Amber ff99SB-ILDN with OBC implicit solvent."""
+"""The force field of the demonstration."""
+
+AMBER_NAME = "Amber ff99SB-ILDN with OBC in openmm"
+"""What it is, in words that fit into the help."""
 
 
 class Precision(StrEnum):
@@ -49,7 +52,7 @@ Reference = Annotated[
     str,
     typer.Option(
         help="The force field, as PROVIDER:ARGUMENT (see: smoothflow plugins).",
-        show_default="Amber ff99SB-ILDN with OBC in openmm",
+        show_default=AMBER_NAME,
         autocompletion=completion.PROVIDERS,
     ),
 ]

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from ..core.architecture import FlowSettings
-from .config import LossWeights, TrainSettings
+from .config import AnnealingSettings, LossWeights, TrainSettings
 
 WIDTH = 88
-NESTED: dict[str, type] = {"flow": FlowSettings, "weights": LossWeights}
+NESTED: dict[str, type] = {"flow": FlowSettings, "weights": LossWeights, "annealing": AnnealingSettings}
 
 
 def settings_template() -> str:

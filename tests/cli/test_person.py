@@ -86,6 +86,7 @@ def test_cheap_examples_run(
         (["md", "x", "--seed"], "'--seed' requires an argument"),
         (["check", "opnmm:x"], 'Did you mean "openmm"'),
         (["compare", "--target", "torus-multimodel"], 'Did you mean "torus-multimodal"'),
+        (["compare", "--preset", "alanine-dipeptid"], 'Did you mean "alanine-dipeptide"'),
         (["simulate", "caped-alanine", "--out", "x.h5"], 'Did you mean "capped-alanine"'),
         (["simulate", "capped-alanine", "--engine", "opemm", "--out", "x.h5"], 'Did you mean "openmm"'),
         (["init", "none/x.yaml"], "cannot be written: No such file or directory"),
@@ -148,6 +149,7 @@ def test_the_shell_is_offered_names_and_files(
     assert offered("md", "x", "--engine", "") == registry().names("engine")
     assert offered("compare", "--transforms", "spline,smo") == ["spline,smooth"]
     assert offered("compare", "--target", "torus-m") == ["torus-multimodal"]
+    assert offered("compare", "--preset", "alanine-d") == ["alanine-dipeptide"]
     assert offered("evaluate", "x", "y", "--reference", "openm") == ["openmm:"]
     assert offered("check", "x", "--tests", "forces,he") == ["forces,hessian"]
     assert offered("md", "") == ["run/model.safetensors"]
