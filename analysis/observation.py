@@ -74,12 +74,8 @@ class _Batch:
     forces: Float[Tensor, "batch atoms 3"] | None = None
 
 
-def observe_frames(
-    potential: FlowPotential, frames: Frames, reference: Potential, on_progress: OnProgress | None = None
-) -> Configurations:
-    """Evaluate the flow on frames of molecular dynamics, walker by walker where the frames say which is whose.
-
-    Energies and forces that the frames hold are used as they are, once a few of them agree with the reference.
+def require_frames(potential: FlowPotential, frames: Frames, reference: Potential) -> Frames:
+    """The frames in order of time, walker by walker where they say which is whose.
 
     Raises:
         TopologyError: If the frames are of another molecule.
@@ -100,13 +96,27 @@ def observe_frames(
         frames = frames[np.argsort(frames.replica, kind="stable")]
     if frames.energies is not None:
         require_reference(frames, frames.energies, reference)
+    return frames
+
+
+def observe_frames(
+    potential: FlowPotential, frames: Frames, reference: Potential, on_progress: OnProgress | None = None
+) -> Configurations:
+    """Evaluate the flow on frames of molecular dynamics.
+
+    Energies and forces that the frames hold are used as they are, once a few of them agree with the reference.
+
+    Raises:
+        TopologyError, ConfigurationError: As `require_frames`.
+    """
+    frames = require_frames(potential, frames, reference)
 
     def batches() -> Iterator[_Batch]:
         for start in range(0, len(frames), BATCH_SIZE):
             part = frames[start : start + BATCH_SIZE]
             known = part.energies is not None and part.forces is not None
             yield _Batch(
-                _like(potential, part.positions),
+                like(potential, part.positions),
                 energy=torch.from_numpy(part.energies) if known else None,
                 forces=torch.from_numpy(part.forces) if known else None,
             )
@@ -137,7 +147,8 @@ def observe_samples(
     return _observe(potential, reference, batches(), n_samples, on_progress)
 
 
-def _like(potential: FlowPotential, positions: Float[np.ndarray, "n atoms 3"]) -> Float[Tensor, "n atoms 3"]:
+def like(potential: FlowPotential, positions: Float[np.ndarray, "n atoms 3"]) -> Float[Tensor, "n atoms 3"]:
+    """Positions in the precision and on the device of a flow."""
     device = next(potential.parameters()).device
     return torch.from_numpy(positions).to(device=device, dtype=potential.dtype)
 

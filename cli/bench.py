@@ -26,9 +26,10 @@ def run(
         Path | None, typer.Option(help="The JSON file of an earlier run.", autocompletion=completion.MEASUREMENTS)
     ] = None,
     model: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="A model file of capped alanine; without, an untrained flow.", autocompletion=completion.MODELS
+            help="A model of capped alanine, shipped or a file; without, an untrained flow.",
+            autocompletion=completion.MODELS,
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of everything that is measured.")] = 1,
@@ -39,15 +40,15 @@ def run(
     Example: smoothflow bench --suite forces --out forces.json
     """
     from ..analysis.benchmarks import benchmark_dict, read_benchmarks, run_benchmarks
+    from ..core.plugins import registry
 
     if output.exists():
         raise ConfigurationError(f'"{output}" exists already. Remove it, or give another name.')
     earlier = None if compare is None else read_benchmarks(compare)
-    if model is not None and not model.is_file():
-        raise ConfigurationError(f'There is no file "{model}". Give a model written by "smoothflow train".')
+    model_path = None if model is None else registry().model_path(model)
     failure = None
     try:
-        run_benchmarks(suite or [], output, model, threads)
+        run_benchmarks(suite or [], output, model_path, threads)
     except BenchmarkError as error:
         if not output.exists():
             raise

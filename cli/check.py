@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..analysis.physics_settings import PHYSICS_TESTS, PhysicsSettings
-from ..core.errors import ConfigurationError
+from ..core.errors import ConfigurationError, UnknownNameError
 from . import completion
 from .console import print_json, print_table, task_progress
 from .options import AsJson, Seed, Structure, provider_potential, structure_path
@@ -26,7 +27,8 @@ def run(
     name: Annotated[
         str,
         typer.Argument(
-            help="A transform, a model or compiled package, or PROVIDER:ARGUMENT.", autocompletion=completion.SUBJECTS
+            help="A transform, a model (shipped, or a file), a compiled package, or PROVIDER:ARGUMENT.",
+            autocompletion=completion.SUBJECTS,
         ),
     ],
     frames: Annotated[
@@ -48,12 +50,12 @@ def run(
 
     Example: smoothflow check smooth
 
-    Example: smoothflow check smoothflow-demo/smooth/model.safetensors --frames smoothflow-demo/frames.h5
+    Example: smoothflow check ala2-smooth --frames smoothflow-demo/frames.h5
     """
     from ..analysis.physics import examine_physics
     from ..coordinates.elements import masses
 
-    if ":" not in name and not Path(name).suffix and not Path(name).is_file():
+    if _is_transform(name):
         _check_transform(name, seed, as_json)
         return
     potential, topology, positions, temperature = _load(name, frames, structure, replicas, seed)
@@ -75,6 +77,23 @@ def run(
     found.raise_first()
 
 
+def _is_transform(name: str) -> bool:
+    """Whether a name can mean nothing but a transform.
+
+    Raises:
+        UnknownNameError: If it can mean nothing at all.
+    """
+    from ..core.plugins import registry
+
+    path = Path(name)
+    transforms, models = registry().names("transform"), registry().names("model")
+    if ":" in name or path.suffix or len(path.parts) > 1 or path.is_file() or name in models:
+        return False
+    if name not in transforms and difflib.get_close_matches(name, models, n=1):
+        raise UnknownNameError("model", name, models)
+    return True
+
+
 def _load(
     name: str, frames: Path | None, structure: str, n_samples: int, seed: int
 ) -> tuple[Potential, Topology, torch.Tensor, float]:
@@ -94,7 +113,7 @@ def _load(
         potential = provider_potential(name, path)
         topology, positions = topology_from_pdb(path)
     else:
-        potential = registry().load(Path(name))
+        potential = registry().load(name)
         topology = potential.topology
         if isinstance(potential, FlowPotential):
             temperature = potential.temperature

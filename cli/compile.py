@@ -10,13 +10,13 @@ import typer
 from ..core.errors import ConfigurationError
 from . import completion
 from .console import print_json, print_table, task_progress
-from .options import AsJson, Precision, Seed
+from .options import AsJson, Model, Precision, Seed
 
 N_CONFIGURATIONS = 64
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A model file.", autocompletion=completion.MODELS)],
+    model: Model,
     output: Annotated[Path, typer.Option("--out", help="The package; its name ends in .pt2.")],
     frames: Annotated[
         Path | None,
@@ -37,18 +37,18 @@ def run(
     The package runs without a compiler, on processors like this one and with this version of torch.
     It is native code: load only those that you trust.
 
-    Example: smoothflow compile smoothflow-demo/smooth/model.safetensors --out smooth.pt2
+    Example: smoothflow compile ala2-smooth --out smooth.pt2
     """
     import torch
 
     from ..potentials.compilation import compile_potential
-    from ..potentials.model_file import load_model
+    from ..potentials.shipped import load
     from ..training.frames_file import read_frames
     from ..training.progress import Progress
 
     if output.exists():
         raise ConfigurationError(f'"{output}" exists already. Remove it, or give another name.')
-    potential = load_model(model)
+    potential = load(model)
     if frames is None:
         with torch.no_grad():
             positions, _ = potential.sample(N_CONFIGURATIONS, torch.Generator().manual_seed(seed))

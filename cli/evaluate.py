@@ -14,6 +14,7 @@ from .options import (
     AsJson,
     Device,
     DType,
+    Model,
     Precision,
     Reference,
     Seed,
@@ -27,7 +28,7 @@ COLUMNS = ("quantity", "value", "unit, remark")
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A model file.", autocompletion=completion.MODELS)],
+    model: Model,
     frames: Annotated[
         Path, typer.Argument(help="Frames that the model was not trained on.", autocompletion=completion.FRAMES)
     ],
@@ -44,18 +45,21 @@ def run(
 ) -> None:
     """Likelihood, forces, sampling efficiency, free energy and torsions of a model, every number with its error.
 
-    Example: smoothflow evaluate smoothflow-demo/smooth/model.safetensors smoothflow-demo/frames.h5
+    Example: smoothflow evaluate ala2-smooth smoothflow-demo/frames.h5
     """
     import torch
 
     from ..analysis.evaluation import evaluate
     from ..analysis.gallery import evaluation_pictures
     from ..analysis.report import Report, Table, write_report
-    from ..potentials.model_file import load_model, read_header
+    from ..core.plugins import registry
+    from ..potentials.model_file import read_header
+    from ..potentials.shipped import load
     from ..training.frames_file import read_frames
 
     where = require_device(device)
-    potential = load_model(model, dtype.torch, where)
+    provenance = read_header(registry().model_path(model))["provenance"]
+    potential = load(model, dtype.torch, where)
     held_out = read_frames(frames)
     target = provider_potential(reference, structure_path(structure))
     with progress("evaluate", len(held_out) + n_samples) as advance:
@@ -73,15 +77,10 @@ def run(
         print_table(f"{model} against {reference}", COLUMNS, result.rows())
     if report is not None:
         content = Report(
-            title=f"{model.name} against {reference}",
+            title=f"{Path(model).name} against {reference}",
             tables=[Table("Evaluation", COLUMNS, result.rows())],
             pictures=evaluation_pictures(result, potential.coordinates.codomain),
-            provenance={
-                "model file": str(model),
-                "held-out frames": str(frames),
-                "seed": seed,
-                "model": read_header(model)["provenance"],
-            },
+            provenance={"model": model, "held-out frames": str(frames), "seed": seed, "provenance": provenance},
         )
         write_report(content, report)
         errors.print(f"Report: {report}")

@@ -30,9 +30,11 @@ def run(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimization steps.")] = None,
     initial_model: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--from", help="Model file to begin with, instead of random weights.", autocompletion=completion.MODELS
+            "--from",
+            help="Model to begin with, by file or name, instead of random weights.",
+            autocompletion=completion.MODELS,
         ),
     ] = None,
     target: Annotated[
@@ -66,7 +68,7 @@ def run(
     flow = settings.flow
     changes: dict[str, object] = {}
     if initial_model is not None:
-        changes["initial_model"] = str(initial_model)
+        changes["initial_model"] = initial_model
     if device is not None:
         require_device(device)
         changes["device"] = device

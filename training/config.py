@@ -85,7 +85,7 @@ class TrainSettings(BaseModel):
     """How a flow is trained.
 
     Attributes:
-        initial_model: File of the model to begin with, whose architecture ``flow`` must be; without it, random weights.
+        initial_model: File or name of the model to begin with, whose architecture is taken; without it, random weights.
         zmatrix: Rows of a z-matrix of one's own: atom, bond, angle and torsion reference, -1 where there is none.
         flow: The architecture.
         weights: How much each term of the loss counts.

@@ -25,6 +25,7 @@ from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart
 from ..core.errors import ConfigurationError, FileFormatError, MissingDependencyError, TrainingError
 from ..core.files import write_atomically
+from ..core.plugins import registry
 from ..core.potential import Potential
 from ..core.units import thermal_energy
 from ..potentials.flow_potential import FlowPotential
@@ -78,10 +79,11 @@ def train(
     target = _checked(frames, settings, target)
     # before the folder, so that frames that cannot be trained on leave none
     training, validation = split(frames, settings.validation_fraction, settings.seed)
-    model, origin = settings.initial_model, None
-    if model is None:
+    origin = None
+    if settings.initial_model is None:
         potential = initial_potential(frames[training], settings)
     else:
+        model = registry().model_path(settings.initial_model)
         potential, settings = begin_with(model, frames, settings)
         origin = _origin(model)
     run = RunFolder(Path(run_folder))
@@ -157,7 +159,7 @@ def initial_potential(frames: Frames, settings: TrainSettings) -> FlowPotential:
     return FlowPotential(flow, coordinates, frames.topology, frames.temperature)
 
 
-def begin_with(model: str | Path, frames: Frames, settings: TrainSettings) -> tuple[FlowPotential, TrainSettings]:
+def begin_with(model: Path, frames: Frames, settings: TrainSettings) -> tuple[FlowPotential, TrainSettings]:
     """The flow in a model file to go on with, and the settings with its architecture.
 
     Raises:
@@ -186,9 +188,9 @@ def begin_with(model: str | Path, frames: Frames, settings: TrainSettings) -> tu
     return potential.requires_grad_(True).train(), settings
 
 
-def _origin(model: str | Path) -> dict[str, Any]:
+def _origin(model: Path) -> dict[str, Any]:
     """What is written down of the model that training begins with."""
-    return {"sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest(), **read_header(model)["provenance"]}
+    return {"sha256": hashlib.sha256(model.read_bytes()).hexdigest(), **read_header(model)["provenance"]}
 
 
 def _checked(frames: Frames, settings: TrainSettings, target: Potential | None) -> Potential | None:

@@ -78,7 +78,7 @@ def test_cheap_examples_run(
     [
         (["trian"], "Did you mean 'train'"),
         (["md", "x", "--step", "3"], "Did you mean '--steps'"),
-        (["md"], "Missing argument 'model'. See: smoothflow md --help"),
+        (["md"], "Missing argument 'MODEL'. See: smoothflow md --help"),
         (["md", "a", "b"], "unexpected extra argument"),
         (["md", "x", "--steps", "0"], "'--steps'.*greater than or equal to 1"),
         (["md", "x", "--steps", "many"], "'--steps'.*integer"),
@@ -152,7 +152,7 @@ def test_the_shell_is_offered_names_and_files(
     assert offered("compare", "--preset", "alanine-d") == ["alanine-dipeptide"]
     assert offered("evaluate", "x", "y", "--reference", "openm") == ["openmm:"]
     assert offered("check", "x", "--tests", "forces,he") == ["forces,hessian"]
-    assert offered("md", "") == ["run/model.safetensors"]
+    assert offered("md", "") == [*registry().names("model"), "run/model.safetensors"]
     assert offered("train", "") == ["frames.h5"]
     assert offered("simulate", "") == [*molecule_names(), "mine.pdb"]
     # nothing of ours: the shell offers files of its own
