@@ -10,7 +10,7 @@ from ..core.architecture import transforms_for
 from ..core.errors import MissingDependencyError, SmoothflowError, UnknownNameError
 from ..training.config import FlowField, LossWeights, TrainSettings
 from ..training.settings_file import read_yaml
-from .physics_report import PhysicsSettings
+from .physics_settings import PhysicsSettings
 
 try:
     from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator

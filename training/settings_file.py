@@ -67,7 +67,7 @@ def read_yaml(path: str | Path, kind: type[Settings]) -> Settings:
         first = error.errors()[0]
         reason = _reason(first, kind)
         where = _where(_named(tuple(str(part) for part in first["loc"]), reason, lines), lines)
-        raise ConfigurationError(f'"{path}"{where}: {reason}.') from error
+        raise ConfigurationError(f'"{path}"{where}: {_ended(reason)}') from error
 
 
 def write_yaml(settings: BaseModel) -> str:
@@ -82,6 +82,10 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(known)}"
     return f'there is no field "{name}"; {hint}'
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith("?") else f"{text}."
 
 
 def _collect_lines(node: Any, path: Place, lines: dict[Place, int], file: Path) -> None:

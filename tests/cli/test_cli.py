@@ -29,25 +29,6 @@ Chain = Any
 WEIGHTED = ["sample", "{model}", "--out", "{tmp}/x.h5", "--reweight", "openmm:amber99sbildn.xml,amber99_obc.xml"]
 
 
-def test_help_of_every_command_shows_an_example(smoothflow: Smoothflow) -> None:
-    listing = smoothflow("--help").out
-    for command in (
-        "demo",
-        "simulate",
-        "train",
-        "evaluate",
-        "sample",
-        "md",
-        "compare",
-        "check",
-        "plugins",
-        "info",
-        "bench",
-    ):
-        assert command in listing
-        assert f"Example: smoothflow {command}" in " ".join(smoothflow(command, "--help").out.split())
-
-
 def test_samples_carry_the_models_energies(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
     out = tmp_path / "samples.h5"
     found = smoothflow("sample", chain.model, "-n", 20, "--out", out, "--seed", 3, "--json")
