@@ -89,7 +89,8 @@ def _is_transform(name: str) -> bool:
     transforms, models = registry().names("transform"), registry().names("model")
     if ":" in name or path.suffix or len(path.parts) > 1 or path.is_file() or name in models:
         return False
-    if name not in transforms and difflib.get_close_matches(name, models, n=1):
+    near_transform, near_model = (difflib.get_close_matches(name, names, n=1) for names in (transforms, models))
+    if near_model and not near_transform:
         raise UnknownNameError("model", name, models)
     return True
 
