@@ -23,7 +23,7 @@ from .comparison_settings import ComparisonSettings
 from .conservation import PotentialSource
 from .observation import require_reference
 
-TERMS = {"nll": "nll", "force": "fm", "reverse_kl": "kl"}
+TERMS = {"nll": "nll", "force": "fm", "reverse_kl": "kl", "alpha_two": "alpha2"}
 """Terms of the loss as they are called in the names of objectives."""
 
 

@@ -30,7 +30,7 @@ class FlowSettings:
 
     Attributes:
         transforms: The transform of each kind of manifold, by name. Without one for the interval, lines stay lines.
-        options: For each transform's name, arguments of its constructor, like ``{smooth: {n_bumps: 4}}``.
+        options: For each transform's name, arguments of its constructor, like ``{smooth: {n_components: 4}}``.
         line_pairs: Pairs of couplings over the lines (each half given the other).
         interval_pairs: Pairs of couplings over the intervals.
         circle_pairs: Pairs of couplings over the circles.

@@ -20,7 +20,7 @@ from smoothflow.analysis.origin import origin
 from smoothflow.coordinates.molecules import molecule_path
 from smoothflow.core.errors import ConfigurationError
 from smoothflow.potentials.model_file import load_model
-from smoothflow.training.config import TrainSettings
+from smoothflow.training.config import LossWeights, TrainSettings
 from smoothflow.training.frames import Frames
 from smoothflow.training.locks import lock_file
 from smoothflow.training.progress import Progress, silent
@@ -248,3 +248,12 @@ def test_shipped_flows_have_alike_numbers_of_parameters(data: tuple[Frames, Fram
         sizes.append(sum(parameter.numel() for parameter in potential.flow.parameters()))
     # 1 % for 160,000 frames; in so few as here some torsions are narrow, which changes the charts
     assert max(sizes) < 1.05 * min(sizes)
+
+
+def test_objectives_are_named_after_every_term_that_counts() -> None:
+    """A training on alpha-2 alone had no name, and so no folder."""
+    for weights, name in (
+        (LossWeights(nll=0, force=0, alpha_two=1), "alpha2"),
+        (LossWeights(nll=1, force=1e-3, reverse_kl=0.1), "nll+fm+kl"),
+    ):
+        assert list(settings_for(["smooth"], TrainSettings(weights=weights)).objectives) == [name]
