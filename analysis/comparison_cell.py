@@ -180,9 +180,8 @@ def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, o
         raise FileFormatError(f'The folder "{folder}" cannot be made: {error.strerror}.') from error
     with lock_file(path):
         target = inputs.source.load()
-        kl_target = target if training.weights.needs_target else None
         try:
-            model = train(inputs.frames, training, folder, kl_target, _stage(on_progress, f"train {title}"))
+            model = train(inputs.frames, training, folder, target, _stage(on_progress, f"train {title}"))
         except BREAKDOWNS as error:
             found.breakdowns["training"] = str(error)
             return _saved(found, path)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -83,6 +85,22 @@ def _bar(*more: str) -> Progress:
         console=errors,
         disable=not errors.is_terminal,
     )
+
+
+def note(text: str) -> None:
+    """A sentence on standard error, as it is."""
+    errors.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def exit_after(stopped_by: int, after: str) -> NoReturn:
+    """Say that a signal stopped a run, and end the program as that signal does.
+
+    Args:
+        stopped_by: The signal's number.
+        after: Where the run stopped, and how it goes on.
+    """
+    note(f"Stopped by {signal.Signals(stopped_by).name} after {after}")
+    raise typer.Exit(128 + stopped_by)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +9,7 @@ import typer
 
 from ..core.units import FEMTOSECOND
 from . import completion
-from .console import errors, print_json, print_table, task_progress
+from .console import exit_after, note, print_json, print_table, task_progress
 from .options import AsJson, Device, DType, Model, Precision, Seed, require_device
 
 
@@ -101,22 +100,10 @@ def run(
     with task_progress() as on_progress:
         report = run_dynamics(plan, run_with, topology, mass, positions, velocities, origin, on_progress)
     if report.resumed_from:
-        errors.print(
-            f'"{output or trajectory or log}" was there up to step {report.resumed_from}.',
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
-        )
+        note(f'"{output or trajectory or log}" was there up to step {report.resumed_from}.')
     if report.stopped_by is not None:
         goes_on = " The same command goes on from there." if report.goes_on else ""
-        name = signal.Signals(report.stopped_by).name
-        errors.print(
-            f"Stopped by {name} after step {report.steps} of {steps}.{goes_on}",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
-        )
-        raise typer.Exit(128 + report.stopped_by)
+        exit_after(report.stopped_by, f"step {report.steps} of {steps}.{goes_on}")
     energies = report.energies
     rows = [
         ["simulated time", f"{report.steps * timestep / 1000:g} ps x {replicas}"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from . import completion
-from .console import errors, print_json, print_table, task_progress
+from .console import exit_after, print_json, print_table, task_progress
 from .options import AsJson, Device, DType, Model, Precision, Seed, provider_potential, require_device, structure_path
 
 
@@ -83,14 +82,8 @@ def run(
     with task_progress() as on_progress:
         report = draw_samples(potential, plan, on_progress)
     if report.stopped_by is not None:
-        name = signal.Signals(report.stopped_by).name
-        errors.print(
-            f"Stopped by {name} after sample {report.n_samples} of {n_samples}. The same command goes on from there.",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
-        )
-        raise typer.Exit(128 + report.stopped_by)
+        done = f"sample {report.n_samples} of {n_samples}"
+        exit_after(report.stopped_by, f"{done}. The same command goes on from there.")
     numbers: dict[str, object] = {"file": str(output), "n_samples": report.n_samples}
     tables = [("Samples", ["quantity", "value"], [["file", str(output)], ["samples", str(report.n_samples)]])]
     if target is not None:

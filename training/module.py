@@ -23,7 +23,7 @@ from .compiled_step import CompiledLoss, Terms
 from .config import TrainSettings
 from .frames import Frames
 from .losses import damped, force_error, likelihood_and_forces, negative_log_likelihood
-from .sample_losses import Annealing, Target, alpha_two, reverse_kl
+from .sample_losses import Target, alpha_two, reverse_kl
 
 try:
     from lightning.pytorch import LightningModule
@@ -56,8 +56,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.kT = thermal_energy(frames.temperature)
         # no module itself, so that its potential is neither trained nor saved
         self.target = target
-        self._annealing = Annealing(**settings.annealing.model_dump())
-        self._masses = masses(frames.topology)
+        self._topology = frames.topology
         dtype = settings.torch_dtype
         self._keep("positions", frames.positions, 1.0, dtype)
         self._keep("forces", frames.forces if settings.weights.force > 0 else None, 1 / self.kT, dtype)
@@ -200,7 +199,8 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
             terms["reverse_kl"] = reverse_kl(potential, self.target, n_samples, noise, self.settings.path_gradient)
         if weights.alpha_two > 0:
             noise = generator(seed, 2, step + 1)
-            terms["alpha_two"] = alpha_two(potential, self.target, self._masses, n_samples, noise, self._annealing)
+            mass = masses(self._topology)
+            terms["alpha_two"] = alpha_two(potential, self.target, mass, n_samples, noise, self.settings.annealing)
         return terms
 
     def _total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:

@@ -7,7 +7,6 @@ the model file.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from ..coordinates.zmatrix import Row, ZMatrix
 from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart
 from ..core.errors import ConfigurationError, FileFormatError, MissingDependencyError, TrainingError
-from ..core.files import write_atomically
+from ..core.files import file_digest, write_atomically
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..core.units import thermal_energy
@@ -190,7 +189,7 @@ def begin_with(model: Path, frames: Frames, settings: TrainSettings) -> tuple[Fl
 
 def _origin(model: Path) -> dict[str, Any]:
     """What is written down of the model that training begins with."""
-    return {"sha256": hashlib.sha256(model.read_bytes()).hexdigest(), **read_header(model)["provenance"]}
+    return {"sha256": file_digest(model), **read_header(model)["provenance"]}
 
 
 def _checked(frames: Frames, settings: TrainSettings, target: Potential | None) -> Potential | None:

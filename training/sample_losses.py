@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -20,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.potential import Potential
+from .config import AnnealingSettings
 from .losses import Density
 
 
@@ -97,33 +97,13 @@ def reverse_kl(
     return target.energy(positions).to(log_prob) + log_prob
 
 
-@dataclass(frozen=True)
-class Annealing:
-    r"""How samples of the flow are moved towards :math:`p^2 / q`, where its largest weights are.
-
-    Annealed importance sampling through :math:`q\, e^{2 t l}` at t = k / (n + 1), k = 1 ... n, with one transition of
-    Hamiltonian Monte Carlo at each. Without intermediate distributions the flow's samples are only weighted.
-
-    Attributes:
-        n_intermediate: n.
-        n_leapfrog: Steps of each transition.
-        timestep: ps.
-
-    Reference: Neal, Stat. Comput. 11, 125 (2001); Duane et al., Phys. Lett. B 195, 216 (1987).
-    """
-
-    n_intermediate: int = 0
-    n_leapfrog: int = 5
-    timestep: float = 0.001
-
-
 def alpha_two(
     density: TrainedDensity,
     target: Target,
     masses: Float[Tensor, "atoms"],
     n_samples: int,
     generator: torch.Generator,
-    annealing: Annealing = Annealing(),  # frozen
+    annealing: AnnealingSettings,
 ) -> Float[Tensor, "n_samples"]:
     r"""Terms whose mean is an estimate of :math:`D_2(p \| q)`, with the gradient of it that flow annealed importance
     sampling uses.
@@ -131,7 +111,9 @@ def alpha_two(
     .. math:: \partial_\theta D_2 = -\left\langle \partial_\theta \log q_\theta \right\rangle_{p^2 / q}
         \approx -\sum_i \bar w_i\, \partial_\theta \log q_\theta(x_i)
 
-    No gradient goes through the samples. With few of them the estimate is too small: the largest weights are missed.
+    Samples are moved towards :math:`p^2 / q`, where the largest weights are, by annealed importance sampling through
+    :math:`q\, e^{2 t l}` at t = k / (n + 1), k = 1 ... n, with one transition of Hamiltonian Monte Carlo at each. No
+    gradient goes through them. With few of them the estimate is too small: the largest weights are missed.
 
     Args:
         density: The flow.
@@ -145,7 +127,8 @@ def alpha_two(
         Each term, without a unit.
 
     Reference: Midgley, Stimper, Simm, Schölkopf, Hernández-Lobato, Flow Annealed Importance Sampling Bootstrap, ICLR
-    2023, eqs. 4 and 5, arXiv 2208.01893.
+    2023, eqs. 4 and 5, arXiv 2208.01893; Neal, Stat. Comput. 11, 125 (2001); Duane et al., Phys. Lett. B 195, 216
+    (1987).
     """
     with torch.no_grad():
         positions, log_prob = density.sample(n_samples, generator)
@@ -168,7 +151,7 @@ def _transition(
     masses: Float[Tensor, "atoms"],
     positions: Float[Tensor, "batch atoms 3"],
     t: float,
-    annealing: Annealing,
+    annealing: AnnealingSettings,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "batch atoms 3"], Float[Tensor, "batch"]]:
     r"""One transition of Hamiltonian Monte Carlo that leaves :math:`q e^{2 t l}` unchanged; positions and their l."""

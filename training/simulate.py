@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ..coordinates.internal import InternalCoordinates
 from ..coordinates.topologies import topology_from_pdb
 from ..coordinates.topology_checks import require_molecule
 from ..core.errors import ConfigurationError
+from ..core.files import file_digest
 from ..core.manifolds import Circle
 from ..core.plugins import registry
 from ..core.potential import Potential
@@ -279,9 +279,9 @@ def _provenance(settings: SimulateSettings) -> dict[str, Any]:
     files = (Path(part.strip()) for part in settings.potential.partition(":")[2].split(","))
     return {
         "potential": settings.potential,
-        "potential_sha256": {path.name: _sha256(path) for path in files if path.is_file()},
+        "potential_sha256": {path.name: file_digest(path) for path in files if path.is_file()},
         "structure": settings.structure.name,
-        "structure_sha256": _sha256(settings.structure),
+        "structure_sha256": file_digest(settings.structure),
         "engine": settings.engine,
         "integrator": registry().engine(settings.engine).thermostat,
         "versions": versions,
@@ -296,10 +296,6 @@ def _provenance(settings: SimulateSettings) -> dict[str, Any]:
         "start_time": settings.start_time,
         "seed": settings.seed,
     }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _require_same(path: Path, settings: SimulateSettings, kind: Frames) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..coordinates.topologies import topology_from_pdb
 from ..core.errors import ConfigurationError, TopologyError
+from ..core.files import file_digest
 from ..core.topology import Topology
 from ..potentials.flow_potential import FlowPotential
 from .frames import Frames
@@ -66,15 +66,10 @@ def starting_positions(
 def origin_of(model: Path, start: Path | None) -> dict[str, Any]:
     """What a run is of: the names of its files, and what is in them."""
     versions = {"smoothflow": version("smoothflow"), "torch": torch.__version__}
-    origin = {"model": model.name, "model_sha256": _digest(model), "versions": versions}
+    origin = {"model": model.name, "model_sha256": file_digest(model), "versions": versions}
     if start is not None:
-        origin |= {"start": start.name, "start_sha256": _digest(start)}
+        origin |= {"start": start.name, "start_sha256": file_digest(start)}
     return origin
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _require_names(ours: Topology, theirs: Topology, start: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from smoothflow.core.potential import Potential
-from smoothflow.training.sample_losses import Annealing, Target, alpha_two, regularized, reverse_kl
+from smoothflow.training.config import AnnealingSettings
+from smoothflow.training.sample_losses import Target, alpha_two, regularized, reverse_kl
 from torch import Tensor
 
 N_ATOMS = 2
@@ -87,7 +88,7 @@ def test_path_gradient_has_no_noise_at_the_target(gaussian: Any) -> None:
 def test_alpha_two_of_a_gaussian(gaussian: Any, n_intermediate: int) -> None:
     log_width = EQUAL + 0.2
     expected, slope = divergence_and_slope(log_width)
-    annealing = Annealing(n_intermediate, n_leapfrog=3, timestep=0.3)
+    annealing = AnnealingSettings(n_intermediate=n_intermediate, n_leapfrog=3, timestep=0.3)
     values, slopes = [], []
     reference = target()
     for seed in range(20):
@@ -111,7 +112,7 @@ def test_transitions_bring_samples_to_where_weights_are(gaussian: Any) -> None:
     slopes = {}
     for n_intermediate in (0, 8):
         density = gaussian(N_ATOMS, log_width)
-        annealing = Annealing(n_intermediate, n_leapfrog=4, timestep=0.4)
+        annealing = AnnealingSettings(n_intermediate=n_intermediate, n_leapfrog=4, timestep=0.4)
         alpha_two(density, target(), MASSES, 2000, torch.Generator().manual_seed(3), annealing).mean().backward()
         slopes[n_intermediate] = float(density.log_width.grad)
     _, slope = divergence_and_slope(log_width)
@@ -129,7 +130,7 @@ def test_steps_into_overlap_are_refused(gaussian: Any) -> None:
             return torch.where(positions[:, 0, 0] > 0, harmonic, math.inf)
 
     density = gaussian(N_ATOMS, EQUAL)
-    annealing = Annealing(2, n_leapfrog=3, timestep=0.5)
+    annealing = AnnealingSettings(n_intermediate=2, n_leapfrog=3, timestep=0.5)
     terms = alpha_two(density, Target(Wall(), kT, 1e6), MASSES, 2000, torch.Generator().manual_seed(4), annealing)
     # half of the space is lost: p is twice the flow there, and D_2 = log 2
     assert float(terms.mean().detach()) == pytest.approx(math.log(2), abs=0.05)
