@@ -188,13 +188,15 @@ def _with_transforms(flows: Any) -> Any:
     """Flows that name no transforms use the one that they are named after."""
     if not isinstance(flows, Mapping):
         return flows
-    try:
-        return {
-            name: {"transforms": transforms_for(str(name)), **flow} if isinstance(flow, Mapping) else flow
-            for name, flow in flows.items()
-        }
-    except SmoothflowError as error:
-        raise ValueError(str(error)) from error
+    found = {}
+    for name, flow in flows.items():
+        found[name] = flow
+        if isinstance(flow, Mapping) and "transforms" not in flow:
+            try:
+                found[name] = {**flow, "transforms": transforms_for(str(name))}
+            except SmoothflowError as error:
+                raise ValueError(str(error)) from error
+    return found
 
 
 def preset_names() -> list[str]:

@@ -55,5 +55,5 @@ class PhysicsSettings:
                 if not 0 <= number < math.inf or (number == 0 and field.name not in ("equilibration", "seed")):
                     raise ConfigurationError(f"{field.name} is {value}; an examination needs a positive number.")
         shortest = min(self.production, self.scaling_duration)
-        if shortest < 3 * max(self.timestep, *self.timesteps):
+        if shortest < 3 * max((self.timestep, *self.timesteps)):
             raise ConfigurationError(f"An NVE run of {shortest} ps has less than three steps. Run it longer.")

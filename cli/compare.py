@@ -151,7 +151,9 @@ def _on_frames(
             training, test = made_frames(settings, source, output, on_progress)
         else:
             raise ConfigurationError("Held-out frames need frames to train on as well: give both, or none.")
-        return compare(settings, source, training, test, output, origin(sys.argv), on_progress, cells)
+        return compare(
+            settings, source, training, test, output, origin(["smoothflow", *sys.argv[1:]]), on_progress, cells
+        )
 
 
 def _on_target(target: str, names: list[str], steps: int | None, seed: int, output: Path, as_json: bool) -> None:

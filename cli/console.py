@@ -42,7 +42,10 @@ class _Rate(ProgressColumn):
         speed = task.finished_speed or task.speed
         if not speed:
             return Text("")
-        return Text(f"{speed:.3g}/s" if speed >= 1 else f"{1 / speed:.3g} s each", style="progress.data.speed")
+        return Text(
+            f"{speed:.0f}/s" if speed >= 100 else f"{speed:.3g}/s" if speed >= 1 else f"{1 / speed:.3g} s each",
+            style="progress.data.speed",
+        )
 
 
 @contextmanager

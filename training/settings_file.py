@@ -106,7 +106,8 @@ def _collect_lines(node: Any, path: Place, lines: dict[Place, int], file: Path) 
 def _named(location: Place, reason: str, lines: Mapping[Place, int]) -> Place:
     """The field below a location that the reason quotes, where there is one: the line to look at."""
     below = [place for place in lines if place[: len(location)] == location and f'"{place[-1]}"' in reason]
-    return max([location, *below], key=len)
+    # of several, the first one that is quoted: names that may be meant come later
+    return max(below, key=lambda place: (len(place), -reason.index(f'"{place[-1]}"')), default=location)
 
 
 def _where(place: Place, lines: Mapping[Place, int]) -> str:

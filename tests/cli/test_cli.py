@@ -110,7 +110,7 @@ def test_models_that_ship_are_listed_and_taken_by_name(smoothflow: Smoothflow, t
     assert listed["ala2-smooth"]["licence"] == "MIT"
     assert "ala2-smooth" in smoothflow("info").out
     described = smoothflow("info", "ala2-affine").out
-    assert not re.search(r"│ (provenance: )?evaluation\b", described)
+    assert "evaluation:" not in described
     assert re.search(r"forward_kl .* ± ", described)
     out = tmp_path / "samples.h5"
     assert smoothflow("sample", "ala2-affine", "-n", 3, "--out", out).code == 0
