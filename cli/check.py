@@ -89,8 +89,8 @@ def _is_transform(name: str) -> bool:
     transforms, models = registry().names("transform"), registry().names("model")
     if ":" in name or path.suffix or len(path.parts) > 1 or path.is_file() or name in models:
         return False
-    near = difflib.get_close_matches(name, [*transforms, *models], n=1)
-    if name not in transforms and near and near[0] in models:
+    nearest = difflib.get_close_matches(name, [*transforms, *models], n=1)
+    if name not in transforms and nearest and nearest[0] in models:
         raise UnknownNameError("model", name, models)
     return True
 

@@ -114,7 +114,7 @@ def test_models_that_ship_are_listed_and_taken_by_name(smoothflow: Smoothflow, t
     assert re.search(r"forward_kl .* ± ", described)
     out = tmp_path / "samples.h5"
     assert smoothflow("sample", "ala2-affine", "-n", 3, "--out", out).code == 0
-    assert read_frames(out).provenance["model"] == "ala2-affine"
+    assert read_frames(out).provenance["model"] == "ala2-affine.safetensors"
     md = smoothflow("md", "ala2-affine", "--steps", 2, "--out", tmp_path / "md.h5")
     assert md.code == 0, md.err
     assert read_frames(tmp_path / "md.h5").provenance["model"] == "ala2-affine.safetensors"
