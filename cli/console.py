@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -44,7 +44,10 @@ class _Rate(ProgressColumn):
         speed = task.finished_speed or task.speed
         if not speed:
             return Text("")
-        return Text(f"{speed:.3g}/s" if speed >= 1 else f"{1 / speed:.3g} s each", style="progress.data.speed")
+        return Text(
+            f"{speed:.0f}/s" if speed >= 100 else f"{speed:.3g}/s" if speed >= 1 else f"{1 / speed:.3g} s each",
+            style="progress.data.speed",
+        )
 
 
 @contextmanager
@@ -59,7 +62,7 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def task_progress() -> Iterator[Callable[[Stage], None]]:
     """A progress bar for each stage of a long task; yields a function to call with the task's reports."""
-    bar = _bar("{task.fields[figures]}")
+    bar = _bar()
     tasks: dict[str, TaskID] = {}
 
     def report(stage: Stage) -> None:
@@ -73,15 +76,24 @@ def task_progress() -> Iterator[Callable[[Stage], None]]:
         yield report
 
 
-def _bar(*more: str) -> Progress:
-    return Progress(
+class _Display(Progress):
+    """Bars, and below them the figures of the last stage: beside them they do not fit into 80 columns."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        figures = self.tasks[-1].fields.get("figures") if self.tasks else None
+        if figures:
+            yield Text(figures, no_wrap=True, overflow="ellipsis")
+
+
+def _bar() -> Progress:
+    return _Display(
         TextColumn("{task.description:<22}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         _Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        *(TextColumn(text) for text in more),
         console=errors,
         disable=not errors.is_terminal,
     )

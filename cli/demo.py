@@ -20,13 +20,15 @@ def run(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]", help=f"With --pretrained, another model than {BEST}.", autocompletion=completion.MODELS
+            metavar="MODEL", help=f"With --pretrained, another model than {BEST}.", autocompletion=completion.MODELS
         ),
     ] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Show a model that is trained already.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--out", help=f"Folder for frames, model and report. [{FOLDER}; of a model {FOLDER}/NAME]"),
+        typer.Option(
+            "--out", help="Folder for frames, model and report.", show_default=f"{FOLDER}; of a model, {FOLDER}/NAME"
+        ),
     ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,

@@ -24,7 +24,7 @@ def run(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL | FRAMES]",
+            metavar="MODEL | FRAMES",
             help="A file, or a model's name; without, a list of models.",
             autocompletion=completion.FILES,
         ),

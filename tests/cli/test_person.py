@@ -194,8 +194,11 @@ def test_progress_in_a_terminal_tells_rate_and_rest() -> None:
         "    for i in range(6):\n        report(Progress('Training', 500 + i, 510, {'nll': 1.5})); time.sleep(0.1)\n"
     )
     shown = in_terminal([sys.executable, "-c", code])
-    last = next(line for line in reversed(re.split(r"[\r\n]", without_colours(shown))) if "505/510" in line)
-    assert "nll 1.5" in last
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", without_colours(shown)) if line.strip()]
+    *_, last, figures = lines
+    assert figures == "nll 1.5"
+    assert re.search(r"^Training .* 505/510 ", last)
+    assert max(map(len, lines)) <= 80
     # ten per second, and what was there at the start is not counted as fast
     rate = re.search(r" ([\d.]+)/s", last)
     assert rate is not None
