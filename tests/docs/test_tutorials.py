@@ -1,0 +1,108 @@
+"""The tutorials run as they are read, top to bottom, and give what they say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import smoothflow
+import torch
+from smoothflow.testing import TRANSFORM_CLAUSES
+
+TUTORIALS = Path(smoothflow.__file__).parent / "docs" / "tutorials"
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Tutorial:
+    """What a tutorial left behind: its Python session, what its blocks printed, and its folder."""
+
+    names: dict[str, Any]
+    printed: str
+    folder: Path
+
+
+def blocks(text: str) -> Iterator[tuple[str, str, int]]:
+    """Language, code and first line of each block."""
+    for match in FENCE.finditer(text):
+        yield match[1], match[2], text.count("\n", 0, match.start(2)) + 1
+
+
+@pytest.fixture
+def tutorial(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Tutorial]:
+    """A tutorial that was followed in an empty folder, as a reader in an activated environment would."""
+    path = TUTORIALS / request.param
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    text = path.read_text(encoding="utf-8")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    threads, printed = torch.get_num_threads(), ""
+    for language, code, line in blocks(text):
+        if language == "python":
+            exec(compile("\n" * (line - 1) + code, str(path), "exec"), names)
+            printed += capsys.readouterr().out
+        elif language == "bash":
+            done = subprocess.run(["bash", "-euo", "pipefail"], input=code, capture_output=True, text=True)
+            assert done.returncode == 0, f"{path.name}, line {line}: {done.stderr}"
+            printed += done.stdout
+    yield Tutorial(names, printed, tmp_path)
+    torch.set_num_threads(threads)
+
+
+def follow(name: str) -> pytest.MarkDecorator:
+    """A test of what a tutorial gives."""
+    return pytest.mark.parametrize("tutorial", [name], indirect=True)
+
+
+def test_every_block_is_one_that_runs_or_is_only_read() -> None:
+    for path in TUTORIALS.glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        languages = {language for language, _, _ in blocks(text)}
+        assert languages <= {"python", "bash", "text"}, path.name
+        assert text.count("```") == 2 * len(list(blocks(text))), path.name
+
+
+@follow("ase.md")
+def test_a_potential_in_ase(tutorial: Tutorial) -> None:
+    names = tutorial.names
+    assert names["converged"]
+    # a stretch of an N-H bond, cm^-1
+    assert 3000 < names["wavenumbers"].max() < 4000
+    # 60 vibrations share some 30 kT = 0.8 eV; Amber itself fluctuates by 3 to 6 meV at this step
+    assert len(names["total_energies"]) == 101
+    assert names["fluctuation"] < 0.03
+    assert names["deviation"] < 2.0
+    assert (tutorial.folder / "samples.xyz").read_text().count("Lattice") == 0
+    assert len(names["samples"]) == 8
+
+
+@follow("openmm.md")
+def test_a_potential_in_openmm(tutorial: Tutorial) -> None:
+    names = tutorial.names
+    log = (tutorial.folder / "log.csv").read_text().splitlines()
+    assert len(log) == 1 + 10 + 10
+    assert (tutorial.folder / "trajectory.dcd").stat().st_size > 20 * 22 * 12
+    # kJ/mol; half a kT
+    assert names["spread"] < 1.2
+    assert 0.4 < names["distance"] < 0.9
+
+
+@follow("transform.md")
+def test_a_transform_of_ones_own(tutorial: Tutorial) -> None:
+    names = tutorial.names
+    assert names["report"].passed
+    assert len(names["report"].results) == len(TRANSFORM_CLAUSES)
+    assert not names["mistakes"].passed
+    assert "fourier" in tutorial.printed
+    print(names["comparison"])
+    assert (tutorial.folder / "comparison" / "report.html").stat().st_size > 10_000
