@@ -142,3 +142,33 @@ def test_reweighting_and_free_energies(tutorial: Tutorial) -> None:
     # the same free energy from the two partition functions, in kT; nothing but rounding between them
     solvent, vacuum = names["log_weights"], -names["u_vacuum"] - names["log_q"]
     assert names["solvation"] == pytest.approx(log_z(vacuum).value - log_z(solvent).value, abs=1e-8)
+
+
+@follow("bias.md")
+def test_a_bias_on_torsions(tutorial: Tutorial) -> None:
+    names = tutorial.names
+    # the definitions of phi and psi agree with the internal coordinates' own
+    flow, samples = names["flow"], names["samples"]
+    q, _ = flow.coordinates.encode(samples)
+    columns = flow.coordinates.codomain.names
+    for name in ("phi", "psi"):
+        turned = names[name] - q[:, columns.index(name)]
+        torch.testing.assert_close(turned.cos(), torch.ones_like(turned), rtol=0, atol=1e-10)
+    # the bias is 60 kJ/mol high, and at 300 K phi stays within some 0.3 of its minimum at 1, less what Amber wants
+    assert abs(names["pulled"][-20:].mean() - 1.0) < 0.3
+    # kT; the two torsions carry some 2 kT of information, and the network cannot know more than there is
+    assert 1.0 < names["loss"] < 2.7
+    assert names["cells_visited"](names["flattened"]) > names["cells_visited"](names["plain"])
+
+
+@follow("machines.md")
+def test_more_than_one_machine(tutorial: Tutorial) -> None:
+    folder = tutorial.folder
+    frames = read_frames(folder / "frames.h5")
+    energies, by_cluster = torch.load(folder / "energies.pt"), torch.load(folder / "cluster.pt")
+    # positions are stored in float32: 1e-8 nm times forces of up to 1e4 kJ/mol/nm on 66 coordinates
+    torch.testing.assert_close(energies, torch.from_numpy(frames.energies), rtol=0, atol=0.05)
+    torch.testing.assert_close(by_cluster, energies, rtol=0, atol=1e-6)
+    for run in ("run-1", "run-2", "run-kl"):
+        assert (folder / run / "model.safetensors").is_file()
+    assert "run-kl" in tutorial.printed
