@@ -122,7 +122,7 @@ def test_from_a_pdb_to_a_report(tutorial: Tutorial) -> None:
     assert (folder / "report.html").read_text(encoding="utf-8").count("data:image/png") >= 3
     assert json.loads((folder / "evaluation.json").read_text())
     frames, samples, dynamics = (read_frames(folder / name) for name in ("frames.h5", "samples.h5", "md.h5"))
-    assert len(frames) == 1000
+    assert len(frames) == 500
     assert len(samples) == 200
     assert samples.log_weights is not None
     assert len(dynamics) == 6
