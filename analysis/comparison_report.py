@@ -145,15 +145,21 @@ def _numbers(measured: Measured) -> dict[str, Any]:
     return {name: kept[name] for name in ("title", "metrics", "breakdowns", "origin", "identity")}
 
 
+def shared_pictures(cells: Sequence[Measured], reference: Measured, transforms: Sequence[str]) -> list[Picture]:
+    """Energy conservation and training curves, transform by transform."""
+    pictures = []
+    for transform in transforms:
+        members = [cell for cell in cells if cell.title.partition("/")[0] == transform]
+        pictures += _conservation(transform, [*members, reference])
+        pictures += _training(transform, members)
+    return pictures
+
+
 def write_comparison_report(
     cells: Sequence[Measured], reference: Measured, settings: ComparisonSettings, path: Path
 ) -> None:
     """The report: tables, NVE runs and training curves transform by transform, and the figures of each cell."""
-    pictures = []
-    for transform in settings.transforms:
-        members = [cell for cell in cells if cell.title.partition("/")[0] == transform]
-        pictures += _conservation(transform, [*members, reference])
-        pictures += _training(transform, members)
+    pictures = shared_pictures(cells, reference, list(settings.transforms))
     for cell in cells:
         pictures += [replace(p, title=f"{cell.title}: {p.title}") for p in cell.read_pictures()]
     report = Report(

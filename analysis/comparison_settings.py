@@ -10,7 +10,7 @@ from ..core.architecture import transforms_for
 from ..core.errors import MissingDependencyError, SmoothflowError, UnknownNameError
 from ..training.config import FlowField, LossWeights, TrainSettings
 from ..training.settings_file import read_yaml
-from .physics_report import PhysicsSettings
+from .physics_settings import PhysicsSettings
 
 try:
     from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -188,13 +188,15 @@ def _with_transforms(flows: Any) -> Any:
     """Flows that name no transforms use the one that they are named after."""
     if not isinstance(flows, Mapping):
         return flows
-    try:
-        return {
-            name: {"transforms": transforms_for(str(name)), **flow} if isinstance(flow, Mapping) else flow
-            for name, flow in flows.items()
-        }
-    except SmoothflowError as error:
-        raise ValueError(str(error)) from error
+    found = {}
+    for name, flow in flows.items():
+        found[name] = flow
+        if isinstance(flow, Mapping) and "transforms" not in flow:
+            try:
+                found[name] = {**flow, "transforms": transforms_for(str(name))}
+            except SmoothflowError as error:
+                raise ValueError(str(error)) from error
+    return found
 
 
 def preset_names() -> list[str]:

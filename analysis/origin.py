@@ -19,11 +19,10 @@ def origin(arguments: Sequence[str]) -> dict[str, str]:
     """What a reader needs to make numbers again, in words.
 
     Args:
-        arguments: The command and its arguments; the folders of the command are left out.
+        arguments: The command and its arguments.
     """
-    program, *rest = arguments
     return {
-        "command": shlex.join([Path(program).name, *rest]),
+        "command": shlex.join(arguments),
         "smoothflow": version("smoothflow"),
         "commit": commit() or "not a clone",
         "torch": torch.__version__,

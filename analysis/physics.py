@@ -16,10 +16,8 @@ from ..core.potential import Potential
 from ..training.progress import OnProgress, Progress, silent
 from .physics_dynamics import equilibrated, examine_conservation, examine_order, examine_thermostat
 from .physics_forces import examine_continuity, examine_forces, examine_hessian, examine_net_force
-from .physics_report import Count, Finding, PhysicsReport, PhysicsSettings, single
-
-PHYSICS_TESTS = ("forces", "net force", "hessian", "continuity", "conservation", "order", "thermostat")
-"""Names of the tests, in the order in which they run, the cheap ones first."""
+from .physics_report import Count, Finding, PhysicsReport, single
+from .physics_settings import PHYSICS_TESTS, PhysicsSettings
 
 
 def examine_physics(

@@ -20,7 +20,8 @@ from ..integrators.simulation import advance
 from ..integrators.velocity_verlet import VelocityVerlet
 from .dynamics import energy_conservation, scaling_exponent
 from .estimates import Estimate, mean_of_series
-from .physics_report import Count, Finding, PhysicsSettings, single
+from .physics_report import Count, Finding, single
+from .physics_settings import PhysicsSettings
 from .scans import covalent_lengths
 from .structure import handedness
 

@@ -30,7 +30,7 @@ class PretrainedSettings:
     """
 
     n_walkers: int = 16
-    n_frames: int = 480
+    n_frames: int = 800
     n_samples: int = 4000
     nve_duration: float = 1.0
     n_replicas: int = 4

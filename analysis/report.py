@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -55,6 +55,18 @@ class Report:
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The provenance as a flat list: names of what lies in mappings are joined by dots."""
+        return list(_flat(self.provenance))
+
+
+def _flat(mapping: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", str(value)
 
 
 def render_report(report: Report) -> str:

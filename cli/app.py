@@ -2,58 +2,121 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
-from typing import Any
+from importlib.metadata import version as installed_version
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ..core.errors import SmoothflowError
-from . import bench, check, compare, compile, convert, demo, evaluate, info, md, plugins, sample, simulate, train
+from . import bench, check, compare, compile, convert, demo, evaluate, info, init, md, plugins, sample, simulate, train
 from .console import errors
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, 128 + SIGINT as of any program."""
+
+
+class _Interrupted(Exception):
+    """Ctrl-C, which typer would turn into an exit without a word."""
+
+
+class _Program(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+
 app = typer.Typer(
-    name="smoothflow",
-    help="Normalizing flows as smooth molecular potentials and samplers.",
+    cls=_Program,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog="Any command takes --debug to show the traceback of an error.",
 )
-COMMANDS = (demo, simulate, train, evaluate, sample, md, compile, compare, convert, check, plugins, info, bench)
+COMMANDS = (demo, simulate, init, train, evaluate, sample, md, compile, compare, convert, check, plugins, info, bench)
 for module in COMMANDS:
     app.command(module.__name__.rpartition(".")[2])(module.run)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"smoothflow {installed_version('smoothflow')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Normalizing flows as smooth molecular potentials and samplers."""
+
+
 def main() -> None:
-    """Run the program; exit code 0 on success, 2 on bad input, 1 on anything unforeseen."""
+    """Run the program; exit code 0 on success, 2 on bad input, 130 after Ctrl-C, 1 on anything unforeseen."""
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        _run()
+        code = _run()
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # the reader has seen enough; what is left goes nowhere, also when the interpreter ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 1
+    sys.exit(code)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     errors.print(f"[bold yellow]warning:[/] {_escaped(str(message))}", soft_wrap=True)
 
 
-def _run() -> None:
+def _run() -> int:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app(arguments)
+        code: int | None = app(arguments, prog_name="smoothflow", standalone_mode=False)
+        return code or 0
+    except (KeyboardInterrupt, _Interrupted):
+        errors.print("Interrupted.")
+        return INTERRUPTED
+    except typer.TyperException as error:
+        return _failed("error", _usage(error), 2)
     except SmoothflowError as error:
         if debug:
             raise
-        errors.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
-        sys.exit(2)
+        return _failed("error", str(error), 2)
     except Exception as error:
         if debug:
             raise
-        errors.print(
-            f"[bold red]unforeseen error:[/] {_escaped(f'{type(error).__name__}: {error}')} "
-            "Please report it with the output of the same command and --debug.",
-            soft_wrap=True,
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return _failed(
+            "unforeseen error", f"{text} Please report it with the output of the same command and --debug.", 1
         )
-        sys.exit(1)
+
+
+def _failed(kind: str, text: str, code: int) -> int:
+    if text:
+        errors.print(f"[bold red]{kind}:[/] {_escaped(text)}", soft_wrap=True)
+    return code
+
+
+def _usage(error: typer.TyperException) -> str:
+    """What is wrong with the arguments, in one line; nothing if help was printed, for want of any."""
+    context: Any = getattr(error, "ctx", None)
+    near = getattr(error, "possibilities", None)
+    message = error.message if near else error.format_message()
+    if not message:
+        return ""
+    text = " ".join(message.split()).rstrip(".").replace("Value error, ", "")
+    if near:
+        text += f". Did you mean '{near[0]}'"
+    end = "?" if near else "" if text.endswith("?") else "."
+    return f"{text}{end} See: {context.command_path} --help" if context else f"{text}{end}"
 
 
 def _escaped(text: str) -> str:

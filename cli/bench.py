@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..analysis.benchmarks import (
-    BenchmarkRun,
-    benchmark_dict,
-    benchmark_tables,
-    comparison_tables,
-    read_benchmarks,
-    run_benchmarks,
-)
 from ..core.errors import BenchmarkError, ConfigurationError
-from ..core.plugins import registry
+from . import completion
 from .console import print_json, print_table, results
 from .options import AsJson
+
+if TYPE_CHECKING:
+    from ..analysis.benchmarks import BenchmarkRun
 
 
 def run(
@@ -27,9 +22,15 @@ def run(
         typer.Option(help="Only this one; may be given again: dynamics, forces, growth, memory, ..."),
     ] = None,
     output: Annotated[Path, typer.Option("--out", help="JSON file to write.")] = Path("smoothflow-bench.json"),
-    compare: Annotated[Path | None, typer.Option(help="The JSON file of an earlier run.")] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="The JSON file of an earlier run.", autocompletion=completion.MEASUREMENTS)
+    ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A model of capped alanine, shipped or a file; without, an untrained flow.")
+        str | None,
+        typer.Option(
+            help="A model of capped alanine, shipped or a file; without, an untrained flow.",
+            autocompletion=completion.MODELS,
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of everything that is measured.")] = 1,
     as_json: AsJson = False,
@@ -38,6 +39,9 @@ def run(
 
     Example: smoothflow bench --suite forces --out forces.json
     """
+    from ..analysis.benchmarks import benchmark_dict, read_benchmarks, run_benchmarks
+    from ..core.plugins import registry
+
     if output.exists():
         raise ConfigurationError(f'"{output}" exists already. Remove it, or give another name.')
     earlier = None if compare is None else read_benchmarks(compare)
@@ -60,6 +64,8 @@ def run(
 
 
 def _print(found: BenchmarkRun, earlier: BenchmarkRun | None) -> None:
+    from ..analysis.benchmarks import benchmark_tables, comparison_tables
+
     tables = benchmark_tables(found)
     # ratios to several yardsticks do not fit into the 80 columns that a pipe gets
     results.width = max(results.width, 120)

@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
-from ..analysis.physics import PHYSICS_TESTS, examine_physics
-from ..analysis.physics_report import PhysicsSettings
-from ..coordinates.elements import masses
-from ..coordinates.topologies import topology_from_pdb
+from ..analysis.physics_settings import PHYSICS_TESTS, PhysicsSettings
 from ..core.errors import ConfigurationError, UnknownNameError
-from ..core.plugins import registry
-from ..core.potential import Potential
-from ..core.topology import Topology
-from ..potentials.flow_potential import FlowPotential
-from ..testing.transforms import examine_transform
-from ..training.frames_file import read_frames
+from . import completion
 from .console import print_json, print_table, task_progress
 from .options import AsJson, Seed, Structure, provider_potential, structure_path
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..core.potential import Potential
+    from ..core.topology import Topology
 
 DEFAULTS = PhysicsSettings()
 
 
 def run(
     name: Annotated[
-        str, typer.Argument(help="A transform, a model (shipped, or a file), a compiled package, or PROVIDER:ARGUMENT.")
+        str,
+        typer.Argument(
+            help="A transform, a model (shipped, or a file), a compiled package, or PROVIDER:ARGUMENT.",
+            autocompletion=completion.SUBJECTS,
+        ),
     ],
-    frames: Annotated[Path | None, typer.Option(help="Frames to start from; without, samples of the model.")] = None,
+    frames: Annotated[
+        Path | None,
+        typer.Option(help="Frames to start from; without, samples of the model.", autocompletion=completion.FRAMES),
+    ] = None,
     structure: Structure = "capped-alanine",
-    tests: Annotated[str, typer.Option(help="Which physics tests, separated by commas.")] = ",".join(PHYSICS_TESTS),
+    tests: Annotated[
+        str, typer.Option(help="Which physics tests, with commas.", show_default="all", autocompletion=completion.TESTS)
+    ] = ",".join(PHYSICS_TESTS),
     replicas: Annotated[int, typer.Option(min=1, help="Copies in all dynamics.")] = DEFAULTS.n_replicas,
     nve_time: Annotated[float, typer.Option(help="Length of the NVE run, in ps.")] = DEFAULTS.production,
     order_time: Annotated[float, typer.Option(help="And of each at another time step.")] = DEFAULTS.scaling_duration,
@@ -44,8 +50,11 @@ def run(
 
     Example: smoothflow check smooth
 
-    Example: smoothflow check smoothflow-demo/smooth/model.safetensors --frames smoothflow-demo/frames.h5
+    Example: smoothflow check ala2-smooth --frames smoothflow-demo/frames.h5
     """
+    from ..analysis.physics import examine_physics
+    from ..coordinates.elements import masses
+
     if _is_transform(name):
         _check_transform(name, seed, as_json)
         return
@@ -74,11 +83,14 @@ def _is_transform(name: str) -> bool:
     Raises:
         UnknownNameError: If it can mean nothing at all.
     """
+    from ..core.plugins import registry
+
     path = Path(name)
     transforms, models = registry().names("transform"), registry().names("model")
     if ":" in name or path.suffix or len(path.parts) > 1 or path.is_file() or name in models:
         return False
-    if name not in transforms and difflib.get_close_matches(name, models, n=1):
+    nearest = difflib.get_close_matches(name, [*transforms, *models], n=1)
+    if name not in transforms and nearest and nearest[0] in models:
         raise UnknownNameError("model", name, models)
     return True
 
@@ -87,6 +99,13 @@ def _load(
     name: str, frames: Path | None, structure: str, n_samples: int, seed: int
 ) -> tuple[Potential, Topology, torch.Tensor, float]:
     """The potential in float64, its molecule, configurations to start from, and their temperature in K."""
+    import torch
+
+    from ..coordinates.topologies import topology_from_pdb
+    from ..core.plugins import registry
+    from ..potentials.flow_potential import FlowPotential
+    from ..training.frames_file import read_frames
+
     temperature = DEFAULTS.temperature
     potential: Potential
     topology: Topology | None
@@ -115,6 +134,9 @@ def _load(
 
 
 def _check_transform(name: str, seed: int, as_json: bool) -> None:
+    from ..core.plugins import registry
+    from ..testing.transforms import examine_transform
+
     report = examine_transform(registry().transform(name), seed=seed)
     rows = [
         {

@@ -4,47 +4,72 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..analysis.comparison import Comparison, compare, made_frames, settings_for, split_frames
-from ..analysis.comparison_report import comparison_dict, comparison_tables
-from ..analysis.comparison_settings import ComparisonSettings, DynamicsPlan, read_comparison
-from ..analysis.conservation import PotentialSource
-from ..analysis.origin import origin
-from ..analysis.toy_comparison import compare_on_target, toy_table
 from ..core.errors import ConfigurationError
-from ..core.plugins import registry
 from ..core.units import FEMTOSECOND
-from ..training.config import TrainSettings, read_settings
-from ..training.frames_file import read_frames
-from ..training.toy_training import ToySettings
+from . import completion
 from .console import errors, print_json, print_table, task_progress
-from .options import AMBER, AsJson, structure_path
+from .options import AMBER_NAME, AsJson, structure_path
+
+if TYPE_CHECKING:
+    from ..analysis.comparison import Comparison
+    from ..analysis.comparison_settings import ComparisonSettings
 
 TRANSFORMS = "smooth,spline,affine"
 
 
 def run(
     frames: Annotated[
-        Path | None, typer.Argument(help="Frames of a molecule; the last fifth is held out, unless others are given.")
+        Path | None,
+        typer.Argument(
+            help="Frames of a molecule; the last fifth is held out, unless others are given.",
+            autocompletion=completion.FRAMES,
+        ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="A grid of flows: alanine-dipeptide, or the path of one's own YAML file.")
+        str | None,
+        typer.Option(
+            help="A grid of flows: alanine-dipeptide, or the path of one's own YAML file.",
+            autocompletion=completion.PRESETS,
+        ),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Instead of frames, a toy target with exact answers.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Instead of frames, a toy target with exact answers.", autocompletion=completion.TARGETS),
+    ] = None,
     output: Annotated[Path, typer.Option("--out", help="Folder for the runs and the report.")] = Path("comparison"),
-    held_out: Annotated[Path | None, typer.Option(help="Frames to evaluate on.")] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Frames to evaluate on.", autocompletion=completion.FRAMES)
+    ] = None,
     cells: Annotated[str, typer.Option(help="Which of the preset's flows, like smooth/nll,smooth/nll+fm.")] = "",
-    transforms: Annotated[str | None, typer.Option(help="Comma-separated names.", show_default=TRANSFORMS)] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML settings of each training.")] = None,
+    transforms: Annotated[
+        str | None,
+        typer.Option(help="Names, with commas.", show_default=TRANSFORMS, autocompletion=completion.TRANSFORMS),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML settings of each training.", autocompletion=completion.SETTINGS)
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each.")] = None,
     structure: Annotated[
-        str | None, typer.Option(help="PDB file, or the name of a shipped molecule.", show_default="capped-alanine")
+        str | None,
+        typer.Option(
+            help="PDB file, or the name of a shipped molecule.",
+            show_default="capped-alanine",
+            autocompletion=completion.STRUCTURES,
+        ),
     ] = None,
-    reference: Annotated[str | None, typer.Option(help="PROVIDER:ARGUMENT.", show_default=AMBER)] = None,
-    n_samples: Annotated[int | None, typer.Option("-n", "--n-samples", min=2, show_default="5000")] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="The force field, as PROVIDER:ARGUMENT.", show_default=AMBER_NAME, autocompletion=completion.PROVIDERS
+        ),
+    ] = None,
+    n_samples: Annotated[
+        int | None, typer.Option("-n", "--n-samples", min=2, help="Samples of each model.", show_default="5000")
+    ] = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="NVE runs of each.", show_default="10")] = None,
     md_steps: Annotated[
         int | None, typer.Option(min=10, help="Steps of each NVE run, 1 fs.", show_default="1000")
@@ -54,8 +79,14 @@ def run(
 ) -> None:
     """Train flows at one budget and tabulate their quality, on a molecule or a toy target; finished flows are kept.
 
-    Example: smoothflow compare --target torus-multimodal --transforms smooth,spline --steps 200
+    Example: smoothflow compare --target torus-multimodal --steps 200
     """
+    from ..analysis.comparison import settings_for
+    from ..analysis.comparison_report import comparison_dict, comparison_tables
+    from ..analysis.comparison_settings import DynamicsPlan, read_comparison
+    from ..core.plugins import registry
+    from ..training.config import TrainSettings, read_settings
+
     own = {
         "transforms": transforms,
         "config": config,
@@ -106,6 +137,11 @@ def run(
 def _on_frames(
     settings: ComparisonSettings, frames: Path | None, held_out: Path | None, cells: list[str], output: Path
 ) -> Comparison:
+    from ..analysis.comparison import compare, made_frames, split_frames
+    from ..analysis.conservation import PotentialSource
+    from ..analysis.origin import origin
+    from ..training.frames_file import read_frames
+
     source = PotentialSource(reference=settings.reference, structure=structure_path(settings.structure))
     with task_progress() as on_progress:
         if frames is not None:
@@ -115,10 +151,15 @@ def _on_frames(
             training, test = made_frames(settings, source, output, on_progress)
         else:
             raise ConfigurationError("Held-out frames need frames to train on as well: give both, or none.")
-        return compare(settings, source, training, test, output, origin(sys.argv), on_progress, cells)
+        return compare(
+            settings, source, training, test, output, origin(["smoothflow", *sys.argv[1:]]), on_progress, cells
+        )
 
 
 def _on_target(target: str, names: list[str], steps: int | None, seed: int, output: Path, as_json: bool) -> None:
+    from ..analysis.toy_comparison import compare_on_target, toy_table
+    from ..training.toy_training import ToySettings
+
     settings = ToySettings(seed=seed) if steps is None else ToySettings(seed=seed, steps=steps)
     with task_progress() as on_progress:
         results = compare_on_target(target, names, settings, output, on_progress)

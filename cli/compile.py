@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from ..core.errors import ConfigurationError
-from ..potentials.shipped import load
-from ..training.frames_file import read_frames
+from . import completion
 from .console import print_json, print_table, task_progress
 from .options import AsJson, Model, Precision, Seed
 
@@ -20,22 +18,32 @@ N_CONFIGURATIONS = 64
 def run(
     model: Model,
     output: Annotated[Path, typer.Option("--out", help="The package; its name ends in .pt2.")],
-    frames: Annotated[Path | None, typer.Option(help="Frames to check it at; without, samples of the model.")] = None,
-    precision: Annotated[
-        list[Precision] | None, typer.Option("--dtype", help="Precision to compile for; may be given twice. [both]")
+    frames: Annotated[
+        Path | None,
+        typer.Option(help="Frames to check it at; without, samples of the model.", autocompletion=completion.FRAMES),
     ] = None,
-    second_derivatives: Annotated[bool, typer.Option(help="Add Hessian-vector products.")] = False,
+    precision: Annotated[
+        list[Precision] | None,
+        typer.Option("--dtype", metavar="PRECISION", help="float32 or float64; may be given twice; default: both."),
+    ] = None,
+    second_derivatives: Annotated[
+        bool, typer.Option("--second-derivatives", help="Add Hessian-vector products.")
+    ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Compile a model's energies and forces, for one configuration and for many; takes minutes and needs g++.
 
-    The package runs without a compiler, on processors like this one and with this version of torch. It is native
-    code: load only those that you trust.
+    The package runs without a compiler, on processors like this one and with this version of torch.
+    It is native code: load only those that you trust.
 
-    Example: smoothflow compile smoothflow-demo/smooth/model.safetensors --out smooth.pt2
+    Example: smoothflow compile ala2-smooth --out smooth.pt2
     """
+    import torch
+
     from ..potentials.compilation import compile_potential
+    from ..potentials.shipped import load
+    from ..training.frames_file import read_frames
     from ..training.progress import Progress
 
     if output.exists():

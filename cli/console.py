@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,20 +13,36 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from ..training.progress import Progress as Stage
+
+NUMBER = re.compile(r"[-+]?(\d|nan\b|inf\b)|$")
+"""How a cell with a number begins; an empty one fits everywhere."""
 
 results = Console()
 """Standard output: what was asked for."""
 
 errors = Console(stderr=True)
 """Standard error: progress, notes and errors, so that results can be piped."""
+
+
+class _Rate(ProgressColumn):
+    """How much is done per second, or how long one takes."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.3g}/s" if speed >= 1 else f"{1 / speed:.3g} s each", style="progress.data.speed")
 
 
 @contextmanager
@@ -45,7 +62,8 @@ def task_progress() -> Iterator[Callable[[Stage], None]]:
 
     def report(stage: Stage) -> None:
         if stage.stage not in tasks:
-            tasks[stage.stage] = bar.add_task(stage.stage, total=stage.total, figures="")
+            # what an earlier run did counts as done, not as fast
+            tasks[stage.stage] = bar.add_task(stage.stage, total=stage.total, completed=stage.done, figures="")
         figures = " ".join(f"{name} {value:.4g}" for name, value in stage.values.items())
         bar.update(tasks[stage.stage], completed=stage.done, total=stage.total, figures=figures)
 
@@ -58,6 +76,7 @@ def _bar(*more: str) -> Progress:
         TextColumn("{task.description:<22}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
+        _Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         *(TextColumn(text) for text in more),
@@ -67,10 +86,11 @@ def _bar(*more: str) -> Progress:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output: the first column to the left, numbers to the right."""
+    """A table on standard output: columns of numbers to the right, others to the left."""
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        numbers = all(NUMBER.match(row[i]) for row in rows)
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     results.print(table)

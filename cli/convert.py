@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ConfigurationError
-from ..training.exchange import export_frames, import_frames, recompute
-from ..training.frames_file import read_frames, write_frames
+from . import completion
 from .console import print_json, print_table, task_progress
 from .options import AsJson, provider_potential, structure_path
 
@@ -19,15 +18,24 @@ OURS = (".h5", ".hdf5")
 def run(
     source: Annotated[Path, typer.Argument(help="Frames (.h5), extended XYZ, npz (sGDML), or a trajectory.")],
     destination: Annotated[Path, typer.Argument(help="The same choice; the suffix says which.")],
-    structure: Annotated[str | None, typer.Option(help="PDB of the molecule, where the source lacks bonds.")] = None,
+    structure: Annotated[
+        str | None,
+        typer.Option(help="PDB of the molecule, where the source lacks bonds.", autocompletion=completion.STRUCTURES),
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="In K, where the source does not say it.")] = None,
-    reference: Annotated[str | None, typer.Option(help="Recompute energies and forces with PROVIDER:ARGUMENT.")] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Recompute energies and forces with PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert frames between our format and those of other programs, recomputing forces if asked.
 
     Example: smoothflow convert smoothflow-demo/frames.h5 frames.xyz
     """
+    from ..training.exchange import export_frames, import_frames, recompute
+    from ..training.frames_file import read_frames, write_frames
+
     if destination.exists():
         raise ConfigurationError(f'"{destination}" exists already. Remove it, or give another name.')
     pdb = None if structure is None else structure_path(structure)

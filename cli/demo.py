@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ConfigurationError
+from . import completion
 from .console import errors, print_json, print_table, task_progress
 from .options import AsJson, Seed
 
@@ -17,7 +18,10 @@ BEST = "ala2-smooth"
 
 def run(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help=f"With --pretrained, another model than {BEST}.")
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help=f"With --pretrained, another model than {BEST}.", autocompletion=completion.MODELS
+        ),
     ] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Show a model that is trained already.")] = False,
     output: Annotated[

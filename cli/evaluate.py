@@ -5,16 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from ..analysis.evaluation import evaluate
-from ..analysis.gallery import evaluation_pictures
-from ..analysis.report import Report, Table, write_report
-from ..core.plugins import registry
-from ..potentials.model_file import read_header
-from ..potentials.shipped import load
-from ..training.frames_file import read_frames
+from . import completion
 from .console import errors, print_json, print_table, progress
 from .options import (
     AMBER,
@@ -36,7 +29,9 @@ COLUMNS = ("quantity", "value", "unit, remark")
 
 def run(
     model: Model,
-    frames: Annotated[Path, typer.Argument(help="Frames that the model was not trained on.")],
+    frames: Annotated[
+        Path, typer.Argument(help="Frames that the model was not trained on.", autocompletion=completion.FRAMES)
+    ],
     structure: Structure = "capped-alanine",
     reference: Reference = AMBER,
     n_samples: Annotated[
@@ -50,8 +45,18 @@ def run(
 ) -> None:
     """Likelihood, forces, sampling efficiency, free energy and torsions of a model, every number with its error.
 
-    Example: smoothflow evaluate smoothflow-demo/smooth/model.safetensors smoothflow-demo/frames.h5
+    Example: smoothflow evaluate ala2-smooth smoothflow-demo/frames.h5
     """
+    import torch
+
+    from ..analysis.evaluation import evaluate
+    from ..analysis.gallery import evaluation_pictures
+    from ..analysis.report import Report, Table, write_report
+    from ..core.plugins import registry
+    from ..potentials.model_file import read_header
+    from ..potentials.shipped import load
+    from ..training.frames_file import read_frames
+
     where = require_device(device)
     provenance = read_header(registry().model_path(model))["provenance"]
     potential = load(model, dtype.torch, where)
@@ -75,7 +80,7 @@ def run(
             title=f"{Path(model).name} against {reference}",
             tables=[Table("Evaluation", COLUMNS, result.rows())],
             pictures=evaluation_pictures(result, potential.coordinates.codomain),
-            provenance={"model": model, "frames": str(frames), "seed": seed, **provenance},
+            provenance={"model": model, "held-out frames": str(frames), "seed": seed, "provenance": provenance},
         )
         write_report(content, report)
         errors.print(f"Report: {report}")

@@ -8,9 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..analysis.estimates import format_measured
-from ..core.plugins import registry
-from ..potentials.model_file import load_model, read_header
+from . import completion
 from .console import print_json, print_table, results
 from .options import AsJson
 
@@ -25,7 +23,11 @@ LISTED = {
 def run(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL | FRAMES]", help="A file, or a model's name; without, a list of models."),
+        typer.Argument(
+            metavar="[MODEL | FRAMES]",
+            help="A file, or a model's name; without, a list of models.",
+            autocompletion=completion.FILES,
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -33,6 +35,8 @@ def run(
 
     Example: smoothflow info ala2-smooth
     """
+    from ..core.plugins import registry
+
     if name is None:
         _list(as_json)
         return
@@ -45,6 +49,9 @@ def run(
 
 def _list(as_json: bool) -> None:
     """The models that are known by name."""
+    from ..core.plugins import registry
+    from ..potentials.model_file import read_header
+
     origins = {name: read_header(registry().model_path(name))["provenance"] for name in registry().names("model")}
     if as_json:
         print_json(origins)
@@ -57,6 +64,8 @@ def _list(as_json: bool) -> None:
 
 
 def _model(name: str, path: Path, as_json: bool) -> None:
+    from ..potentials.model_file import load_model, read_header
+
     header = read_header(path)
     model = load_model(path)
     n_parameters = sum(parameter.numel() for parameter in model.flow.parameters())
@@ -115,6 +124,8 @@ def _is_estimate(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
+    from ..analysis.estimates import format_measured
+
     if _is_estimate(value) and value["value"] is not None:
         return format_measured(value["value"], float("nan") if value["error"] is None else value["error"])
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -6,19 +6,10 @@ import signal
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import typer
 
-from ..analysis.dynamics import conservation_of_series
-from ..analysis.estimates import mean_of_series
-from ..coordinates.elements import masses
-from ..core.engine import DynamicsSettings
-from ..core.integrator import maxwell_boltzmann
-from ..core.plugins import registry
 from ..core.units import FEMTOSECOND
-from ..potentials.shipped import load
-from ..training.dynamics import DynamicsPlan, run_dynamics
-from ..training.starting import origin_of, starting_positions
+from . import completion
 from .console import errors, print_json, print_table, task_progress
 from .options import AsJson, Device, DType, Model, Precision, Seed, require_device
 
@@ -30,11 +21,22 @@ def run(
     ] = None,
     trajectory: Annotated[Path | None, typer.Option(help="Trajectory (.xtc or .dcd).")] = None,
     log: Annotated[Path | None, typer.Option(help="Table of energies and temperatures (.csv).")] = None,
-    start: Annotated[Path | None, typer.Option(help="Frames (.h5) or .pdb; without, samples of the model.")] = None,
-    engine: Annotated[str, typer.Option(help="verlet (ours), openmm, ase, ipi, lammps, or a plug-in's.")] = "verlet",
-    ensemble: Annotated[Literal["nve", "nvt"], typer.Option()] = "nvt",
-    integrator: Annotated[str, typer.Option(help="Of the engine verlet, instead of the ensemble's.")] = "",
-    steps: Annotated[int, typer.Option(min=1)] = 1000,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Frames (.h5) or .pdb; without, samples of the model.", autocompletion=completion.STARTS),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="verlet (ours), openmm, ase, ipi, lammps, or a plug-in's.", autocompletion=completion.ENGINES
+        ),
+    ] = "verlet",
+    ensemble: Annotated[Literal["nve", "nvt"], typer.Option(help="Constant energy, or constant temperature.")] = "nvt",
+    integrator: Annotated[
+        str,
+        typer.Option(help="Of the engine verlet, instead of the ensemble's.", autocompletion=completion.INTEGRATORS),
+    ] = "",
+    steps: Annotated[int, typer.Option(min=1, help="Time steps.")] = 1000,
     timestep: Annotated[float, typer.Option(help="In fs.")] = 1.0,
     friction: Annotated[float, typer.Option(help="Of the thermostat, in 1/ps.")] = 1.0,
     replicas: Annotated[int, typer.Option(min=1, help="Independent copies.")] = 1,
@@ -47,7 +49,11 @@ def run(
         ),
     ] = None,
     compiled: Annotated[
-        Path | None, typer.Option(help="Package of the compiled model (.pt2); made, in minutes, if it is not there.")
+        Path | None,
+        typer.Option(
+            help="Package of the compiled model (.pt2); made, in minutes, if it is not there.",
+            autocompletion=completion.PACKAGES,
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of torch; at a molecule's size more cost more.")] = 1,
     seed: Seed = 0,
@@ -57,8 +63,20 @@ def run(
 ) -> None:
     """Run molecular dynamics with a model as the potential; in the engine verlet the same command goes on where it was.
 
-    Example: smoothflow md smoothflow-demo/smooth/model.safetensors --engine ase --ensemble nve --steps 100
+    Example: smoothflow md ala2-smooth --engine ase --ensemble nve --steps 100
     """
+    import torch
+
+    from ..analysis.dynamics import conservation_of_series
+    from ..analysis.estimates import mean_of_series
+    from ..coordinates.elements import masses
+    from ..core.engine import DynamicsSettings
+    from ..core.integrator import maxwell_boltzmann
+    from ..core.plugins import registry
+    from ..potentials.shipped import load
+    from ..training.dynamics import DynamicsPlan, run_dynamics
+    from ..training.starting import origin_of, starting_positions
+
     torch.set_num_threads(threads)
     where = require_device(device)
     registry().engine(engine)

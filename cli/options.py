@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
 from ..coordinates.molecules import molecule_path
 from ..core.errors import ConfigurationError, FileFormatError
-from ..core.plugins import registry
-from ..core.potential import Potential
+from . import completion
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..core.potential import Potential
 
 AMBER = "openmm:amber99sbildn.xml,amber99_obc.xml"
-"""The force field of the demonstration: Amber ff99SB-ILDN with OBC implicit solvent."""
+"""The force field of the demonstration."""
+
+AMBER_NAME = "Amber ff99SB-ILDN with OBC in openmm"
+"""What it is, in words that fit into the help."""
 
 
 class Precision(StrEnum):
@@ -27,6 +33,8 @@ class Precision(StrEnum):
     @property
     def torch(self) -> torch.dtype:
         """The same as torch names it."""
+        import torch
+
         return torch.float32 if self is Precision.float32 else torch.float64
 
 
@@ -35,14 +43,27 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A model file; where there is no such file, a model that ships with the package (see: smoothflow info).",
+        autocompletion=completion.MODELS,
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of every random number that is drawn.")]
 Device = Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, ...")]
 DType = Annotated[Precision, typer.Option("--dtype", help="Precision of weights and coordinates.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Structure = Annotated[str, typer.Option(help="PDB file, or the name of a molecule that ships with the package.")]
-Reference = Annotated[str, typer.Option(help="The force field, as PROVIDER:ARGUMENT (see: smoothflow plugins).")]
+Structure = Annotated[
+    str,
+    typer.Option(
+        help="PDB file, or the name of a molecule that ships with the package.", autocompletion=completion.STRUCTURES
+    ),
+]
+Reference = Annotated[
+    str,
+    typer.Option(
+        help="The force field, as PROVIDER:ARGUMENT (see: smoothflow plugins).",
+        show_default=AMBER_NAME,
+        autocompletion=completion.PROVIDERS,
+    ),
+]
 
 
 def require_device(name: str) -> torch.device:
@@ -51,6 +72,8 @@ def require_device(name: str) -> torch.device:
     Raises:
         ConfigurationError: If torch does not know it or cannot use it here.
     """
+    import torch
+
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -76,5 +99,7 @@ def structure_path(name: str) -> Path:
 
 def provider_potential(reference: str, structure: Path) -> Potential:
     """The potential that ``PROVIDER:ARGUMENT`` names, for the molecule in a PDB file."""
+    from ..core.plugins import registry
+
     name, _, argument = reference.partition(":")
     return registry().provider(name)(argument, structure)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..core.plugins import registry
+from .completion import keep_names
 from .console import errors, print_json, print_table
 
 
@@ -18,7 +18,10 @@ def run(
 
     Example: smoothflow plugins
     """
+    from ..core.plugins import registry
+
     found = registry()
+    keep_names()
     rows = []
     for entry in sorted(found.entries.values(), key=lambda entry: (entry.kind, entry.name)):
         smoothness = getattr(entry.value, "smoothness", None) if entry.kind == "transform" else None

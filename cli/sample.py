@@ -9,16 +9,27 @@ from typing import Annotated
 
 import typer
 
+from . import completion
 from .console import errors, print_json, print_table, task_progress
 from .options import AsJson, Device, DType, Model, Precision, Seed, provider_potential, require_device, structure_path
 
 
 def run(
     model: Model,
-    output: Annotated[Path, typer.Option("--out", help="Frames file to write; a run that is in it goes on.")],
-    n_samples: Annotated[int, typer.Option("-n", "--n-samples", min=1)] = 1000,
-    reweight: Annotated[str | None, typer.Option(help="Weight to this force field, as PROVIDER:ARGUMENT.")] = None,
-    structure: Annotated[str, typer.Option(help="PDB of the molecule, for the force field.")] = "capped-alanine",
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--out", help="Frames file to write; a run that is in it goes on.", autocompletion=completion.FRAMES
+        ),
+    ],
+    n_samples: Annotated[int, typer.Option("-n", "--n-samples", min=1, help="How many.")] = 1000,
+    reweight: Annotated[
+        str | None,
+        typer.Option(help="Weight to this force field, as PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS),
+    ] = None,
+    structure: Annotated[
+        str, typer.Option(help="PDB of the molecule, for the force field.", autocompletion=completion.STRUCTURES)
+    ] = "capped-alanine",
     basin: Annotated[
         list[str] | None,
         typer.Option(
@@ -27,7 +38,11 @@ def run(
         ),
     ] = None,
     frames: Annotated[
-        Path | None, typer.Option(help="Frames of the force field: the same numbers from them, and from both by MBAR.")
+        Path | None,
+        typer.Option(
+            help="Frames of the force field: the same numbers from them, and from both by MBAR.",
+            autocompletion=completion.FRAMES,
+        ),
     ] = None,
     metropolis: Annotated[
         Path | None, typer.Option(help="Write a Metropolis chain here: frames of the force field without weights.")
@@ -39,7 +54,7 @@ def run(
 ) -> None:
     """Draw configurations from a model and, if asked, weight them to a force field and average over it.
 
-    Example: smoothflow sample smoothflow-demo/smooth/model.safetensors -n 1000 --out samples.h5
+    Example: smoothflow sample ala2-smooth -n 1000 --out samples.h5
     """
     from ..analysis.basins import Basin
     from ..analysis.chain import write_chain

@@ -7,23 +7,34 @@ from typing import Annotated
 
 import typer
 
-from ..analysis.correlation import independent_frames
 from ..core.errors import ConfigurationError
 from ..core.units import FEMTOSECOND
-from ..training.frames_file import read_frames
-from ..training.simulate import SimulateSettings, default_ladder, simulate, slow_torsions
+from . import completion
 from .console import print_json, print_table, task_progress
 from .options import AMBER, AsJson, Reference, Seed, structure_path
 
 
 def run(
-    structure: Annotated[str, typer.Argument(help="PDB file, or the name of a molecule that ships with the package.")],
-    output: Annotated[Path, typer.Option("--out", help="Frames file; a simulation that is in it goes on.")],
+    structure: Annotated[
+        str,
+        typer.Argument(
+            help="PDB file, or the name of a molecule that ships with the package.",
+            autocompletion=completion.STRUCTURES,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--out", help="Frames file; a simulation that is in it goes on.", autocompletion=completion.FRAMES
+        ),
+    ],
     reference: Reference = AMBER,
     calculator: Annotated[
         str | None, typer.Option(help="An ASE calculator instead, like tblite:GFN2-xTB: short for --reference ase:...")
     ] = None,
-    engine: Annotated[str, typer.Option(help="openmm, ase, or a plug-in's.")] = "openmm",
+    engine: Annotated[
+        str, typer.Option(help="openmm, ase, or a plug-in's.", autocompletion=completion.ENGINES)
+    ] = "openmm",
     n_frames: Annotated[
         int,
         typer.Option(
@@ -52,6 +63,10 @@ def run(
 
     Example: smoothflow simulate capped-alanine -n 200 --out frames.h5
     """
+    from ..analysis.correlation import independent_frames
+    from ..training.frames_file import read_frames
+    from ..training.simulate import SimulateSettings, simulate, slow_torsions
+
     path = structure_path(structure)
     settings = SimulateSettings(
         structure=path,
@@ -93,6 +108,8 @@ def run(
 
 def _ladder(text: str, temperature: float, structure: Path) -> tuple[float, ...]:
     """The temperatures above the first one."""
+    from ..training.simulate import default_ladder
+
     if text == "none":
         return ()
     if text == "auto":

@@ -8,25 +8,45 @@ from typing import Annotated
 
 import typer
 
-from ..core.architecture import transforms_for
-from ..training.frames_file import read_frames
+from . import completion
 from .console import print_json, results, task_progress
 from .options import AsJson, Precision, provider_potential, require_device, structure_path
 
 
 def run(
-    frames: Annotated[Path, typer.Argument(help="Frames to train on; blocks of them are held out.")],
+    frames: Annotated[
+        Path, typer.Argument(help="Frames to train on; blocks of them are held out.", autocompletion=completion.FRAMES)
+    ],
     output: Annotated[Path, typer.Option("--out", help="Run folder; a run that is in it goes on.")],
-    config: Annotated[Path | None, typer.Option(help="YAML settings; options below override them.")] = None,
-    transform: Annotated[str | None, typer.Option(help="smooth, spline, affine, or a plug-in's.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1)] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML settings (see: smoothflow init); options below override them.",
+            autocompletion=completion.SETTINGS,
+        ),
+    ] = None,
+    transform: Annotated[
+        str | None, typer.Option(help="smooth, spline, affine, or a plug-in's.", autocompletion=completion.TRANSFORMS)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimization steps.")] = None,
     initial_model: Annotated[
-        str | None, typer.Option("--from", help="Model to begin with, by file or name, instead of random weights.")
+        str | None,
+        typer.Option(
+            "--from",
+            help="Model to begin with, by file or name, instead of random weights.",
+            autocompletion=completion.MODELS,
+        ),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Force field that weighs the flow's samples, as PROVIDER:ARGUMENT.")
+        str | None,
+        typer.Option(
+            help="Force field that weighs the flow's samples, as PROVIDER:ARGUMENT.",
+            autocompletion=completion.PROVIDERS,
+        ),
     ] = None,
-    structure: Annotated[str, typer.Option(help="PDB of the molecule, for the target.")] = "capped-alanine",
+    structure: Annotated[
+        str, typer.Option(help="PDB of the molecule, for the target.", autocompletion=completion.STRUCTURES)
+    ] = "capped-alanine",
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the loss first: minutes, then steps in less than half the time.")
     ] = False,
@@ -37,9 +57,11 @@ def run(
 ) -> None:
     """Train a flow on frames: likelihood, forces and, with a target, divergences on its own samples.
 
-    Example: smoothflow train smoothflow-demo/frames.h5 --out my-run --transform spline --steps 200
+    Example: smoothflow train smoothflow-demo/frames.h5 --out my-run --steps 200
     """
+    from ..core.architecture import transforms_for
     from ..training.config import TrainSettings, read_settings
+    from ..training.frames_file import read_frames
     from ..training.run import train
 
     settings = TrainSettings() if config is None else read_settings(config)

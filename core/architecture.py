@@ -30,15 +30,15 @@ class FlowSettings:
 
     Attributes:
         transforms: The transform of each kind of manifold, by name. Without one for the interval, lines stay lines.
-        options: For each transform's name, arguments of its constructor.
+        options: For each transform's name, arguments of its constructor, like ``{smooth: {n_bumps: 4}}``.
         line_pairs: Pairs of couplings over the lines (each half given the other).
         interval_pairs: Pairs of couplings over the intervals.
         circle_pairs: Pairs of couplings over the circles.
         hidden: Width of the conditioners' hidden layers.
-        n_hidden_layers: Their number.
+        n_hidden_layers: Number of the conditioners' hidden layers.
         n_harmonics: Harmonics of each circle that enter the conditioners.
         tail_scale: Width of the cumulative normal that maps lines onto intervals, in standard deviations of the data.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
     """
 
     transforms: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_TRANSFORMS))

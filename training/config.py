@@ -40,10 +40,10 @@ class LossWeights(BaseModel):
     """How much each term of the loss counts.
 
     Attributes:
-        nll: Of the negative log-likelihood, kT.
-        force: Of the damped force error, per (kT/nm)^2.
-        reverse_kl: Of the reverse KL divergence, kT; needs a target potential.
-        alpha_two: Of the alpha-2 divergence, which is -log of the sampling efficiency; needs a target potential.
+        nll: Weight of the negative log-likelihood, kT.
+        force: Weight of the damped force error, per (kT/nm)^2.
+        reverse_kl: Weight of the reverse KL divergence, kT; needs a target potential.
+        alpha_two: Weight of the alpha-2 divergence, which is -log of the sampling efficiency; needs a target potential.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,7 +71,7 @@ class AnnealingSettings(BaseModel):
     Attributes:
         n_intermediate: Distributions between the flow and where its largest weights are; 0: samples are only weighted.
         n_leapfrog: Steps of the Hamiltonian Monte Carlo transition at each.
-        timestep: Of these steps, ps.
+        timestep: Time step of these steps, ps.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -88,14 +88,14 @@ class TrainSettings(BaseModel):
         initial_model: File or name of the model to begin with, whose architecture is taken; without it, random weights.
         zmatrix: Rows of a z-matrix of one's own: atom, bond, angle and torsion reference, -1 where there is none.
         flow: The architecture.
-        weights: Of the terms of the loss.
+        weights: How much each term of the loss counts.
         steps: Optimization steps.
         likelihood_steps: How many of them come first, on the likelihood alone: cheap, and forces mean little before.
         batch_size: Frames per step.
-        learning_rate: Of Adam at the start; it falls to zero on a cosine.
+        learning_rate: Step size of Adam at the start; it falls to zero on a cosine.
         averaging: Decay per step of the exponential average of the weights, which is what is validated and saved.
         force_damping: Force errors of a frame beyond this count logarithmically, (kT/nm)^2.
-        n_samples: Of the flow, drawn at each step for each divergence that is estimated on them.
+        n_samples: Samples of the flow, drawn at each step for each divergence that is estimated on them.
         energy_threshold: Samples' reference energies so far above the frames' mean count logarithmically, kT.
         path_gradient: Whether the reverse KL divergence is differentiated along the samples' paths alone: an unbiased
             gradient that is less noisy close to the target.
@@ -106,7 +106,7 @@ class TrainSettings(BaseModel):
             time, so that it pays from some thousand steps on. Steps on the likelihood alone are not compiled.
         dtype: Precision of the weights in training.
         device: ``cpu``, ``cuda``, ``cuda:1``...
-        seed: Of the order of frames, the held-out blocks and the samples.
+        seed: Seed of the order of frames, the held-out blocks and the samples.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -67,7 +67,7 @@ def read_yaml(path: str | Path, kind: type[Settings]) -> Settings:
         first = error.errors()[0]
         reason = _reason(first, kind)
         where = _where(_named(tuple(str(part) for part in first["loc"]), reason, lines), lines)
-        raise ConfigurationError(f'"{path}"{where}: {reason}.') from error
+        raise ConfigurationError(f'"{path}"{where}: {_ended(reason)}') from error
 
 
 def write_yaml(settings: BaseModel) -> str:
@@ -82,6 +82,10 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(known)}"
     return f'there is no field "{name}"; {hint}'
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith("?") else f"{text}."
 
 
 def _collect_lines(node: Any, path: Place, lines: dict[Place, int], file: Path) -> None:
@@ -102,7 +106,8 @@ def _collect_lines(node: Any, path: Place, lines: dict[Place, int], file: Path) 
 def _named(location: Place, reason: str, lines: Mapping[Place, int]) -> Place:
     """The field below a location that the reason quotes, where there is one: the line to look at."""
     below = [place for place in lines if place[: len(location)] == location and f'"{place[-1]}"' in reason]
-    return max([location, *below], key=len)
+    # of several, the first one that is quoted: names that may be meant come later
+    return max(below, key=lambda place: (len(place), -reason.index(f'"{place[-1]}"')), default=location)
 
 
 def _where(place: Place, lines: Mapping[Place, int]) -> str:

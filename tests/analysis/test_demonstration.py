@@ -7,15 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from smoothflow.analysis.comparison import compare_transforms, comparison_dict, comparison_table, write_comparison
-from smoothflow.analysis.conservation import PotentialSource
 from smoothflow.analysis.demonstration import DemoSettings, demonstrate
-from smoothflow.analysis.showcase import AMBER, Demonstration
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.core.architecture import FlowSettings
-from smoothflow.core.engine import DynamicsSettings
-from smoothflow.training.config import TrainSettings
-from smoothflow.training.frames_file import read_frames
+from smoothflow.analysis.showcase import Demonstration
 from smoothflow.training.progress import Progress
 
 SMALL = DemoSettings(
@@ -61,33 +54,3 @@ def test_demonstration_runs_the_whole_chain(run: Run) -> None:
     assert "http://" not in page.replace("http://www.w3.org", "")
     titles = [table.title for table in result.tables()]
     assert titles[0] == "The flow against Amber"
-
-
-@pytest.mark.slow
-def test_comparison_trains_and_measures_each_transform(run: Run, tmp_path: Path) -> None:
-    frames = read_frames(run.folder / "frames.h5")
-    settings = TrainSettings(
-        flow=FlowSettings(interval_pairs=1, circle_pairs=1, hidden=8, options={"smooth": {"n_components": 2}}),
-        steps=3,
-        validate_every=3,
-    )
-    found = compare_transforms(
-        frames[:600],
-        frames[600:],
-        ["smooth", "affine"],
-        settings,
-        PotentialSource(reference=AMBER, structure=molecule_path("capped-alanine")),
-        DynamicsSettings(n_steps=10, timestep=0.0001, report_every=2),
-        20,
-        2,
-        tmp_path,
-        lambda progress: None,
-    )
-    assert [c.transform for c in found] == ["smooth", "affine"]
-    assert all(c.model.is_file() and c.trajectory is not None for c in found)
-    table = comparison_table(found)
-    assert table.columns == ("", "smooth", "affine")
-    rows = comparison_dict(found)
-    assert rows[0]["n_parameters"] > rows[1]["n_parameters"] > 0
-    write_comparison(found, frames.topology, tmp_path / "report.html")
-    assert "affine: Forces" in (tmp_path / "report.html").read_text()

@@ -175,3 +175,11 @@ def test_missing_packages_name_the_extra(module: str, use, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependencyError, match=r"smoothflow\[report\]"):
         use()
+
+
+def test_a_report_loads_nothing_and_lists_provenance_flat() -> None:
+    page = render_report(Report(title="<T>", provenance={"model": {"training": {"steps": 5}, "none": {}}}))
+    assert "default-src 'none'" in page
+    assert "<dt>model.training.steps</dt><dd>5</dd>" in page
+    assert "<dt>model.none</dt><dd>{}</dd>" in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page)

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from smoothflow.analysis.physics import PHYSICS_TESTS, examine_physics
-from smoothflow.analysis.physics_report import Finding, PhysicsReport, PhysicsSettings
+from smoothflow.analysis.physics import examine_physics
+from smoothflow.analysis.physics_report import Finding, PhysicsReport
+from smoothflow.analysis.physics_settings import PHYSICS_TESTS, PhysicsSettings
 from smoothflow.coordinates.elements import masses
 from smoothflow.core.errors import ConfigurationError, ConformanceError
 from smoothflow.core.potential import Potential

@@ -23,6 +23,9 @@ from test_shipped_models import VALUES, digest, run_nve
 
 N_CONFIGURATIONS, N_REPLICAS = 4, 2
 
+DISPLACEMENT = 1e-13
+"""Of the start of another run, nm: how far that run has gone astray at its end says how well the end is determined."""
+
 
 def values_of(name: str) -> dict[str, Any]:
     """Energies (kJ/mol) and forces (kJ/mol/nm) of a few samples, and where 1 ps at constant energy takes two."""
@@ -33,7 +36,10 @@ def values_of(name: str) -> dict[str, Any]:
     mass = masses(potential.coordinates.topology)
     velocities = maxwell_boltzmann(mass, N_REPLICAS, potential.temperature, generator)
     energies, forces = potential.energy_and_forces(positions)
-    start, end = run_nve(potential, positions[:N_REPLICAS], velocities)
+    replicas = positions[:N_REPLICAS]
+    displaced = replicas + DISPLACEMENT * torch.randn(replicas.shape, generator=generator, dtype=replicas.dtype)
+    start, end = run_nve(potential, replicas, velocities)
+    _, other = run_nve(potential, displaced, velocities)
     tensors = {
         "positions": positions,
         "energies": energies,
@@ -42,6 +48,8 @@ def values_of(name: str) -> dict[str, Any]:
         "first_total_energy": start.total_energy,
         "last_total_energy": end.total_energy,
         "last_positions": end.positions,
+        "spread_of_positions": (other.positions - end.positions).abs().max(),
+        "spread_of_total_energy": (other.total_energy - end.total_energy).abs().max(),
     }
     return {"sha256": digest(name), **{key: tensor.tolist() for key, tensor in tensors.items()}}
 

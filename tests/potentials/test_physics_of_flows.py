@@ -8,7 +8,8 @@ import pytest
 import torch
 from smoothflow import FlowPotential
 from smoothflow.analysis.physics import examine_physics
-from smoothflow.analysis.physics_report import PhysicsReport, PhysicsSettings
+from smoothflow.analysis.physics_report import PhysicsReport
+from smoothflow.analysis.physics_settings import PhysicsSettings
 from smoothflow.coordinates.elements import masses
 
 

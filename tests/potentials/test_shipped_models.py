@@ -68,7 +68,7 @@ def test_the_models_are_these() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_energies_and_forces_are_those_that_were_stored(name: str, stored: dict[str, Tensor]) -> None:
     energy, forces = load(name).energy_and_forces(stored["positions"])
-    # float64 in another order of operations: some 1e3 terms; forces are of the order of 1e3
+    # float64 in another order of operations: 1e-13 and 1e-11 were seen; forces are of the order of 1e3
     torch.testing.assert_close(energy, stored["energies"], rtol=0, atol=1e-8)
     torch.testing.assert_close(forces, stored["forces"], rtol=0, atol=1e-6)
 
@@ -78,8 +78,13 @@ def test_energies_and_forces_are_those_that_were_stored(name: str, stored: dict[
 def test_dynamics_of_1_ps_ends_where_it_did(name: str, stored: dict[str, Tensor]) -> None:
     start, end = run_nve(load(name), stored["positions"][:2], stored["velocities"])
     torch.testing.assert_close(start.total_energy, stored["first_total_energy"], rtol=0, atol=1e-8)
-    torch.testing.assert_close(end.positions, stored["last_positions"], rtol=0, atol=1e-6)
-    torch.testing.assert_close(end.total_energy, stored["last_total_energy"], rtol=0, atol=1e-4)
+    # ten times what a displacement of 1e-13 nm, a thousand times the rounding of positions, grew to when stored: below
+    # 1e-9 nm, but as far as atoms move where forces jump at the knots of a spline
+    for found, last, spread in (
+        (end.positions, "last_positions", "spread_of_positions"),
+        (end.total_energy, "last_total_energy", "spread_of_total_energy"),
+    ):
+        torch.testing.assert_close(found, stored[last], rtol=0, atol=10 * float(stored[spread]))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -48,7 +48,7 @@ def test_settings_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        ("steps: 5\nstep: 3\n", 2, r'no field "step"; did you mean "steps"\?'),
+        ("steps: 5\nstep: 3\n", 2, r'no field "step"; did you mean "steps"\?$'),
         ("weights:\n  nll: 1\n  forces: 1\n", 3, r'weights.forces: there is no field "forces"; did you mean "force"'),
         ("steps: 5\nflow:\n  hiden: 3\n", 3, 'no field "hiden"; did you mean "hidden"'),
         ("seed: 1\n\nsteps: many\n", 3, "steps: .*valid integer.*'many'"),

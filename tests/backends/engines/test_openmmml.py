@@ -120,8 +120,10 @@ def test_arguments_that_do_not_exist_are_refused(flow: FlowPotential, pdb: Any, 
         MLPotential("smoothflow", model=flow).createSystem(pdb.topology, precision="single")
     with pytest.raises(FileFormatError, match="There is no file"):
         MLPotential("smoothflow", model=tmp_path / "nowhere.safetensors")
+    unreadable = tmp_path / "system.xml"
+    unreadable.touch()
     with pytest.raises(ConfigurationError, match=r'No loader is called "\.xml".* Known: .*\.safetensors'):
-        MLPotential("smoothflow", model="system.xml")
+        MLPotential("smoothflow", model=unreadable)
 
 
 def test_openmmml_is_imported_without_torch_and_outlives_our_failure() -> None:

@@ -1,0 +1,27 @@
+"""``smoothflow init``: settings of a training, written out with their meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..core.errors import ConfigurationError
+from .console import errors
+
+
+def run(
+    path: Annotated[Path, typer.Argument(help="YAML file to write.")] = Path("smoothflow.yaml"),
+) -> None:
+    """Write the settings of a training with their defaults, each with a comment, for smoothflow train --config.
+
+    Example: smoothflow init my-settings.yaml
+    """
+    from ..core.files import write_atomically
+    from ..training.config_template import settings_template
+
+    if path.exists():
+        raise ConfigurationError(f'"{path}" exists already. Remove it, or give another name.')
+    write_atomically(path, settings_template().encode("utf-8"))
+    errors.print(f"Settings: {path}\nNext: smoothflow train FRAMES --config {path} --out RUN", soft_wrap=True)

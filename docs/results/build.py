@@ -1,0 +1,123 @@
+"""Write a page of results from what ``smoothflow compare`` kept; nothing on it is typed by hand.
+
+    python docs/results/build.py COMPARISON_FOLDER docs/results/alanine-dipeptide.md
+
+The page's figures go into a folder beside it, named like the page.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from smoothflow.analysis.comparison_cell import Measured, read_measured
+from smoothflow.analysis.comparison_report import comparison_tables, markdown, shared_pictures
+from smoothflow.analysis.report import Picture
+from smoothflow.core.errors import FileFormatError, SmoothflowError
+from smoothflow.core.files import write_atomically
+
+FIGURES = ("Ramachandran", "Forces", "Energy overlap")
+"""Pictures of a cell that the page shows, by the beginnings of their titles."""
+
+
+def build(folder: Path, page: Path) -> None:
+    """Write the page of a comparison and its figures.
+
+    Args:
+        folder: The comparison's.
+        page: A Markdown file.
+
+    Raises:
+        FileFormatError: If the folder holds no comparison, or something cannot be written.
+    """
+    summary, settings = folder / "comparison.json", folder / "comparison.yaml"
+    if not summary.exists() or not settings.exists():
+        raise FileFormatError(
+            f'"{folder}" holds no comparison. Make one: smoothflow compare --preset NAME --out FOLDER.'
+        )
+    content = json.loads(summary.read_text(encoding="utf-8"))
+    grid = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    cells = [_read(folder / cell["title"] / "evaluation.json") for cell in content["cells"]]
+    reference = _read(folder / "reference.json")
+    images = page.with_suffix("")
+    images.mkdir(parents=True, exist_ok=True)
+    last = list(grid["objectives"])[-1]
+    pictures = shared_pictures(cells, reference, list(grid["transforms"]))
+    for cell in cells:
+        if cell.title.endswith(f"/{last}"):
+            pictures += [
+                Picture(f"{cell.title}: {picture.title}", picture.caption, picture.png)
+                for picture in cell.read_pictures()
+                if picture.title.startswith(FIGURES)
+            ]
+    lines = [
+        f"# {page.stem.replace('-', ' ').capitalize()}",
+        "",
+        "Written by `docs/results/build.py` from the files of `smoothflow compare`. What the numbers mean, and when "
+        "not to trust them: [metrics](../reference/metrics.md).",
+        "",
+    ]
+    for table in comparison_tables(cells, reference):
+        lines += [f"## {table.title}", "", markdown(table)]
+    lines += ["## Figures", ""]
+    for i, picture in enumerate(pictures):
+        name = f"{i:02d}.png"
+        write_atomically(images / name, picture.png)
+        lines += [f"**{picture.title}.** {picture.caption}", "", f"![{picture.title}]({images.name}/{name})", ""]
+    lines += [*_origins([*cells, reference]), *_data(content, folder), *_settings(settings)]
+    write_atomically(page, "\n".join(lines).encode())
+
+
+def _read(path: Path) -> Measured:
+    found = read_measured(path)
+    if found is None:
+        raise FileFormatError(f'There is no file "{path}", though the comparison names it. Run the comparison again.')
+    return found
+
+
+def _origins(rows: list[Measured]) -> Iterator[str]:
+    """Command, commit and machine, once for all rows that share them."""
+    yield from ("## Where the numbers come from", "")
+    shared: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for row in rows:
+        shared.setdefault(tuple(row.origin.items()), []).append(row.title)
+    for origin, titles in shared.items():
+        yield from (f"{', '.join(titles)}:", "")
+        yield from (f"- {name}: `{value}`" for name, value in origin)
+        yield ""
+
+
+def _data(content: dict[str, Any], folder: Path) -> Iterator[str]:
+    """The frames, by their digests and provenance, and the seeds."""
+    known = {(folder / cell["title"] / "frames.json").read_text(encoding="utf-8") for cell in content["cells"]}
+    for frames in map(json.loads, sorted(known)):
+        made = ", ".join(f"{name} {value}" for name, value in frames["provenance"].items())
+        yield f"- {frames['frames']} frames to train on: {made}"
+    for name, what in (("frames", "Frames to train on"), ("held_out", "Held-out frames")):
+        digests = {cell["identity"][name] for cell in content["cells"]}
+        yield from (f"- {what}, SHA-256 of the arrays: `{digest}`" for digest in sorted(digests))
+    seeds = {
+        "samples": [cell["identity"]["seed"] for cell in content["cells"]],
+        "dynamics": [cell["identity"]["dynamics"]["seed"] for cell in content["cells"]],
+        "training": [cell["identity"]["training"]["seed"] for cell in content["cells"]],
+        "initial weights": [cell["identity"]["training"]["flow"]["seed"] for cell in content["cells"]],
+    }
+    shown = (f"{name} {', '.join(map(str, sorted(set(values))))}" for name, values in seeds.items())
+    yield from (f"- seeds: {'; '.join(shown)}", "")
+
+
+def _settings(path: Path) -> Iterator[str]:
+    yield from ("All settings:", "", "```yaml", path.read_text(encoding="utf-8").rstrip(), "```", "")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    try:
+        build(Path(sys.argv[1]), Path(sys.argv[2]))
+    except SmoothflowError as error:
+        sys.exit(f"error: {error}")

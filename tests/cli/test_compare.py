@@ -1,0 +1,67 @@
+"""``smoothflow compare`` on frames: presets and transforms by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Smoothflow = Callable[..., Any]
+Chain = Any
+
+PRESET = """\
+training: {steps: 2, batch_size: 16, flow: {hidden: 4, line_pairs: 1, interval_pairs: 1, circle_pairs: 1}}
+transforms:
+  affine: {transforms: {line: affine}}
+objectives:
+  nll: {force: 0}
+  nll+fm:
+n_samples: 20
+n_gradients: 2
+dynamics: {replicas: 1, timestep: 1.0e-4, duration: 1.0e-3, equilibration: 0, timesteps: []}
+"""
+
+
+@pytest.mark.slow
+def test_a_preset_of_ones_own_and_one_of_its_cells(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text(PRESET)
+    folder = tmp_path / "grid"
+    command = ["compare", chain.frames, "--preset", tmp_path / "grid.yaml", "--out", folder, "--json"]
+    first = smoothflow(*command, "--held-out", chain.frames, "--cells", "affine/nll+fm")
+    assert first.code == 0, first.err
+    assert [cell["title"] for cell in json.loads(first.out)["cells"]] == ["affine/nll+fm"]
+    assert (folder / "affine" / "nll+fm" / "evaluation.json").is_file()
+    assert not (folder / "affine" / "nll").exists()
+
+
+@pytest.mark.slow
+def test_transforms_by_name(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("flow: {hidden: 4, line_pairs: 1, interval_pairs: 1, circle_pairs: 1}\n")
+    command = ["compare", chain.frames, "--transforms", "affine", "--config", tmp_path / "run.yaml", "--steps", 2]
+    found = smoothflow(*command, "--out", tmp_path / "out", "-n", 20, "--replicas", 1, "--md-steps", 10)
+    assert found.code == 0, found.err
+    assert "Kish ESS" in found.out
+    assert "affine" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "alanine"], "alanine-dipeptide"),
+        (["--preset", "alanine-dipeptide", "--steps", "3"], "A preset says all that --steps would"),
+        (["--preset", "alanine-dipeptide", "--target", "rings"], "A preset says all that --target would"),
+        (["--preset", "alanine-dipeptide", "--held-out", "x.h5"], "give both, or none"),
+        (["--target", "rings", "--preset", "no.yaml"], "--target"),
+        (["x.h5", "--target", "rings"], "Give either a frames file"),
+    ],
+)
+def test_what_cannot_work_is_one_line(
+    smoothflow: Smoothflow, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    found = smoothflow("compare", *arguments, "--out", tmp_path / "out")
+    assert found.code == 2
+    assert message in found.err
+    assert not (tmp_path / "out").exists()
