@@ -101,6 +101,7 @@ def test_a_potential_in_openmm(tutorial: Tutorial) -> None:
     assert 0.4 < names["distance"] < 0.9
 
 
+@pytest.mark.slow
 @follow("transform.md")
 def test_a_transform_of_ones_own(tutorial: Tutorial) -> None:
     names = tutorial.names
@@ -116,6 +117,7 @@ def test_a_transform_of_ones_own(tutorial: Tutorial) -> None:
     assert (tutorial.folder / "comparison" / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @follow("molecule.md")
 def test_from_a_pdb_to_a_report(tutorial: Tutorial) -> None:
     folder = tutorial.folder
@@ -145,6 +147,7 @@ def test_reweighting_and_free_energies(tutorial: Tutorial) -> None:
     assert names["solvation"] == pytest.approx(log_z(vacuum).value - log_z(solvent).value, abs=1e-8)
 
 
+@pytest.mark.slow
 @follow("bias.md")
 def test_a_bias_on_torsions(tutorial: Tutorial) -> None:
     names = tutorial.names
@@ -162,6 +165,7 @@ def test_a_bias_on_torsions(tutorial: Tutorial) -> None:
     assert names["cells_visited"](names["flattened"]) > names["cells_visited"](names["plain"])
 
 
+@pytest.mark.slow
 @follow("machines.md")
 def test_more_than_one_machine(tutorial: Tutorial) -> None:
     folder = tutorial.folder
