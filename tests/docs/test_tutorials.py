@@ -1,0 +1,179 @@
+"""The tutorials run as they are read, top to bottom, and give what they say."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import smoothflow
+import torch
+from smoothflow.analysis.reweighting import log_z
+from smoothflow.testing import TRANSFORM_CLAUSES
+from smoothflow.training.frames_file import read_frames
+
+TUTORIALS = Path(smoothflow.__file__).parent / "docs" / "tutorials"
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Tutorial:
+    """What a tutorial left behind: its Python session, what its blocks printed, and its folder."""
+
+    names: dict[str, Any]
+    printed: str
+    folder: Path
+
+
+def blocks(text: str) -> Iterator[tuple[str, str, int]]:
+    """Language, code and first line of each block."""
+    for match in FENCE.finditer(text):
+        yield match[1], match[2], text.count("\n", 0, match.start(2)) + 1
+
+
+@pytest.fixture
+def tutorial(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Tutorial]:
+    """A tutorial that was followed in an empty folder, as a reader in an activated environment would."""
+    path = TUTORIALS / request.param
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    text = path.read_text(encoding="utf-8")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    threads, printed = torch.get_num_threads(), ""
+    for language, code, line in blocks(text):
+        if language == "python":
+            exec(compile("\n" * (line - 1) + code, str(path), "exec"), names)
+            printed += capsys.readouterr().out
+        elif language == "bash":
+            done = subprocess.run(["bash", "-euo", "pipefail"], input=code, capture_output=True, text=True)
+            assert done.returncode == 0, f"{path.name}, line {line}: {done.stderr}"
+            printed += done.stdout
+    yield Tutorial(names, printed, tmp_path)
+    torch.set_num_threads(threads)
+
+
+def follow(name: str) -> pytest.MarkDecorator:
+    """A test of what a tutorial gives."""
+    return pytest.mark.parametrize("tutorial", [name], indirect=True)
+
+
+def test_every_block_is_one_that_runs_or_is_only_read() -> None:
+    for path in TUTORIALS.glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        languages = {language for language, _, _ in blocks(text)}
+        assert languages <= {"python", "bash", "text"}, path.name
+        assert text.count("```") == 2 * len(list(blocks(text))), path.name
+
+
+@follow("ase.md")
+def test_a_potential_in_ase(tutorial: Tutorial) -> None:
+    names = tutorial.names
+    assert names["converged"]
+    # a stretch of an N-H bond, cm^-1
+    assert 3000 < names["wavenumbers"].max() < 4000
+    # 60 vibrations share some 30 kT = 0.8 eV; Amber itself fluctuates by 3 to 6 meV at this step
+    assert len(names["total_energies"]) == 101
+    assert names["fluctuation"] < 0.03
+    assert names["deviation"] < 2.0
+    assert (tutorial.folder / "samples.xyz").read_text().count("Lattice") == 0
+    assert len(names["samples"]) == 8
+
+
+@follow("openmm.md")
+def test_a_potential_in_openmm(tutorial: Tutorial) -> None:
+    names = tutorial.names
+    log = (tutorial.folder / "log.csv").read_text().splitlines()
+    assert len(log) == 1 + 10 + 10
+    assert (tutorial.folder / "trajectory.dcd").stat().st_size > 20 * 22 * 12
+    # kJ/mol; half a kT
+    assert names["spread"] < 1.2
+    assert 0.4 < names["distance"] < 0.9
+
+
+@pytest.mark.slow
+@follow("transform.md")
+def test_a_transform_of_ones_own(tutorial: Tutorial) -> None:
+    names = tutorial.names
+    assert names["report"].passed
+    error = names["mistakes"].results[0].error
+    assert error is not None
+    assert "log" in str(error)
+    # the table of the whole contract, on the one manifold
+    assert tutorial.printed.count(" ok ") == len(TRANSFORM_CLAUSES)
+    assert [row["transform"] for row in names["comparison"]] == ["fourier", "smooth"]
+    # kT; sixty steps from the uniform distribution, which is more than a kT away
+    assert all(0 < row["forward_kl"] < 0.5 for row in names["comparison"])
+    assert (tutorial.folder / "comparison" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@follow("molecule.md")
+def test_from_a_pdb_to_a_report(tutorial: Tutorial) -> None:
+    folder = tutorial.folder
+    assert (folder / "report.html").read_text(encoding="utf-8").count("data:image/png") >= 3
+    assert json.loads((folder / "evaluation.json").read_text())
+    frames, samples, dynamics = (read_frames(folder / name) for name in ("frames.h5", "samples.h5", "md.h5"))
+    assert len(frames) == 500
+    assert len(samples) == 200
+    assert samples.log_weights is not None
+    assert len(dynamics) == 6
+    assert (folder / "md.xtc").stat().st_size > 0
+    # the model has learned something of the molecule since its first validation
+    metrics = csv.DictReader((folder / "run" / "metrics.csv").read_text().splitlines())
+    losses = [float(row["val_nll"]) for row in metrics]
+    assert losses[-1] < losses[0]
+
+
+@follow("free-energy.md")
+def test_reweighting_and_free_energies(tutorial: Tutorial) -> None:
+    names = tutorial.names
+    assert 0.05 < names["ess"].value <= 1
+    # long simulations of this force field give 1.2 to 2 %; a few dozen of the samples are there
+    assert 0.003 < names["population"].value < 0.05
+    assert 3 < names["basin"].value < 6
+    # the same free energy from the two partition functions, in kT; nothing but rounding between them
+    solvent, vacuum = names["log_weights"], -names["u_vacuum"] - names["log_q"]
+    assert names["solvation"] == pytest.approx(log_z(vacuum).value - log_z(solvent).value, abs=1e-8)
+
+
+@pytest.mark.slow
+@follow("bias.md")
+def test_a_bias_on_torsions(tutorial: Tutorial) -> None:
+    names = tutorial.names
+    # the definitions of phi and psi agree with the internal coordinates' own
+    flow, samples = names["flow"], names["samples"]
+    q, _ = flow.coordinates.encode(samples)
+    columns = flow.coordinates.codomain.names
+    for name in ("phi", "psi"):
+        turned = names[name] - q[:, columns.index(name)]
+        torch.testing.assert_close(turned.cos(), torch.ones_like(turned), rtol=0, atol=1e-10)
+    # the bias is 60 kJ/mol high, and at 300 K phi stays within some 0.3 of its minimum at 1, less what Amber wants
+    assert abs(names["pulled"][-20:].mean() - 1.0) < 0.3
+    # kT; the two torsions carry some 2 kT of information, and the network cannot know more than there is
+    assert 1.0 < names["loss"] < 2.7
+    assert names["cells_visited"](names["flattened"]) > names["cells_visited"](names["plain"])
+
+
+@pytest.mark.slow
+@follow("machines.md")
+def test_more_than_one_machine(tutorial: Tutorial) -> None:
+    folder = tutorial.folder
+    frames = read_frames(folder / "frames.h5")
+    energies, by_cluster = torch.load(folder / "energies.pt"), torch.load(folder / "cluster.pt")
+    # positions are stored in float32: 1e-8 nm times forces of up to 1e4 kJ/mol/nm on 66 coordinates
+    torch.testing.assert_close(energies, torch.from_numpy(frames.energies), rtol=0, atol=0.05)
+    torch.testing.assert_close(by_cluster, energies, rtol=0, atol=1e-6)
+    for run in ("run-1", "run-2", "run-kl"):
+        assert (folder / run / "model.safetensors").is_file()
+    assert "run-kl" in tutorial.printed
