@@ -1,0 +1,120 @@
+"""Pages that are made from the program itself: its modules, its commands, and the figures that it measured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import smoothflow
+import typer
+from smoothflow.analysis.benchmarks import benchmark_tables, read_benchmarks
+from smoothflow.cli.app import app as program
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.nodes import make_refnode
+from typer.cli import get_docs_for_click
+
+PACKAGE = Path(smoothflow.__file__).parent
+ROOMS = (
+    "core",
+    "coordinates",
+    "backends.flows",
+    "backends.engines",
+    "potentials",
+    "integrators",
+    "training",
+    "analysis",
+    "testing",
+)
+
+
+def generate(app: Sphinx) -> None:
+    """Write all of them below ``docs/generated``."""
+    folder = Path(app.srcdir) / "generated"
+    pages = dict([*module_pages(), ("commands.md", commands()), *benchmark_pages(Path(app.srcdir) / "benchmarks")])
+    for name, text in pages.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # an unchanged page is not built again
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def module_pages() -> Iterator[tuple[str, str]]:
+    """One page for each module, one for each room, and the public names."""
+    homes = smoothflow._HOMES
+    names = "\n".join(f"   ~smoothflow{homes[name]}.{name}" for name in smoothflow.__all__)
+    rooms = "\n".join(f"   modules/{room}" for room in ROOMS)
+    yield (
+        "python.rst",
+        f"{heading('Python')}\nThese names are in ``smoothflow`` itself. Everything else is imported from its module.\n\n"
+        f".. autosummary::\n   :nosignatures:\n\n{names}\n\n"
+        f"{heading('Modules', '-')}\n.. toctree::\n   :maxdepth: 1\n\n{rooms}\n",
+    )
+    for room in ROOMS:
+        paths = sorted(PACKAGE.joinpath(*room.split(".")).glob("*.py"))
+        modules = [f"{room}.{path.stem}" for path in paths if path.stem != "__init__"]
+        entries = "\n".join(f"   {module} <{module}-module>" for module in modules)
+        yield (
+            f"modules/{room}.rst",
+            f"{heading(room)}\n.. automodule:: smoothflow.{room}\n\n.. toctree::\n   :maxdepth: 1\n\n{entries}\n",
+        )
+        for module in modules:
+            yield (
+                f"modules/{module}-module.rst",
+                f"{heading(module)}\n.. automodule:: smoothflow.{module}\n   :members:\n",
+            )
+
+
+def heading(title: str, line: str = "=") -> str:
+    """A title in reStructuredText."""
+    return f"{title}\n{line * len(title)}\n"
+
+
+def commands() -> str:
+    """The commands, as Typer itself documents them; each example in a block of its own."""
+    group = typer.main.get_command(program)
+    context = typer.Context(group, info_name="smoothflow")
+    parts = ["# Commands\n", f"{group.help} {group.epilog}\n"]
+    for name, command in group.commands.items():
+        text = get_docs_for_click(obj=command, ctx=context, name=name, call_prefix="smoothflow", indent=1)
+        parts.append(re.sub(r"^Example: (.*)$", r"```bash\n\1\n```", text, flags=re.MULTILINE))
+    return "\n".join(parts)
+
+
+def benchmark_pages(folder: Path) -> Iterator[tuple[str, str]]:
+    """One page for each JSON file of ``smoothflow bench``."""
+    for path in sorted(folder.glob("*.json")):
+        run = read_benchmarks(path)
+        parts = [f"# {path.stem}\n", f"{run}.\n"]
+        for table in benchmark_tables(run):
+            rows = [table.columns, ["---"] * len(table.columns), *table.rows]
+            parts += [f"## {table.title}\n", "\n".join(f"| {' | '.join(row)} |" for row in rows), "", table.note, ""]
+        yield f"benchmarks/{path.stem}.md", "\n".join(parts)
+
+
+def find_by_short_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: nodes.TextElement
+) -> nodes.reference | None:
+    """Link a name that its own module does not define to the only thing in the package that is called so."""
+    if node.get("refdomain") != "py":
+        return None
+    name = node["reftarget"].removeprefix("smoothflow.")
+    found = [
+        entry
+        for full, entry in env.domains.python_domain.objects.items()
+        if full.endswith(f".{name}") and not entry.aliased
+    ]
+    if len(found) != 1:
+        return None
+    return make_refnode(app.builder, node["refdoc"], found[0].docname, found[0].node_id, shown, name)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("builder-inited", generate)
+    app.connect("missing-reference", find_by_short_name)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,42 @@
+"""Equations as MathML, made when the site is built: browsers draw it without a script or a font from elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docutils import nodes
+from latex2mathml import converter
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.math import get_node_equation_number
+from sphinx.writers.html5 import HTML5Translator
+
+logger = logging.getLogger(__name__)
+
+
+def convert(equation: str, node: nodes.Node, display: str) -> str:
+    try:
+        return converter.convert(equation, display=display)
+    except Exception as error:
+        logger.warning("no equation in LaTeX: %r in %s", error, equation, location=node)
+        return equation
+
+
+def inline(writer: HTML5Translator, node: nodes.math) -> None:
+    writer.body.append(convert(node.astext(), node, "inline"))
+    raise nodes.SkipNode
+
+
+def block(writer: HTML5Translator, node: nodes.math_block) -> None:
+    # paragraphs are equations of their own; napoleon leaves an empty one at the end
+    for equation in filter(str.strip, node.astext().split("\n\n")):
+        number = get_node_equation_number(writer, node) if node["number"] else ""
+        writer.body.append(writer.starttag(node, "div", CLASS="math"))
+        writer.body.append(convert(equation, node, "block"))
+        writer.body.append(f'<span class="eqno">({number})</span></div>\n' if number else "</div>\n")
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_html_math_renderer("mathml", (inline, None), (block, None))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
