@@ -42,7 +42,11 @@ add_module_names = False
 
 default_role = "py:obj"
 # names of other packages are not linked: their pages are not here
-nitpick_ignore_regex = [(r"py:.*", r"(?!smoothflow).*"), (r"py:.*", r"smoothflow\.testing\.report\.Case")]
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!smoothflow).*"),
+    # annotations that stand for themselves
+    (r"py:class|py:obj", r"smoothflow\.(testing\.report\.Case|core\.architecture\.Annotated|training\.config\._\w+)"),
+]
 
 html_theme = "furo"
 html_title = "smoothflow"

@@ -46,13 +46,13 @@ def main(smooth_name: str = "ala2-smooth", spline_name: str = "ala2-spline") -> 
     with torch.no_grad():
         positions, _ = smooth.sample(4000, torch.Generator().manual_seed(0))
     save("scan", scan_figure(smooth, spline, positions[0]))
-    save("energy", energy_figure(smooth, spline, positions[:4]))
     save("mixture", mixture_figure())
     save("inverse", inverse_figure())
     save("charts", charts_figure(smooth, positions))
     save("zmatrix", zmatrix_figure())
     save("volume", volume_figure(smooth, positions))
     save("ess", ess_figure())
+    save("energy", energy_figure(smooth, spline, positions[:4]))
 
 
 def save(name: str, figure: Figure) -> None:
@@ -220,7 +220,7 @@ def zmatrix_figure() -> Figure:
     """Capped alanine, with the order in which its atoms are placed and what each torsion is."""
     topology, positions = topology_from_pdb(molecule_path("capped-alanine"))
     rows = ZMatrix.from_topology(topology).rows
-    centred = (positions - positions.mean(0)).double().numpy()
+    centred = (positions[0] - positions[0].mean(0)).double().numpy()
     # seen along the direction in which the molecule is thinnest
     _, _, axes_of_molecule = np.linalg.svd(centred, full_matrices=False)
     flat = centred @ axes_of_molecule[:2].T

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ ROOMS = (
 def generate(app: Sphinx) -> None:
     """Write all of them below ``docs/generated``."""
     folder = Path(app.srcdir) / "generated"
-    pages = dict([*module_pages(), ("commands.md", commands()), *benchmark_pages(Path(app.srcdir) / "benchmarks")])
+    pages = dict([*module_pages(), ("commands.md", commands()), ("extras.inc", extras()), *benchmark_pages(Path(app.srcdir) / "benchmarks")])
     for name, text in pages.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,8 +47,7 @@ def generate(app: Sphinx) -> None:
 
 def module_pages() -> Iterator[tuple[str, str]]:
     """One page for each module, one for each room, and the public names."""
-    homes = smoothflow._HOMES
-    names = "\n".join(f"   ~smoothflow{homes[name]}.{name}" for name in smoothflow.__all__)
+    names = "\n".join(f"   ~{home_of(name)}.{name}" for name in smoothflow.__all__)
     rooms = "\n".join(f"   modules/{room}" for room in ROOMS)
     yield (
         "python.rst",
@@ -70,6 +70,12 @@ def module_pages() -> Iterator[tuple[str, str]]:
             )
 
 
+def home_of(name: str) -> str:
+    """The module that defines a public name; what is no class and no function does not say it."""
+    home = getattr(getattr(smoothflow, name), "__module__", "")
+    return home if home.startswith("smoothflow.") else f"smoothflow{smoothflow._HOMES[name]}"
+
+
 def heading(title: str, line: str = "=") -> str:
     """A title in reStructuredText."""
     return f"{title}\n{line * len(title)}\n"
@@ -84,6 +90,13 @@ def commands() -> str:
         text = get_docs_for_click(obj=command, ctx=context, name=name, call_prefix="smoothflow", indent=1)
         parts.append(re.sub(r"^Example: (.*)$", r"```bash\n\1\n```", text, flags=re.MULTILINE))
     return "\n".join(parts)
+
+
+def extras() -> str:
+    """The optional dependencies, as ``pyproject.toml`` has them."""
+    project = tomllib.loads((PACKAGE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    rows = [f"| `{name}` | {', '.join(packages)} |" for name, packages in project["optional-dependencies"].items()]
+    return "\n".join(["| extra | installs |", "| --- | --- |", *rows, ""])
 
 
 def benchmark_pages(folder: Path) -> Iterator[tuple[str, str]]:
