@@ -20,8 +20,6 @@ extensions = [
     "from_program",
 ]
 exclude_patterns = ["extensions"]
-# a folder may have no pages yet
-suppress_warnings = ["toc.empty_glob"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3

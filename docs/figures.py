@@ -111,13 +111,12 @@ def energy_figure(smooth: FlowPotential, spline: FlowPotential, positions: Tenso
             times.append(state.time)
             energies.append(state.total_energy)
 
-        settings = DynamicsSettings(n_steps=1000, timestep=0.001, report_every=2)
+        settings = DynamicsSettings(n_steps=1000, timestep=0.001, report_every=4)
         try:
             registry().engine("verlet")().run(potential, mass, positions, velocities, settings, keep)
         except SimulationError as error:
             print(f"{name}: {error}")
         ax.plot(times, torch.stack(energies) - energies[0], color=colour, lw=0.9)
-        ax.set_yscale("symlog", linthresh=10)
         ax.set_title(name)
         ax.set_xlabel("time (ps)")
     axes[0].set_ylabel("total energy − start (kJ/mol)")
@@ -139,7 +138,7 @@ def mixture_figure() -> Figure:
         transform = registry().transform(name)(Interval())
         generator = torch.Generator().manual_seed(4)
         params = transform.initial_params().double()
-        params = params + torch.randn(params.shape, generator=generator, dtype=torch.float64)
+        params = params + 0.5 * torch.randn(params.shape, generator=generator, dtype=torch.float64)
         _, log_density = transform.forward(x, params.expand(len(x), -1))
         (slope,) = torch.autograd.grad(log_density.sum(), x)
         axes[1].plot(x.detach(), log_density.detach().exp(), color=colour, lw=1.4, label=name)
@@ -199,13 +198,13 @@ def charts_figure(potential: FlowPotential, positions: Tensor) -> Figure:
     narrow = next(i for i in range(first_torsion, len(names)) if kinds[i] == "standard")
     wide = kinds.index("circle")
     figure, axes = new_figure((8, 2.7), 3)
-    for ax, i, title in zip(axes, (0, narrow, wide), ("to the line", "to the line, cut", "a circle"), strict=True):
+    for ax, i, title in zip(axes, (0, narrow, wide), ("standard", "standard, with a seam", "circle"), strict=True):
         is_angle = i >= first_torsion
         unit = 180 / math.pi if is_angle else 1.0
-        ax.hist(q[:, i] * unit, bins=90, range=(-180, 180) if is_angle else None, density=True, color=BLUE)
+        ax.hist(q[:, i] * unit, bins=90, range=(-180, 180) if is_angle else None, density=True, color=COLOURS[5])
         location = chart.columns[i].location * unit
         if kinds[i] == "standard":
-            ax.axvline(location, color=INK, lw=1)
+            ax.axvline(location, color=INK, lw=1.2)
             if is_angle:
                 seam = math.remainder(location + 180, 360)
                 ax.axvline(seam, color=RED, lw=1.4, ls="--")
@@ -220,10 +219,7 @@ def zmatrix_figure() -> Figure:
     """Capped alanine, with the order in which its atoms are placed and what each torsion is."""
     topology, positions = topology_from_pdb(molecule_path("capped-alanine"))
     rows = ZMatrix.from_topology(topology).rows
-    centred = (positions[0] - positions[0].mean(0)).double().numpy()
-    # seen along the direction in which the molecule is thinnest
-    _, _, axes_of_molecule = np.linalg.svd(centred, full_matrices=False)
-    flat = centred @ axes_of_molecule[:2].T
+    flat = spread_out(positions[0].double().numpy())
     figure, (ax,) = new_figure((8, 4.2), 1)
     ax.grid(False)
     ax.set_axis_off()
@@ -240,6 +236,16 @@ def zmatrix_figure() -> Figure:
         ax.plot([], [], color=colour, lw=1.6, label=label)
     ax.legend(frameon=False, fontsize=9, loc="lower left")
     return figure
+
+
+def spread_out(positions: np.ndarray) -> np.ndarray:
+    """Positions seen from where the two atoms that are nearest to each other look farthest apart, long side across."""
+    centred = positions - positions.mean(0)
+    generator = np.random.default_rng(0)
+    views = [centred @ np.linalg.qr(generator.normal(size=(3, 3)))[0][:, :2] for _ in range(2000)]
+    first, second = np.triu_indices(len(centred), 1)
+    best = max(views, key=lambda view: np.linalg.norm(view[first] - view[second], axis=1).min())
+    return best @ np.linalg.svd(best, full_matrices=False)[2].T
 
 
 def is_improper(rows: Sequence, number: int) -> bool:
@@ -280,9 +286,9 @@ def ess_figure() -> Figure:
         x = 0.6 * draws
         log_w = -0.5 * x**2 + 0.5 * draws**2
         axes[0].plot(sizes, [100 * ess_fraction(log_w[:n]).value for n in sizes], color=BLUE, lw=1)
-        # target two peaks of equal weight, six widths apart; the sampler knows one
-        x = draws - 3
-        log_target = torch.logaddexp(-0.5 * (x + 3) ** 2, -0.5 * (x - 3) ** 2)
+        # target two peaks of equal weight, ten widths apart; the sampler knows one
+        x = draws - 5
+        log_target = torch.logaddexp(-0.5 * (x + 5) ** 2, -0.5 * (x - 5) ** 2)
         log_w = log_target + 0.5 * draws**2
         axes[1].plot(sizes, [100 * ess_fraction(log_w[:n]).value for n in sizes], color=RED, lw=1)
     for ax, title in zip(axes, ("a sampler too narrow", "a sampler that misses half"), strict=True):

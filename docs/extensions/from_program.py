@@ -20,6 +20,23 @@ from sphinx.util.nodes import make_refnode
 from typer.cli import get_docs_for_click
 
 PACKAGE = Path(smoothflow.__file__).parent
+CONTENTS = {
+    "Begin": [
+        "installation",
+        *(f"tutorials/{name}" for name in ("ase", "openmm", "molecule", "transform")),
+        "tutorials/*",
+    ],
+    "How to": ["how-to/*"],
+    "Explanation": [
+        *("explanation/smoothness", "explanation/mixture-transform", "explanation/inverse", "explanation/charts"),
+        *("explanation/z-matrix", "explanation/densities", "explanation/effective-sample-size", "explanation/limits"),
+        "explanation/*",
+    ],
+    "Results": ["results/*", "reliability", "generated/benchmarks/*"],
+    "Reference": ["generated/python", "generated/commands", "reference/*", "changelog"],
+}
+"""The sections of the site and their pages; a pattern stands for those that are not named before it."""
+
 ROOMS = (
     "core",
     "coordinates",
@@ -35,14 +52,31 @@ ROOMS = (
 
 def generate(app: Sphinx) -> None:
     """Write all of them below ``docs/generated``."""
-    folder = Path(app.srcdir) / "generated"
-    pages = dict([*module_pages(), ("commands.md", commands()), ("extras.inc", extras()), *benchmark_pages(Path(app.srcdir) / "benchmarks")])
-    for name, text in pages.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # an unchanged page is not built again
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+    source = Path(app.srcdir)
+    write(source / "generated" / "commands.md", commands())
+    write(source / "generated" / "extras.inc", extras())
+    for name, text in (*module_pages(), *benchmark_pages(source / "benchmarks")):
+        write(source / "generated" / name, text)
+    write(source / "generated" / "contents.inc", contents(source))
+
+
+def write(path: Path, text: str) -> None:
+    """Write a page; an unchanged one is left alone, and not built again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def contents(source: Path) -> str:
+    """The tables of contents, of the pages that there are."""
+    parts = []
+    for caption, patterns in CONTENTS.items():
+        found = [path for pattern in patterns for path in sorted(source.glob(f"{pattern}.md"))]
+        found += [path for pattern in patterns for path in sorted(source.glob(f"{pattern}.rst"))]
+        pages = dict.fromkeys(path.relative_to(source).with_suffix("").as_posix() for path in found)
+        if pages:
+            parts += ["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""]
+    return "\n".join(parts)
 
 
 def module_pages() -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -14,9 +15,15 @@ from sphinx.writers.html5 import HTML5Translator
 logger = logging.getLogger(__name__)
 
 
+# what browsers do not infer: the space between a function's name and its argument, and that a minus is a sign
+FUNCTION = re.compile(r"(<mi>(?:log|sin|cos|exp|max|min|det)</mi>)(?=<m[insr])")
+SIGN = re.compile(r"(<mo[^>]*>(?:&#x0003D;|=|\(|&#x00028;|\[|&#x0005B;|,|&#x0002C;)</mo>)<mo>(?=&#x02212;)")
+
+
 def convert(equation: str, node: nodes.Node, display: str) -> str:
     try:
-        return converter.convert(equation, display=display)
+        found = converter.convert(equation, display=display)
+        return SIGN.sub(r'\1<mo form="prefix">', FUNCTION.sub(r'\1<mspace width="0.17em"/>', found))
     except Exception as error:
         logger.warning("no equation in LaTeX: %r in %s", error, equation, location=node)
         return equation
