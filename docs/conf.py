@@ -46,6 +46,9 @@ nitpick_ignore_regex = [
     (r"py:class|py:obj", r"smoothflow\.(testing\.report\.Case|core\.architecture\.Annotated|training\.config\._\w+)"),
 ]
 
+# quotes become typographic, the two dashes of an option do not become one
+smartquotes_action = "qe"
+
 html_theme = "furo"
 html_title = "smoothflow"
 html_math_renderer = "mathml"

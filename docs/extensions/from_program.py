@@ -10,9 +10,9 @@ from typing import Any
 
 import smoothflow
 import typer
+from docutils import nodes
 from smoothflow.analysis.benchmarks import benchmark_tables, read_benchmarks
 from smoothflow.cli.app import app as program
-from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -71,9 +71,10 @@ def contents(source: Path) -> str:
     """The tables of contents, of the pages that there are."""
     parts = []
     for caption, patterns in CONTENTS.items():
-        found = [path for pattern in patterns for path in sorted(source.glob(f"{pattern}.md"))]
-        found += [path for pattern in patterns for path in sorted(source.glob(f"{pattern}.rst"))]
-        pages = dict.fromkeys(path.relative_to(source).with_suffix("").as_posix() for path in found)
+        found = [path for pattern in patterns for path in sorted(source.glob(f"{pattern}.*"))]
+        pages = dict.fromkeys(
+            path.relative_to(source).with_suffix("").as_posix() for path in found if path.suffix in (".md", ".rst")
+        )
         if pages:
             parts += ["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""]
     return "\n".join(parts)
@@ -85,8 +86,8 @@ def module_pages() -> Iterator[tuple[str, str]]:
     rooms = "\n".join(f"   modules/{room}" for room in ROOMS)
     yield (
         "python.rst",
-        f"{heading('Python')}\nThese names are in ``smoothflow`` itself. Everything else is imported from its module.\n\n"
-        f".. autosummary::\n   :nosignatures:\n\n{names}\n\n"
+        f"{heading('Python')}\nThese names are in ``smoothflow`` itself. Everything else is imported from its module.\n"
+        f"\n.. autosummary::\n   :nosignatures:\n\n{names}\n\n"
         f"{heading('Modules', '-')}\n.. toctree::\n   :maxdepth: 1\n\n{rooms}\n",
     )
     for room in ROOMS:
@@ -161,7 +162,14 @@ def find_by_short_name(
     return make_refnode(app.builder, node["refdoc"], found[0].docname, found[0].node_id, shown, name)
 
 
+def keep_colons(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Hide the first line of what is said about an attribute from napoleon, which takes words before a colon as a type."""
+    if what in ("attribute", "data"):
+        lines.insert(0, "")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", generate)
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)
     app.connect("missing-reference", find_by_short_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
