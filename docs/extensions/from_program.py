@@ -163,7 +163,7 @@ def find_by_short_name(
 
 
 def keep_colons(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Hide the first line of what is said about an attribute from napoleon, which takes words before a colon as a type."""
+    """Begin what is said about an attribute with an empty line: napoleon takes words before a colon for a type."""
     if what in ("attribute", "data"):
         lines.insert(0, "")
 
