@@ -14,15 +14,17 @@ from sphinx.writers.html5 import HTML5Translator
 
 logger = logging.getLogger(__name__)
 
-
 # what browsers do not infer: the space between a function's name and its argument, and that a minus is a sign
 FUNCTION = re.compile(r"(<mi>(?:log|sin|cos|exp|max|min|det)</mi>)(?=<m[insr])")
+# a prime is raised already, and would be raised twice
+PRIME = re.compile(r"<msup>(<mi>[^<]*</mi>)<mi>&#x02032;</mi></msup>")
 SIGN = re.compile(r"(<mo[^>]*>(?:&#x0003D;|=|\(|&#x00028;|\[|&#x0005B;|,|&#x0002C;)</mo>)<mo>(?=&#x02212;)")
 
 
 def convert(equation: str, node: nodes.Node, display: str) -> str:
     try:
         found = converter.convert(equation, display=display)
+        found = PRIME.sub(r'<mrow>\1<mo lspace="0" rspace="0">&#x02032;</mo></mrow>', found)
         return SIGN.sub(r'\1<mo form="prefix">', FUNCTION.sub(r'\1<mspace width="0.17em"/>', found))
     except Exception as error:
         logger.warning("no equation in LaTeX: %r in %s", error, equation, location=node)
