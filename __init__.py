@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .potentials.compiled import CompiledPotential, load_compiled
     from .potentials.flow_potential import FlowPotential
     from .potentials.model_file import load_model, save_model
+    from .potentials.shipped import load
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ __all__ = [
     "build_flow",
     "compile_potential",
     "hookimpl",
+    "load",
     "load_compiled",
     "load_model",
     "registry",
@@ -64,6 +66,7 @@ _HOMES = {
     "build_flow": ".core.architecture",
     "compile_potential": ".potentials.compilation",
     "hookimpl": ".core.plugins",
+    "load": ".potentials.shipped",
     "load_compiled": ".potentials.compiled",
     "load_model": ".potentials.model_file",
     "registry": ".core.plugins",

@@ -1,196 +1,161 @@
-"""Transforms side by side: the same frames, the same number of steps, the same questions."""
+"""Flows side by side: the same frames, the same number of steps, the same questions."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
+import numpy as np
 
-from ..coordinates.elements import masses
-from ..coordinates.internal import InternalCoordinates
 from ..core.architecture import transforms_for
-from ..core.engine import DynamicsSettings, Trajectory
-from ..core.errors import SimulationError
-from ..core.integrator import maxwell_boltzmann
-from ..core.topology import Topology
-from ..potentials.model_file import load_model
-from ..training.batches import generator
-from ..training.config import TrainSettings
+from ..core.errors import ConfigurationError, FileFormatError
+from ..core.files import write_atomically
+from ..training.config import LossWeights, TrainSettings
 from ..training.frames import Frames
-from ..training.progress import OnProgress, Progress
-from ..training.run import train
-from .conservation import ConservationRun, PotentialSource, run_conservation
-from .dynamics import energy_conservation
-from .evaluation import Evaluation, evaluate
-from .gallery import conservation_picture, evaluation_pictures
-from .report import Report, Table, write_report
+from ..training.frames_file import read_frames
+from ..training.progress import OnProgress
+from ..training.settings_file import write_yaml
+from ..training.simulate import SimulateSettings, simulate
+from .comparison_cell import Inputs, Measured, finished_cell, measure_cell, measure_reference
+from .comparison_report import write_comparison_report, write_tables
+from .comparison_settings import ComparisonSettings
+from .conservation import PotentialSource
+from .observation import require_reference
+
+TERMS = {"nll": "nll", "force": "fm", "reverse_kl": "kl"}
+"""Terms of the loss as they are called in the names of objectives."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One transform's flow.
+    """What is known of a grid of flows.
 
     Attributes:
-        transform: The name that the flow goes by.
-        model: Its file.
-        n_parameters: Number of trained parameters.
-        training_seconds: Wall-clock time; of the last stretch, if the training was interrupted.
-        evaluation: Its quality on held-out frames and samples.
-        trajectory: Its NVE run; None if dynamics broke down.
-        breakdown: Then, how.
+        folder: Where everything is.
+        cells: Those that are finished, in the order of the grid.
+        reference: The force field itself.
     """
 
-    transform: str
-    model: Path
-    n_parameters: int
-    training_seconds: float
-    evaluation: Evaluation
-    trajectory: Trajectory | None
-    breakdown: str = ""
+    folder: Path
+    cells: tuple[Measured, ...]
+    reference: Measured
 
 
-def settings_for(name: str, settings: TrainSettings) -> TrainSettings:
-    """The same settings for a flow named after one transform, without options of transforms that it does not use."""
-    used = transforms_for(name)
-    options = {key: value for key, value in settings.flow.options.items() if key in used.values()}
-    return settings.model_copy(update={"flow": replace(settings.flow, transforms=used, options=options)})
-
-
-def compare_transforms(
+def compare(
+    settings: ComparisonSettings,
+    source: PotentialSource,
     frames: Frames,
     held_out: Frames,
-    transforms: Sequence[str],
-    settings: TrainSettings,
-    reference: PotentialSource,
-    dynamics: DynamicsSettings,
-    n_samples: int,
-    n_replicas: int,
     folder: Path,
+    origin: Mapping[str, str],
     on_progress: OnProgress,
-) -> list[Comparison]:
-    """Train, evaluate and run each transform's flow; a training that was interrupted goes on.
+    cells: Sequence[str] = (),
+) -> Comparison:
+    """Train and measure a grid of flows, skip what is finished, and write tables and a report of all that is.
+
+    Every cell has its run folder, ``folder/transform/objective``, and goes on there where it was interrupted, so that
+    several processes can share the work.
 
     Args:
+        settings: The grid.
+        source: The force field of the frames.
         frames: To train on.
         held_out: To evaluate on, and to start dynamics from.
-        transforms: Names.
-        settings: The training of each, apart from the transforms.
-        reference: The force field of the frames.
-        dynamics: The NVE runs.
-        n_samples: Samples drawn from each flow.
-        n_replicas: NVE runs of each flow.
-        folder: Gets one run folder per transform.
-        on_progress: Told how far things are.
+        folder: Made if it is missing.
+        origin: Command, commit and machine, to be kept with the numbers.
+        on_progress: Told of every stage.
+        cells: Which cells to work on, as ``transform/objective``; all, if none are named.
+
+    Raises:
+        ConfigurationError: If there is no cell of a name, frames are not those of the force field, or a run folder
+            belongs to another training or is in use.
+        TopologyError: If the frames are of different molecules.
+        FileFormatError: If the folder cannot be written, or forces are asked for and missing.
     """
-    found = []
-    for name in transforms:
-        own = settings_for(name, settings)
-        target = reference.load()
-        began = time.monotonic()
-        kl_target = target if own.weights.reverse_kl > 0 else None
-        model = train(frames, own, folder / name, kl_target, _stage(on_progress, f"train {name}"))
-        seconds = time.monotonic() - began
-        potential = load_model(model)
-        evaluation = evaluate(
-            potential,
-            held_out,
-            target,
-            n_samples,
-            torch.Generator().manual_seed(own.seed),
-            _counter(on_progress, f"evaluate {name}"),
-        )
-        run = conservation_run(name, PotentialSource(model=model), "verlet", held_out, n_replicas, dynamics)
-        trajectory, breakdown = None, ""
-        try:
-            trajectory = run_conservation([run], 1, _counter(on_progress, f"NVE {name}"))[name]
-        except SimulationError as error:
-            breakdown = str(error)
-        n_parameters = sum(parameter.numel() for parameter in potential.flow.parameters())
-        found.append(Comparison(name, model, n_parameters, seconds, evaluation, trajectory, breakdown))
+    named = {f"{transform}/{objective}": (transform, objective) for transform, objective in settings.cells}
+    for cell in cells:
+        if cell not in named:
+            raise ConfigurationError(f'There is no cell "{cell}" in this comparison. Known: {", ".join(named)}.')
+    _require_alike(frames, held_out, source)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileFormatError(f'The folder "{folder}" cannot be made: {error.strerror}.') from error
+    digests = {"frames": frames.digest(), "held_out": held_out.digest()}
+    inputs = Inputs(settings, source, frames, held_out, digests, origin)
+    write_atomically(folder / "comparison.yaml", write_yaml(settings).encode())
+    reference = measure_reference(inputs, folder, on_progress)
+
+    def known() -> Comparison:
+        # other processes may have finished some
+        finished = (finished_cell(*cell, inputs, folder / name) for name, cell in named.items())
+        return Comparison(folder, tuple(cell for cell in finished if cell is not None), reference)
+
+    for cell in cells or named:
+        measure_cell(*named[cell], inputs, folder / cell, on_progress)
+        found = known()
+        write_tables(found.cells, found.reference, folder)
+    found = known()
+    write_comparison_report(found.cells, found.reference, settings, folder / "report.html")
     return found
 
 
-def _stage(on_progress: OnProgress, stage: str) -> OnProgress:
-    return lambda progress: on_progress(replace(progress, stage=stage))
+def _require_alike(frames: Frames, held_out: Frames, source: PotentialSource) -> None:
+    frames.require_topology(held_out.topology, "the held-out frames")
+    if frames.temperature != held_out.temperature:
+        raise ConfigurationError(
+            f"The frames were made at {frames.temperature:g} K and the held-out ones at {held_out.temperature:g} K. "
+            "Give frames of one temperature."
+        )
+    if held_out.energies is not None:
+        require_reference(held_out, held_out.energies, source.load())
 
 
-def _counter(on_progress: OnProgress, stage: str) -> Callable[[int, int], None]:
-    return lambda done, total: on_progress(Progress(stage, done, total))
+def made_frames(
+    settings: ComparisonSettings, source: PotentialSource, folder: Path, on_progress: OnProgress
+) -> tuple[Frames, Frames]:
+    """Frames to train on and held-out ones by simulation, in ``frames.h5`` and ``held_out.h5``; goes on with both."""
+    plan = settings.frames
+    found = []
+    for name, n_frames, seed in (("frames", plan.n_frames, 0), ("held_out", plan.n_held_out, 1)):
+        simulation = SimulateSettings(
+            structure=source.structure or Path(),
+            potential=source.reference,
+            n_frames=n_frames,
+            seed=plan.seed + seed,
+            **plan.model_dump(exclude={"n_frames", "n_held_out", "seed"}),
+        )
+        path = folder / f"{name}.h5"
+        simulate(simulation, path, on_progress)
+        found.append(read_frames(path))
+    return found[0], found[1]
 
 
-def conservation_run(
-    title: str, source: PotentialSource, engine: str, frames: Frames, n_replicas: int, settings: DynamicsSettings
-) -> ConservationRun:
-    """An NVE run that starts from frames spread over the data, with velocities of their temperature.
-
-    Replica 0 starts alike whatever the number of replicas, so that engines and potentials can be compared.
-    """
-    chosen = torch.linspace(0, len(frames) - 1, n_replicas).long()
-    positions = torch.from_numpy(frames.positions)[chosen].double()
-    mass = masses(frames.topology)
-    velocities = torch.cat(
-        [
-            maxwell_boltzmann(mass, 1, frames.temperature, generator(settings.seed, replica))
-            for replica in range(n_replicas)
-        ]
-    )
-    return ConservationRun(title, source, engine, mass, positions, velocities, settings)
+def split_frames(frames: Frames) -> tuple[Frames, Frames]:
+    """The first four fifths of the frames, walker by walker where there are walkers, and the last fifth."""
+    order = np.arange(len(frames)) if frames.replica is None else np.argsort(frames.replica, kind="stable")
+    training, held_out = np.split(order, [len(order) * 4 // 5])
+    return frames[np.sort(training)], frames[np.sort(held_out)]
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """The numbers side by side."""
-    measures: list[tuple[str, Callable[[Comparison], str]]] = [
-        ("parameters", lambda c: str(c.n_parameters)),
-        ("training, s", lambda c: f"{c.training_seconds:.0f}"),
-        ("NLL gap to the floor, kT", lambda c: str(c.evaluation.forward_kl)),
-        ("force MSE on frames, (kT/nm)^2", lambda c: str(c.evaluation.force_mse_data)),
-        ("Kish ESS, raw", lambda c: str(c.evaluation.ess)),
-        ("samples above 100 kT", lambda c: str(c.evaluation.high_energy_fraction)),
-        ("NVE std / (3n - 6), kJ/mol", lambda c: _conserved(c, "std_per_dof")),
-        ("NVE |drift|, kJ/mol/ps", lambda c: _conserved(c, "abs_drift")),
-    ]
-    rows = [(label, *(measure(c) for c in comparisons)) for label, measure in measures]
-    note = " ".join(f"{c.transform}: {c.breakdown}" for c in comparisons if c.breakdown)
-    return Table("Comparison", ("", *(c.transform for c in comparisons)), rows, note)
-
-
-def write_comparison(comparisons: Sequence[Comparison], topology: Topology, path: Path) -> None:
-    """The report: the table, and each transform's figures."""
-    domain = InternalCoordinates(topology).codomain
-    pictures = [
-        replace(picture, title=f"{c.transform}: {picture.title}")
-        for c in comparisons
-        for picture in evaluation_pictures(c.evaluation, domain)
-    ]
-    runs = {c.transform: c.trajectory for c in comparisons if c.trajectory is not None}
-    if runs:
-        pictures.append(conservation_picture(runs))
-    report = Report("Comparison of transforms", tables=[comparison_table(comparisons)], pictures=pictures)
-    write_report(report, path)
-
-
-def comparison_dict(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """The numbers in plain JSON types."""
-    return [
+def settings_for(transforms: Sequence[str], training: TrainSettings) -> ComparisonSettings:
+    """A comparison of transforms by their names, with the objective of one training."""
+    flows = {}
+    for name in transforms:
+        used = transforms_for(name)
+        # options of transforms that this flow does not use are left out
+        options = {key: value for key, value in training.flow.options.items() if key in used.values()}
+        flows[name] = {"transforms": used, "options": options}
+    return ComparisonSettings.model_validate(
         {
-            "transform": c.transform,
-            "model": str(c.model),
-            "n_parameters": c.n_parameters,
-            "training_seconds": c.training_seconds,
-            **c.evaluation.to_dict(),
-            "nve_std_per_dof": None if c.trajectory is None else energy_conservation(c.trajectory).std_per_dof.value,
-            "nve_abs_drift": None if c.trajectory is None else energy_conservation(c.trajectory).abs_drift.value,
-            "nve_breakdown": c.breakdown,
+            "training": training,
+            "transforms": flows,
+            "objectives": {objective_name(training.weights): {}},
         }
-        for c in comparisons
-    ]
+    )
 
 
-def _conserved(comparison: Comparison, name: str) -> str:
-    if comparison.trajectory is None:
-        return "broke down"
-    return str(getattr(energy_conservation(comparison.trajectory), name))
+def objective_name(weights: LossWeights) -> str:
+    """The terms that count, like ``nll+fm``."""
+    return "+".join(short for term, short in TERMS.items() if getattr(weights, term) > 0)

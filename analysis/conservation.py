@@ -14,10 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..coordinates.elements import masses
 from ..core.engine import DynamicsSettings, Trajectory
+from ..core.integrator import maxwell_boltzmann
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..potentials.model_file import load_model
+from ..training.batches import generator
+from ..training.frames import Frames
 
 POLL_SECONDS = 0.2
 
@@ -65,6 +69,25 @@ class ConservationRun:
     positions: Float[Tensor, "replicas atoms 3"]
     velocities: Float[Tensor, "replicas atoms 3"]
     settings: DynamicsSettings
+
+
+def conservation_run(
+    title: str, source: PotentialSource, engine: str, frames: Frames, n_replicas: int, settings: DynamicsSettings
+) -> ConservationRun:
+    """An NVE run that starts from frames spread over the data, with velocities of their temperature.
+
+    Replica 0 starts alike whatever the number of replicas, so that engines and potentials can be compared.
+    """
+    chosen = torch.linspace(0, len(frames) - 1, n_replicas).long()
+    positions = torch.from_numpy(frames.positions)[chosen].double()
+    mass = masses(frames.topology)
+    velocities = torch.cat(
+        [
+            maxwell_boltzmann(mass, 1, frames.temperature, generator(settings.seed, replica))
+            for replica in range(n_replicas)
+        ]
+    )
+    return ConservationRun(title, source, engine, mass, positions, velocities, settings)
 
 
 def run_conservation(

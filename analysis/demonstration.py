@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from ..coordinates.internal import InternalCoordinates
 from ..coordinates.molecules import molecule_path
 from ..core.architecture import FlowSettings
-from ..core.engine import DynamicsSettings, Trajectory
-from ..core.files import write_atomically
-from ..core.plugins import registry
-from ..potentials.model_file import load_model
 from ..training.config import TrainSettings
 from ..training.frames_file import read_frames
-from ..training.progress import OnProgress, Progress
-from ..training.run import RunFolder, train
+from ..training.progress import OnProgress
+from ..training.run import train
+from ..training.run_folder import RunFolder
 from ..training.simulate import SimulateSettings, simulate
-from .comparison import conservation_run
-from .conservation import PotentialSource, run_conservation
-from .dynamics import energy_conservation
-from .evaluation import Evaluation, evaluate
-from .gallery import conservation_picture, evaluation_pictures, training_picture
-from .report import Report, Table, write_report
-
-AMBER = "openmm:amber99sbildn.xml,amber99_obc.xml"
-"""Amber ff99SB-ILDN with OBC implicit solvent, no cutoff, no constraints."""
-
-MOLECULE = "capped-alanine"
+from .gallery import training_picture
+from .showcase import AMBER, MOLECULE, Clock, Demonstration, ShowSettings, show, write_demonstration
 
 
 @dataclass(frozen=True)
@@ -62,6 +44,10 @@ class DemoSettings:
     n_replicas: int = 10
     seed: int = 0
 
+    def showing(self) -> ShowSettings:
+        """What is asked of the flow, in three engines."""
+        return ShowSettings(self.n_samples, self.nve_duration, self.n_replicas, ("ase", "openmm"), self.seed)
+
     def training(self) -> TrainSettings:
         """The settings of the training: a small flow, and a short schedule."""
         flow = FlowSettings(
@@ -83,43 +69,6 @@ class DemoSettings:
         )
 
 
-@dataclass(frozen=True)
-class Demonstration:
-    """What came out.
-
-    Attributes:
-        evaluation: The flow's quality.
-        trajectories: NVE runs by title.
-        seconds: Wall-clock time of each stage.
-        model: The model file.
-        report: The report.
-    """
-
-    evaluation: Evaluation
-    trajectories: Mapping[str, Trajectory]
-    seconds: Mapping[str, float]
-    model: Path
-    report: Path
-
-    def tables(self) -> list[Table]:
-        """The results as tables."""
-        conserved = [(title, energy_conservation(run)) for title, run in self.trajectories.items()]
-        rows = [
-            (title, str(run.positions.shape[1]), str(item.std_per_dof), str(item.abs_drift))
-            for (title, item), run in zip(conserved, self.trajectories.values(), strict=True)
-        ]
-        duration = conserved[0][1].duration
-        return [
-            Table("The flow against Amber", ("quantity", "value", "unit, remark"), self.evaluation.rows()),
-            Table(
-                f"Energy conservation in {duration:g} ps of NVE, velocity Verlet, 1 fs",
-                ("potential, engine", "replicas", "std / (3n - 6), kJ/mol", "|drift|, kJ/mol/ps"),
-                rows,
-            ),
-            Table("Time", ("stage", "seconds"), [(stage, f"{value:.0f}") for stage, value in self.seconds.items()]),
-        ]
-
-
 def demonstrate(folder: Path, settings: DemoSettings, on_progress: OnProgress) -> Demonstration:
     """Run the whole chain in a folder; simulation and training go on where an earlier call in it was interrupted.
 
@@ -132,10 +81,9 @@ def demonstrate(folder: Path, settings: DemoSettings, on_progress: OnProgress) -
         SmoothflowError: As the steps do.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    structure = molecule_path(MOLECULE)
-    clock = _Clock()
+    clock = Clock()
     simulation = SimulateSettings(
-        structure=structure,
+        structure=molecule_path(MOLECULE),
         potential=AMBER,
         n_frames=settings.n_frames,
         frame_interval=0.05,
@@ -156,63 +104,20 @@ def demonstrate(folder: Path, settings: DemoSettings, on_progress: OnProgress) -
     model = train(training, settings.training(), run.path, on_progress=on_progress)
     clock.stop("train")
 
-    reference = PotentialSource(reference=AMBER, structure=structure)
-    evaluation = evaluate(
-        load_model(model),
-        test,
-        reference.load(),
-        settings.n_samples,
-        torch.Generator().manual_seed(settings.seed),
-        lambda done, total: on_progress(Progress("Evaluating", done, total)),
-    )
-    clock.stop("evaluate and sample")
-
-    flow = PotentialSource(model=model)
-    dynamics = DynamicsSettings(n_steps=round(settings.nve_duration / 0.001), report_every=5, seed=settings.seed)
-    plan = [
-        ("flow in our velocity Verlet", flow, "verlet", settings.n_replicas),
-        ("flow in ASE", flow, "ase", 1),
-        ("flow in OpenMM", flow, "openmm", 1),
-        ("Amber in OpenMM", reference, "openmm", settings.n_replicas),
-    ]
-    runs = [conservation_run(title, source, engine, test, n, dynamics) for title, source, engine, n in plan]
-    trajectories = run_conservation(
-        runs, os.cpu_count() or 1, lambda done, total: on_progress(Progress("NVE dynamics", done, total))
-    )
-    clock.stop("NVE dynamics")
-
+    evaluation, trajectories = show(model, test, settings.showing(), clock, on_progress)
     result = Demonstration(evaluation, trajectories, clock.seconds, model, folder / "report.html")
-    metrics = {"seconds": clock.seconds, "evaluation": evaluation.to_dict()}
-    write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1).encode())
-    report = Report(
-        title="A flow of capped alanine as sampler and potential",
-        paragraphs=[
+    write_demonstration(
+        result,
+        "A flow of capped alanine as sampler and potential",
+        [
             f"Capped alanine in Amber ff99SB-ILDN with OBC implicit solvent at {frames.temperature:g} K: "
             f"{len(training)} frames of molecular dynamics to train on, {len(test)} of other walkers to evaluate on, "
             f"{settings.steps} steps of training, {clock.seconds['train']:.0f} s.",
             "Every number was measured in this run. A model trained for minutes is modest: more frames, more steps and "
             "a larger network give a better one.",
         ],
-        tables=result.tables(),
-        pictures=[
-            *evaluation_pictures(evaluation, InternalCoordinates(frames.topology).codomain),
-            conservation_picture(trajectories),
-            training_picture(run.metrics),
-        ],
-        provenance={**frames.provenance, "seed": settings.seed, "plug-ins": ", ".join(registry().names("transform"))},
+        [training_picture(run.metrics)],
+        test,
+        {"seed": settings.seed},
     )
-    write_report(report, result.report)
     return result
-
-
-class _Clock:
-    """Wall-clock time, stage by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._began = time.monotonic()
-
-    def stop(self, stage: str) -> None:
-        now = time.monotonic()
-        self.seconds[stage] = now - self._began
-        self._began = now

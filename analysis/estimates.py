@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -44,6 +46,11 @@ def format_measured(value: float, error: float) -> str:
         scale = 10.0**exponent
         return f"({value / scale:.{digits}f} ± {error / scale:.{digits}f})e{exponent}"
     return f"{value:.{max(decimals, 0)}f} ± {error:.{max(decimals, 0)}f}"
+
+
+def percent(fraction: Estimate) -> str:
+    """A fraction with its error, in percent."""
+    return f"{Estimate(100 * fraction.value, 100 * fraction.error, fraction.n)} %"
 
 
 def mean_of_independent(values: Float[Tensor, "n"]) -> Estimate:
@@ -88,3 +95,16 @@ def fraction_of(flags: Tensor) -> Estimate:
         raise ConfigurationError("A fraction of no configurations was asked for; give at least one.")
     p = float(flags.double().mean())
     return Estimate(p, max(math.sqrt(p * (1 - p) / n), 1 / n), n)
+
+
+def plain(value: Any) -> Any:
+    """Estimates, and whatever else holds them, in plain JSON types; null for a number that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    if is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    return value

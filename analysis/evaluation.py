@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.potential import Potential
 from ..potentials.flow_potential import FlowPotential
 from ..training.frames import Frames
-from .estimates import Estimate, fraction_of, mean_of_independent, mean_of_series
+from .estimates import Estimate, fraction_of, mean_of_independent, mean_of_series, percent, plain
 from .observation import Configurations, OnProgress, observe_frames, observe_samples
 from .reweighting import clipped_ess_fraction, ess_fraction, log_z, log_z_bar, weighted_mean
 from .structure import (
@@ -108,7 +108,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """All numbers in plain JSON types; null where a number is not finite."""
         numbers = [f.name for f in fields(self) if f.name not in ("frames", "samples")]
-        return {name: _plain(getattr(self, name)) for name in numbers}
+        return {name: plain(getattr(self, name)) for name in numbers}
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The numbers as a table: what, value with error, unit or remark."""
@@ -120,23 +120,23 @@ class Evaluation:
             ("reverse KL", str(self.reverse_kl), "kT"),
             ("log Z (BAR)", str(self.log_z), "frames and samples"),
             ("log Z (importance weights)", str(self.log_z_importance), "samples alone"),
-            ("sampling efficiency (Kish ESS, raw)", _percent(self.ess), f"{n_samples} samples"),
-            ("sampling efficiency, clipped", _percent(self.clipped_ess), "largest 0.1 % of weights lowered"),
+            ("sampling efficiency (Kish ESS, raw)", percent(self.ess), f"{n_samples} samples"),
+            ("sampling efficiency, clipped", percent(self.clipped_ess), "largest 0.1 % of weights lowered"),
             ("force MSE on frames", str(self.force_mse_data), f"(kT/nm)^2; mean square {self.force_ms_data.value:.4g}"),
             ("force MSE on samples", str(self.force_mse_samples), "(kT/nm)^2"),
             ("force RMSE on frames", str(self.force_rmse_data), "kT/nm"),
             ("mean energy of samples", str(self.sample_energy_excess), "kT above the frames'"),
             ("largest energy of a sample", f"{self.sample_energy_max:.4g}", "kT above the frames' mean"),
-            ("samples above 100 kT", _percent(self.high_energy_fraction), "above the frames' mean"),
+            ("samples above 100 kT", percent(self.high_energy_fraction), "above the frames' mean"),
             ("samples without finite energy", str(self.not_finite), f"of {n_samples}"),
-            ("samples of wrong handedness", _percent(self.wrong_handedness), "any tetrahedral centre"),
+            ("samples of wrong handedness", percent(self.wrong_handedness), "any tetrahedral centre"),
         ]
         for item in self.divergences:
             floor = f"kT; noise floor {item.noise_floor}"
             rows.append((f"divergence of {' and '.join(item.names)}", str(item.divergence), floor))
         for population in self.populations:
-            shown = f"frames {_percent(population.data)}, samples {_percent(population.samples)}"
-            rows.append((f"{population.name} > 0, reweighted", _percent(population.reweighted), shown))
+            shown = f"frames {percent(population.data)}, samples {percent(population.samples)}"
+            rows.append((f"{population.name} > 0, reweighted", percent(population.reweighted), shown))
         return rows
 
 
@@ -235,19 +235,3 @@ def _wrong_handedness(
 def _population(name: str, column: int, frames: Configurations, samples: Configurations) -> Population:
     data, drawn = ((x.internal[:, column].sin() > 0).double() for x in (frames, samples))
     return Population(name, mean_of_series(data), mean_of_independent(drawn), weighted_mean(drawn, samples.log_weights))
-
-
-def _percent(fraction: Estimate) -> str:
-    return f"{Estimate(100 * fraction.value, 100 * fraction.error, fraction.n)} %"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Estimate | TorsionDivergence | Population):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    return value

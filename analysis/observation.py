@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.errors import ConfigurationError, TopologyError
 from ..core.potential import Potential
+from ..core.units import thermal_energy
 from ..potentials.flow_potential import FlowPotential
 from ..training.frames import Frames
 
@@ -73,12 +74,8 @@ class _Batch:
     forces: Float[Tensor, "batch atoms 3"] | None = None
 
 
-def observe_frames(
-    potential: FlowPotential, frames: Frames, reference: Potential, on_progress: OnProgress | None = None
-) -> Configurations:
-    """Evaluate the flow on frames of molecular dynamics, walker by walker where the frames say which is whose.
-
-    Energies and forces that the frames hold are used as they are, once a few of them agree with the reference.
+def require_frames(potential: FlowPotential, frames: Frames, reference: Potential) -> Frames:
+    """The frames in order of time, walker by walker where they say which is whose.
 
     Raises:
         TopologyError: If the frames are of another molecule.
@@ -98,14 +95,28 @@ def observe_frames(
     if frames.replica is not None:
         frames = frames[np.argsort(frames.replica, kind="stable")]
     if frames.energies is not None:
-        _require_reference(potential, frames.positions, frames.energies, reference)
+        require_reference(frames, frames.energies, reference)
+    return frames
+
+
+def observe_frames(
+    potential: FlowPotential, frames: Frames, reference: Potential, on_progress: OnProgress | None = None
+) -> Configurations:
+    """Evaluate the flow on frames of molecular dynamics.
+
+    Energies and forces that the frames hold are used as they are, once a few of them agree with the reference.
+
+    Raises:
+        TopologyError, ConfigurationError: As `require_frames`.
+    """
+    frames = require_frames(potential, frames, reference)
 
     def batches() -> Iterator[_Batch]:
         for start in range(0, len(frames), BATCH_SIZE):
             part = frames[start : start + BATCH_SIZE]
             known = part.energies is not None and part.forces is not None
             yield _Batch(
-                _like(potential, part.positions),
+                like(potential, part.positions),
                 energy=torch.from_numpy(part.energies) if known else None,
                 forces=torch.from_numpy(part.forces) if known else None,
             )
@@ -136,21 +147,18 @@ def observe_samples(
     return _observe(potential, reference, batches(), n_samples, on_progress)
 
 
-def _like(potential: FlowPotential, positions: Float[np.ndarray, "n atoms 3"]) -> Float[Tensor, "n atoms 3"]:
+def like(potential: FlowPotential, positions: Float[np.ndarray, "n atoms 3"]) -> Float[Tensor, "n atoms 3"]:
+    """Positions in the precision and on the device of a flow."""
     device = next(potential.parameters()).device
     return torch.from_numpy(positions).to(device=device, dtype=potential.dtype)
 
 
-def _require_reference(
-    potential: FlowPotential,
-    positions: Float[np.ndarray, "n atoms 3"],
-    energies: Float[np.ndarray, "n"],
-    reference: Potential,
-) -> None:
-    """Raise unless the stored energies are the reference's."""
-    chosen = np.linspace(0, len(positions) - 1, min(N_CHECKED, len(positions))).astype(int)
-    recomputed, _ = _reference(reference, _like(potential, positions[chosen]))
-    largest = float((recomputed - torch.from_numpy(energies[chosen])).abs().max()) / potential.kT
+def require_reference(frames: Frames, energies: Float[np.ndarray, "n"], reference: Potential) -> None:
+    """Raise a `ConfigurationError` unless the energies (kJ/mol) of frames are the reference's."""
+    chosen = np.linspace(0, len(frames) - 1, min(N_CHECKED, len(frames))).astype(int)
+    recomputed, _ = _reference(reference, torch.from_numpy(frames.positions[chosen]).double())
+    difference = float((recomputed - torch.from_numpy(energies[chosen])).abs().max())
+    largest = difference / thermal_energy(frames.temperature)
     if not largest <= CHECK_TOLERANCE:
         raise ConfigurationError(
             f"The energies stored with the frames differ from the reference's by up to {largest:.3g} kT. Give the "

@@ -40,6 +40,9 @@ STANDARD_ERRORS = 4.0
 REPORT_STEPS = 50
 """Steps between looks at the molecule in the NVT run."""
 
+NVE_REPORT_STEPS = 5
+"""Steps between recorded frames of an NVE run."""
+
 BROKEN = 2.0
 """Length of a broken bond, in units of the sum of the covalent radii."""
 
@@ -104,13 +107,32 @@ def _simulate(
     return record(start, later, settings, on_report, potential.topology)
 
 
+def nve(
+    potential: Potential, start: State, timestep: float, duration: float, report_every: int, count: Count
+) -> Trajectory:
+    """Velocity Verlet from a state.
+
+    Args:
+        potential: In float64.
+        start: All replicas.
+        timestep: ps.
+        duration: ps.
+        report_every: Steps between recorded frames.
+        count: Told of steps.
+
+    Raises:
+        SimulationError: If an energy or a force is not finite.
+    """
+    steps = DynamicsSettings(round(duration / timestep), timestep, report_every=report_every)
+    return _run(potential, VelocityVerlet(timestep), start, steps, count)[0]
+
+
 def examine_conservation(potential: Potential, start: State, settings: PhysicsSettings, count: Count) -> list[Finding]:
     """Fluctuation and drift of the total energy in NVE runs."""
-    steps = DynamicsSettings(round(settings.production / settings.timestep), report_every=5)
     quantities = ("std of total energy / (3n - 6), kJ/mol", "|drift| of total energy, kJ/mol/ps")
     highest = FLUCTUATION * thermal_energy(settings.temperature)
     try:
-        trajectory, _ = _run(potential, VelocityVerlet(settings.timestep), start, steps, count)
+        trajectory = nve(potential, start, settings.timestep, settings.production, NVE_REPORT_STEPS, count)
     except SimulationError as error:
         kinetic = thermal_energy(settings.temperature) * math.sqrt(1.5 * start.positions.shape[1])
         limits = (highest, kinetic / DRIFT_TIME)
@@ -124,25 +146,37 @@ def examine_conservation(potential: Potential, start: State, settings: PhysicsSe
     ]
 
 
-def examine_order(potential: Potential, start: State, settings: PhysicsSettings, count: Count) -> list[Finding]:
-    """The exponent with which the fluctuation of the energy grows with the time step, all runs from one start."""
-    quantity = "exponent of the energy fluctuation's growth with the time step"
+def energy_fluctuations(potential: Potential, start: State, settings: PhysicsSettings, count: Count) -> list[Estimate]:
+    """The fluctuation of the total energy per degree of freedom, kJ/mol, at each time step, all runs from one start.
+
+    Raises:
+        SimulationError: If an energy or a force is not finite; names the time step.
+    """
     every = max(settings.timesteps)
     lengths = [round(settings.scaling_duration / timestep) for timestep in settings.timesteps]
-    fluctuations: list[Estimate] = []
+    found: list[Estimate] = []
     done = 0
 
     def count_all(steps: int, _: int) -> None:
         count(done + steps, sum(lengths))
 
     for timestep, n_steps in zip(settings.timesteps, lengths, strict=True):
-        steps = DynamicsSettings(n_steps, timestep, report_every=round(every / timestep))
         try:
-            trajectory, _ = _run(potential, VelocityVerlet(timestep), start, steps, count_all)
+            trajectory = nve(potential, start, timestep, settings.scaling_duration, round(every / timestep), count_all)
         except SimulationError as error:
-            return [_failed("order", quantity, error, ORDER[1], ORDER[0], f"{timestep / FEMTOSECOND:g} fs: ")]
+            raise SimulationError(f"{timestep / FEMTOSECOND:g} fs: {error}") from error
         done += n_steps
-        fluctuations.append(energy_conservation(trajectory).std_per_dof)
+        found.append(energy_conservation(trajectory).std_per_dof)
+    return found
+
+
+def examine_order(potential: Potential, start: State, settings: PhysicsSettings, count: Count) -> list[Finding]:
+    """The exponent with which the fluctuation of the energy grows with the time step, all runs from one start."""
+    quantity = "exponent of the energy fluctuation's growth with the time step"
+    try:
+        fluctuations = energy_fluctuations(potential, start, settings, count)
+    except SimulationError as error:
+        return [_failed("order", quantity, error, ORDER[1], ORDER[0])]
     series = ", ".join(
         f"{estimate.value:.3g} at {timestep / FEMTOSECOND:g} fs"
         for timestep, estimate in zip(settings.timesteps, fluctuations, strict=True)
@@ -151,10 +185,8 @@ def examine_order(potential: Potential, start: State, settings: PhysicsSettings,
     return [Finding("order", quantity, exponent, *ORDER, note=f"std / (3n - 6): {series} kJ/mol")]
 
 
-def _failed(
-    test: str, quantity: str, error: SimulationError, high: float, low: float = -math.inf, where: str = ""
-) -> Finding:
-    return Finding(test, quantity, single(math.nan), low, high, f"{where}{error}")
+def _failed(test: str, quantity: str, error: SimulationError, high: float, low: float = -math.inf) -> Finding:
+    return Finding(test, quantity, single(math.nan), low, high, str(error))
 
 
 def examine_thermostat(potential: Potential, start: State, settings: PhysicsSettings, count: Count) -> list[Finding]:

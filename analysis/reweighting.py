@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core.errors import ConfigurationError
-from .estimates import Estimate
+from .estimates import Estimate, mean_of_independent, mean_of_series
 
 CLIPPED_FRACTION = 0.001
 """The share of draws whose weights `clipped_ess_fraction` lowers."""
@@ -100,20 +100,27 @@ def weighted_mean(values: Float[Tensor, "n"], log_weights: Float[Tensor, "n"]) -
 
 
 def free_energy_difference(
-    in_first: Bool[Tensor, "n"], in_second: Bool[Tensor, "n"], log_weights: Float[Tensor, "n"]
+    in_first: Bool[Tensor, "n"], in_second: Bool[Tensor, "n"], log_weights: Float[Tensor, "n"] | None = None
 ) -> Estimate:
     r"""The free energy of a first region of configurations less that of a second one, in kT.
 
     .. math:: \Delta F / kT = -\log \frac{\sum_{i \in A} w_i}{\sum_{i \in B} w_i}
 
     It is infinite where a region has no weight.
+
+    Args:
+        in_first: Which draws are in the first region.
+        in_second: Which are in the second one.
+        log_weights: Of independent draws; without them the draws are the target's own, in order of time.
     """
-    w = _weights(log_weights)
+    w = torch.ones(len(in_first), dtype=torch.float64) if log_weights is None else _weights(log_weights)
     first, second = w * in_first.cpu(), w * in_second.cpu()
     value = float(second.mean().log() - first.mean().log())
     if not math.isfinite(value):
         return Estimate(value, math.nan, len(w))
-    return Estimate(value, _delta_error(first / first.mean() - second / second.mean()), len(w))
+    influence = first / first.mean() - second / second.mean()
+    error = mean_of_series(influence).error if log_weights is None else _delta_error(influence)
+    return Estimate(value, error, len(w))
 
 
 def log_z_bar(log_weights: Float[Tensor, "n"], target_log_weights: Float[Tensor, "m"]) -> Estimate:
@@ -122,12 +129,12 @@ def log_z_bar(log_weights: Float[Tensor, "n"], target_log_weights: Float[Tensor,
     .. math:: \sum_{x \sim q} \sigma(l(x) - \log Z) = \sum_{x \sim p} \sigma(\log Z - l(x)), \qquad
               l(x) = \log w(x) + \log (m / n)
 
-    It has the smallest variance that draws of both allow, and needs only that they overlap. Its error takes the draws
-    as independent.
+    It has the smallest variance that draws of both allow, and needs only that they overlap.
 
     Args:
-        log_weights: Of n draws of the sampler q.
-        target_log_weights: The same function of m draws of the target p.
+        log_weights: Of n independent draws of the sampler q.
+        target_log_weights: The same function of m draws of the target p, in order of time; their error is that of
+            `mean_of_series`.
 
     Reference: Bennett, J. Comput. Phys. 22, 245 (1976); error of eq. (10a).
     """
@@ -153,9 +160,10 @@ def log_z_bar(log_weights: Float[Tensor, "n"], target_log_weights: Float[Tensor,
             lower = middle
         else:
             upper = middle
-    accepted, returned = torch.sigmoid(ours - middle), torch.sigmoid(middle - theirs)
-    variance = sum(float(((f / f.mean()) ** 2).mean() - 1) / len(f) for f in (accepted, returned))
-    return Estimate(middle, math.sqrt(max(variance, 0.0)), n + m)
+    accepted = mean_of_independent(torch.sigmoid(ours - middle))
+    returned = mean_of_series(torch.sigmoid(middle - theirs))
+    error = math.hypot(accepted.error / accepted.value, returned.error / returned.value)
+    return Estimate(middle, error, n + m)
 
 
 def metropolis_chain(log_weights: Float[Tensor, "n"], generator: torch.Generator) -> Int[Tensor, "n"]:

@@ -16,6 +16,7 @@ from ..analysis.benchmarks import (
     run_benchmarks,
 )
 from ..core.errors import BenchmarkError, ConfigurationError
+from ..core.plugins import registry
 from .console import print_json, print_table, results
 from .options import AsJson
 
@@ -28,7 +29,7 @@ def run(
     output: Annotated[Path, typer.Option("--out", help="JSON file to write.")] = Path("smoothflow-bench.json"),
     compare: Annotated[Path | None, typer.Option(help="The JSON file of an earlier run.")] = None,
     model: Annotated[
-        Path | None, typer.Option(help="A model file of capped alanine; without, an untrained flow.")
+        str | None, typer.Option(help="A model of capped alanine, shipped or a file; without, an untrained flow.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of everything that is measured.")] = 1,
     as_json: AsJson = False,
@@ -40,11 +41,10 @@ def run(
     if output.exists():
         raise ConfigurationError(f'"{output}" exists already. Remove it, or give another name.')
     earlier = None if compare is None else read_benchmarks(compare)
-    if model is not None and not model.is_file():
-        raise ConfigurationError(f'There is no file "{model}". Give a model written by "smoothflow train".')
+    model_path = None if model is None else registry().model_path(model)
     failure = None
     try:
-        run_benchmarks(suite or [], output, model, threads)
+        run_benchmarks(suite or [], output, model_path, threads)
     except BenchmarkError as error:
         if not output.exists():
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from ..analysis.physics import PHYSICS_TESTS, examine_physics
 from ..analysis.physics_report import PhysicsSettings
 from ..coordinates.elements import masses
 from ..coordinates.topologies import topology_from_pdb
-from ..core.errors import ConfigurationError
+from ..core.errors import ConfigurationError, UnknownNameError
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..core.topology import Topology
@@ -26,7 +27,9 @@ DEFAULTS = PhysicsSettings()
 
 
 def run(
-    name: Annotated[str, typer.Argument(help="A transform, a model or compiled package, or PROVIDER:ARGUMENT.")],
+    name: Annotated[
+        str, typer.Argument(help="A transform, a model (shipped, or a file), a compiled package, or PROVIDER:ARGUMENT.")
+    ],
     frames: Annotated[Path | None, typer.Option(help="Frames to start from; without, samples of the model.")] = None,
     structure: Structure = "capped-alanine",
     tests: Annotated[str, typer.Option(help="Which physics tests, separated by commas.")] = ",".join(PHYSICS_TESTS),
@@ -43,7 +46,7 @@ def run(
 
     Example: smoothflow check smoothflow-demo/smooth/model.safetensors --frames smoothflow-demo/frames.h5
     """
-    if ":" not in name and not Path(name).suffix and not Path(name).is_file():
+    if _is_transform(name):
         _check_transform(name, seed, as_json)
         return
     potential, topology, positions, temperature = _load(name, frames, structure, replicas, seed)
@@ -65,6 +68,21 @@ def run(
     found.raise_first()
 
 
+def _is_transform(name: str) -> bool:
+    """Whether a name can mean nothing but a transform.
+
+    Raises:
+        UnknownNameError: If it can mean nothing at all.
+    """
+    path = Path(name)
+    transforms, models = registry().names("transform"), registry().names("model")
+    if ":" in name or path.suffix or len(path.parts) > 1 or path.is_file() or name in models:
+        return False
+    if name not in transforms and difflib.get_close_matches(name, models, n=1):
+        raise UnknownNameError("model", name, models)
+    return True
+
+
 def _load(
     name: str, frames: Path | None, structure: str, n_samples: int, seed: int
 ) -> tuple[Potential, Topology, torch.Tensor, float]:
@@ -77,7 +95,7 @@ def _load(
         potential = provider_potential(name, path)
         topology, positions = topology_from_pdb(path)
     else:
-        potential = registry().load(Path(name))
+        potential = registry().load(name)
         topology = potential.topology
         if isinstance(potential, FlowPotential):
             temperature = potential.temperature

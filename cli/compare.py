@@ -1,88 +1,130 @@
-"""``smoothflow compare``: transforms side by side."""
+"""``smoothflow compare``: flows side by side."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
 
-from ..analysis.comparison import compare_transforms, comparison_dict, comparison_table, write_comparison
+from ..analysis.comparison import Comparison, compare, made_frames, settings_for, split_frames
+from ..analysis.comparison_report import comparison_dict, comparison_tables
+from ..analysis.comparison_settings import ComparisonSettings, DynamicsPlan, read_comparison
 from ..analysis.conservation import PotentialSource
-from ..analysis.report import Table
+from ..analysis.origin import origin
 from ..analysis.toy_comparison import compare_on_target, toy_table
-from ..core.engine import DynamicsSettings
 from ..core.errors import ConfigurationError
 from ..core.plugins import registry
+from ..core.units import FEMTOSECOND
 from ..training.config import TrainSettings, read_settings
 from ..training.frames_file import read_frames
 from ..training.toy_training import ToySettings
 from .console import errors, print_json, print_table, task_progress
-from .options import AMBER, AsJson, Reference, Seed, Structure, structure_path
+from .options import AMBER, AsJson, structure_path
+
+TRANSFORMS = "smooth,spline,affine"
 
 
 def run(
-    frames: Annotated[Path | None, typer.Argument(help="Frames of a molecule; the last fifth is held out.")] = None,
+    frames: Annotated[
+        Path | None, typer.Argument(help="Frames of a molecule; the last fifth is held out, unless others are given.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A grid of flows: alanine-dipeptide, or the path of one's own YAML file.")
+    ] = None,
     target: Annotated[str | None, typer.Option(help="Instead of frames, a toy target with exact answers.")] = None,
     output: Annotated[Path, typer.Option("--out", help="Folder for the runs and the report.")] = Path("comparison"),
-    transforms: Annotated[str, typer.Option(help="Comma-separated names.")] = "smooth,spline,affine",
+    held_out: Annotated[Path | None, typer.Option(help="Frames to evaluate on.")] = None,
+    cells: Annotated[str, typer.Option(help="Which of the preset's flows, like smooth/nll,smooth/nll+fm.")] = "",
+    transforms: Annotated[str | None, typer.Option(help="Comma-separated names.", show_default=TRANSFORMS)] = None,
     config: Annotated[Path | None, typer.Option(help="YAML settings of each training.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each.")] = None,
-    structure: Structure = "capped-alanine",
-    reference: Reference = AMBER,
-    n_samples: Annotated[int, typer.Option("-n", "--n-samples", min=2)] = 5000,
-    replicas: Annotated[int, typer.Option(min=1, help="NVE runs of each.")] = 10,
-    md_steps: Annotated[int, typer.Option(min=10, help="Steps of each NVE run, 1 fs.")] = 1000,
-    seed: Seed = 0,
+    structure: Annotated[
+        str | None, typer.Option(help="PDB file, or the name of a shipped molecule.", show_default="capped-alanine")
+    ] = None,
+    reference: Annotated[str | None, typer.Option(help="PROVIDER:ARGUMENT.", show_default=AMBER)] = None,
+    n_samples: Annotated[int | None, typer.Option("-n", "--n-samples", min=2, show_default="5000")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="NVE runs of each.", show_default="10")] = None,
+    md_steps: Annotated[
+        int | None, typer.Option(min=10, help="Steps of each NVE run, 1 fs.", show_default="1000")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of every random number that is drawn.", show_default="0")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train flows of several transforms at one budget and tabulate their quality, on a molecule or a toy target.
+    """Train flows at one budget and tabulate their quality, on a molecule or a toy target; finished flows are kept.
 
     Example: smoothflow compare --target torus-multimodal --transforms smooth,spline --steps 200
     """
-    names = [name.strip() for name in transforms.split(",")]
-    for name in names:
-        registry().transform(name)
-    if (frames is None) == (target is None):
-        raise ConfigurationError("Give either a frames file or --target NAME: one thing to compare on.")
-    if target is not None:
-        table, numbers = _on_target(target, names, steps, seed, output)
+    own = {
+        "transforms": transforms,
+        "config": config,
+        "steps": steps,
+        "structure": structure,
+        "reference": reference,
+        "n-samples": n_samples,
+        "replicas": replicas,
+        "md-steps": md_steps,
+        "seed": seed,
+    }
+    if preset is not None:
+        if target is not None or (given := [name for name, value in own.items() if value is not None]):
+            name = "target" if target is not None else given[0]
+            raise ConfigurationError(f"A preset says all that --{name} would: write a YAML file of your own for it.")
+        settings = read_comparison(preset)
     else:
-        settings = TrainSettings() if config is None else read_settings(config)
-        if steps is not None:
-            settings = settings.model_copy(update={"steps": steps})
-        source = PotentialSource(reference=reference, structure=structure_path(structure))
-        dynamics = DynamicsSettings(n_steps=md_steps, seed=seed)
-        data = read_frames(frames or Path())
-        order = np.arange(len(data)) if data.replica is None else np.argsort(data.replica, kind="stable")
-        training, held_out = np.split(order, [len(order) * 4 // 5])
-        with task_progress() as on_progress:
-            found = compare_transforms(
-                data[np.sort(training)],
-                data[np.sort(held_out)],
-                names,
-                settings,
-                source,
-                dynamics,
-                n_samples,
-                replicas,
-                output,
-                on_progress,
-            )
-        write_comparison(found, data.topology, output / "report.html")
-        table, numbers = comparison_table(found), comparison_dict(found)
+        if (frames is None) == (target is None):
+            raise ConfigurationError("Give either a frames file or --target NAME, or a --preset.")
+        names = [name.strip() for name in (transforms or TRANSFORMS).split(",")]
+        for name in names:
+            registry().transform(name)
+        if target is not None:
+            _on_target(target, names, steps, seed or 0, output, as_json)
+            return
+        training = TrainSettings() if config is None else read_settings(config)
+        settings = settings_for(names, training if steps is None else training.model_copy(update={"steps": steps}))
+        dynamics = DynamicsPlan(
+            replicas=replicas or 10, duration=(md_steps or 1000) * FEMTOSECOND, timesteps=(), seed=seed or 0
+        )
+        changes = {
+            "structure": structure or settings.structure,
+            "reference": reference or settings.reference,
+            "n_samples": n_samples or 5000,
+            "seed": seed or 0,
+            "dynamics": dynamics,
+        }
+        settings = settings.model_copy(update=changes)
+    found = _on_frames(settings, frames, held_out, [cell for cell in cells.split(",") if cell], output)
     if as_json:
-        print_json(numbers)
+        print_json(comparison_dict(found.cells, found.reference))
     else:
-        print_table(table.title, table.columns, table.rows)
+        for table in comparison_tables(found.cells, found.reference):
+            print_table(table.title, table.columns, table.rows)
     errors.print(f"Report: {output / 'report.html'}", soft_wrap=True)
 
 
-def _on_target(
-    target: str, names: list[str], steps: int | None, seed: int, output: Path
-) -> tuple[Table, list[dict[str, Any]]]:
+def _on_frames(
+    settings: ComparisonSettings, frames: Path | None, held_out: Path | None, cells: list[str], output: Path
+) -> Comparison:
+    source = PotentialSource(reference=settings.reference, structure=structure_path(settings.structure))
+    with task_progress() as on_progress:
+        if frames is not None:
+            data = read_frames(frames)
+            training, test = split_frames(data) if held_out is None else (data, read_frames(held_out))
+        elif held_out is None:
+            training, test = made_frames(settings, source, output, on_progress)
+        else:
+            raise ConfigurationError("Held-out frames need frames to train on as well: give both, or none.")
+        return compare(settings, source, training, test, output, origin(sys.argv), on_progress, cells)
+
+
+def _on_target(target: str, names: list[str], steps: int | None, seed: int, output: Path, as_json: bool) -> None:
     settings = ToySettings(seed=seed) if steps is None else ToySettings(seed=seed, steps=steps)
     with task_progress() as on_progress:
         results = compare_on_target(target, names, settings, output, on_progress)
-    return toy_table(results), [result.to_dict() for result in results]
+    if as_json:
+        print_json([result.to_dict() for result in results])
+    else:
+        table = toy_table(results)
+        print_table(table.title, table.columns, table.rows)
+    errors.print(f"Report: {output / 'report.html'}", soft_wrap=True)

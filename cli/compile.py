@@ -9,16 +9,16 @@ import torch
 import typer
 
 from ..core.errors import ConfigurationError
-from ..potentials.model_file import load_model
+from ..potentials.shipped import load
 from ..training.frames_file import read_frames
 from .console import print_json, print_table, task_progress
-from .options import AsJson, Precision, Seed
+from .options import AsJson, Model, Precision, Seed
 
 N_CONFIGURATIONS = 64
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: Model,
     output: Annotated[Path, typer.Option("--out", help="The package; its name ends in .pt2.")],
     frames: Annotated[Path | None, typer.Option(help="Frames to check it at; without, samples of the model.")] = None,
     precision: Annotated[
@@ -40,7 +40,7 @@ def run(
 
     if output.exists():
         raise ConfigurationError(f'"{output}" exists already. Remove it, or give another name.')
-    potential = load_model(model)
+    potential = load(model)
     if frames is None:
         with torch.no_grad():
             positions, _ = potential.sample(N_CONFIGURATIONS, torch.Generator().manual_seed(seed))

@@ -7,25 +7,46 @@ from typing import Annotated
 
 import typer
 
+from ..core.errors import ConfigurationError
 from .console import errors, print_json, print_table, task_progress
 from .options import AsJson, Seed
 
+FOLDER = Path("smoothflow-demo")
+BEST = "ala2-smooth"
+
 
 def run(
-    output: Annotated[Path, typer.Option("--out", help="Folder for frames, model and report.")] = Path(
-        "smoothflow-demo"
-    ),
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help=f"With --pretrained, another model than {BEST}.")
+    ] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Show a model that is trained already.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", help=f"Folder for frames, model and report. [{FOLDER}; of a model {FOLDER}/NAME]"),
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Simulate capped alanine, train a smooth flow, evaluate and sample it, and run it in three engines: 5 minutes.
 
+    With --pretrained, show what a model that ships with the package does on fresh frames: less than a minute.
+
     Example: smoothflow demo
+
+    Example: smoothflow demo --pretrained
     """
     from ..analysis.demonstration import DemoSettings, demonstrate
+    from ..analysis.pretrained import PretrainedSettings, demonstrate_pretrained
 
+    if model is not None and not pretrained:
+        raise ConfigurationError(f"A model is shown with: smoothflow demo --pretrained {model}")
     with task_progress() as on_progress:
-        result = demonstrate(output, DemoSettings(seed=seed), on_progress)
+        if pretrained:
+            name = model or BEST
+            folder = output or FOLDER / Path(name).stem
+            result = demonstrate_pretrained(name, folder, PretrainedSettings(seed=seed), on_progress)
+        else:
+            result = demonstrate(output or FOLDER, DemoSettings(seed=seed), on_progress)
     tables = result.tables()
     if as_json:
         print_json(

@@ -11,7 +11,9 @@ import typer
 from ..analysis.evaluation import evaluate
 from ..analysis.gallery import evaluation_pictures
 from ..analysis.report import Report, Table, write_report
-from ..potentials.model_file import load_model, read_header
+from ..core.plugins import registry
+from ..potentials.model_file import read_header
+from ..potentials.shipped import load
 from ..training.frames_file import read_frames
 from .console import errors, print_json, print_table, progress
 from .options import (
@@ -19,6 +21,7 @@ from .options import (
     AsJson,
     Device,
     DType,
+    Model,
     Precision,
     Reference,
     Seed,
@@ -32,7 +35,7 @@ COLUMNS = ("quantity", "value", "unit, remark")
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: Model,
     frames: Annotated[Path, typer.Argument(help="Frames that the model was not trained on.")],
     structure: Structure = "capped-alanine",
     reference: Reference = AMBER,
@@ -50,7 +53,8 @@ def run(
     Example: smoothflow evaluate smoothflow-demo/smooth/model.safetensors smoothflow-demo/frames.h5
     """
     where = require_device(device)
-    potential = load_model(model, dtype.torch, where)
+    provenance = read_header(registry().model_path(model))["provenance"]
+    potential = load(model, dtype.torch, where)
     held_out = read_frames(frames)
     target = provider_potential(reference, structure_path(structure))
     with progress("evaluate", len(held_out) + n_samples) as advance:
@@ -68,10 +72,10 @@ def run(
         print_table(f"{model} against {reference}", COLUMNS, result.rows())
     if report is not None:
         content = Report(
-            title=f"{model.name} against {reference}",
+            title=f"{Path(model).name} against {reference}",
             tables=[Table("Evaluation", COLUMNS, result.rows())],
             pictures=evaluation_pictures(result, potential.coordinates.codomain),
-            provenance={"model": str(model), "frames": str(frames), "seed": seed, **read_header(model)["provenance"]},
+            provenance={"model": model, "frames": str(frames), "seed": seed, **provenance},
         )
         write_report(content, report)
         errors.print(f"Report: {report}")

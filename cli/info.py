@@ -1,53 +1,88 @@
-"""``smoothflow info``: what is in a model or a frames file."""
+"""``smoothflow info``: what is in a model or a frames file, and which models ship with the package."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..core.errors import FileFormatError
+from ..analysis.estimates import format_measured
+from ..core.plugins import registry
 from ..potentials.model_file import load_model, read_header
 from .console import print_json, print_table, results
 from .options import AsJson
 
+LISTED = {
+    "forward_kl": "NLL gap, kT",
+    "force_mse_data": "force MSE, (kT/nm)^2",
+    "ess": "Kish ESS, raw",
+}
+"""Measures in the list of models, and their heads."""
+
 
 def run(
-    path: Annotated[Path, typer.Argument(help="A model or a frames file.")],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL | FRAMES]", help="A file, or a model's name; without, a list of models."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a model or a frames file holds: molecule, charts, settings, provenance.
+    """Say what a model or a frames file holds: molecule, charts, settings, provenance, quality; or list the models.
 
-    Example: smoothflow info smoothflow-demo/smooth/model.safetensors
+    Example: smoothflow info ala2-smooth
     """
-    if not path.is_file():
-        raise FileFormatError(f'There is no file "{path}". Give a model (.safetensors) or a frames file (.h5).')
+    if name is None:
+        _list(as_json)
+        return
+    path = registry().model_path(name)
     if path.suffix == ".safetensors":
-        _model(path, as_json)
+        _model(name, path, as_json)
     else:
         _frames(path, as_json)
 
 
-def _model(path: Path, as_json: bool) -> None:
+def _list(as_json: bool) -> None:
+    """The models that are known by name."""
+    origins = {name: read_header(registry().model_path(name))["provenance"] for name in registry().names("model")}
+    if as_json:
+        print_json(origins)
+        return
+    rows = []
+    for name, origin in origins.items():
+        evaluation = origin.get("evaluation", {})
+        rows.append([name, *(_shown(evaluation.get(key, "")) for key in LISTED), str(origin.get("licence", ""))])
+    print_table("Models", ["name", *LISTED.values(), "licence"], rows)
+
+
+def _model(name: str, path: Path, as_json: bool) -> None:
     header = read_header(path)
     model = load_model(path)
     n_parameters = sum(parameter.numel() for parameter in model.flow.parameters())
     if as_json:
         print_json({**header, "n_parameters": n_parameters})
         return
+    provenance = dict(header["provenance"])
+    evaluation = provenance.pop("evaluation", {})
     print_table(
-        str(path),
+        name,
         ["property", "value"],
         [
             ["atoms", str(len(header["topology"]["atoms"]))],
             ["temperature", f"{header['temperature']} K"],
             ["parameters", str(n_parameters)],
-            *[[name, str(value)] for name, value in header["settings"].items()],
+            *([label, _shown(value)] for label, value in _flat(header["settings"])),
             *[[f"plug-in {name}", f"{p['distribution']} {p['version']}"] for name, p in header["plugins"].items()],
-            *[[f"provenance: {name}", str(value)] for name, value in header["provenance"].items()],
+            *([f"provenance: {label}", _shown(value)] for label, value in _flat(provenance)),
         ],
     )
+    if evaluation:
+        print_table(
+            "Evaluation on held-out frames and samples, in kT and nm",
+            ["quantity", "value"],
+            [[label, _shown(value)] for label, value in _flat(evaluation)],
+        )
     print_table(
         "Charts",
         ["column", "kind", "location", "scale"],
@@ -57,6 +92,32 @@ def _model(path: Path, as_json: bool) -> None:
         ],
     )
     results.print("Lengths in nm, angles and torsions in radians.")
+
+
+def _flat(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings, each with its path; a number with its error is one leaf."""
+    for name, value in tree.items():
+        if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
+            value = {_label(item, i): item for i, item in enumerate(value)}
+        if isinstance(value, Mapping) and value and not _is_estimate(value):
+            yield from ((f"{name}.{label}", leaf) for label, leaf in _flat(value))
+        else:
+            yield name, value
+
+
+def _label(item: Mapping[str, Any], index: int) -> str:
+    """What an item of a list goes by: its name or names, or its place."""
+    return str(item.get("name") or " and ".join(item.get("names", [])) or index)
+
+
+def _is_estimate(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"value", "error", "n"}
+
+
+def _shown(value: Any) -> str:
+    if _is_estimate(value) and value["value"] is not None:
+        return format_measured(value["value"], float("nan") if value["error"] is None else value["error"])
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _frames(path: Path, as_json: bool) -> None:

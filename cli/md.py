@@ -16,15 +16,15 @@ from ..core.engine import DynamicsSettings
 from ..core.integrator import maxwell_boltzmann
 from ..core.plugins import registry
 from ..core.units import FEMTOSECOND
-from ..potentials.model_file import load_model
+from ..potentials.shipped import load
 from ..training.dynamics import DynamicsPlan, run_dynamics
 from ..training.starting import origin_of, starting_positions
 from .console import errors, print_json, print_table, task_progress
-from .options import AsJson, Device, DType, Precision, Seed, require_device
+from .options import AsJson, Device, DType, Model, Precision, Seed, require_device
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: Model,
     output: Annotated[
         Path | None, typer.Option("--out", help="Frames file (.h5); a run that is in it goes on.")
     ] = None,
@@ -62,7 +62,7 @@ def run(
     torch.set_num_threads(threads)
     where = require_device(device)
     registry().engine(engine)
-    potential = load_model(model, dtype.torch, where)
+    potential = load(model, dtype.torch, where)
     topology = potential.coordinates.topology
     run_with = potential if compiled is None else potential.compile(compiled)
     settings = DynamicsSettings(
@@ -79,10 +79,9 @@ def run(
     positions = starting_positions(potential, start, replicas, generator)
     mass = masses(topology).to(where, dtype.torch)
     velocities = maxwell_boltzmann(mass, replicas, potential.temperature, generator)
+    origin = origin_of(registry().model_path(model), start)
     with task_progress() as on_progress:
-        report = run_dynamics(
-            plan, run_with, topology, mass, positions, velocities, origin_of(model, start), on_progress
-        )
+        report = run_dynamics(plan, run_with, topology, mass, positions, velocities, origin, on_progress)
     if report.resumed_from:
         errors.print(
             f'"{output or trajectory or log}" was there up to step {report.resumed_from}.',

@@ -30,6 +30,13 @@ class Precision(StrEnum):
         return torch.float32 if self is Precision.float32 else torch.float64
 
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model file; where there is no such file, a model that ships with the package (see: smoothflow info).",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of every random number that is drawn.")]
 Device = Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, ...")]
 DType = Annotated[Precision, typer.Option("--dtype", help="Precision of weights and coordinates.")]

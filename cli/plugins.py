@@ -14,7 +14,7 @@ from .console import errors, print_json, print_table
 def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """List transforms, providers, integrators, engines and file loaders with the distributions that supply them.
+    """List transforms, providers, integrators, engines, file loaders and models, and which distribution supplies each.
 
     Example: smoothflow plugins
     """

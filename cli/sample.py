@@ -2,70 +2,92 @@
 
 from __future__ import annotations
 
+import signal
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import torch
 import typer
 
-from ..analysis.reweighting import ess_fraction, log_z
-from ..core.errors import ConfigurationError
-from ..potentials.model_file import load_model
-from ..training.frames import Frames
-from ..training.frames_file import write_frames
-from .console import print_json, print_table, progress
-from .options import AsJson, Device, DType, Precision, Seed, provider_potential, require_device, structure_path
-
-BATCH_SIZE = 1000
-"""Samples per call of the model."""
+from .console import errors, print_json, print_table, task_progress
+from .options import AsJson, Device, DType, Model, Precision, Seed, provider_potential, require_device, structure_path
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
-    output: Annotated[Path, typer.Option("--out", help="Frames file to write.")],
+    model: Model,
+    output: Annotated[Path, typer.Option("--out", help="Frames file to write; a run that is in it goes on.")],
     n_samples: Annotated[int, typer.Option("-n", "--n-samples", min=1)] = 1000,
     reweight: Annotated[str | None, typer.Option(help="Weight to this force field, as PROVIDER:ARGUMENT.")] = None,
     structure: Annotated[str, typer.Option(help="PDB of the molecule, for the force field.")] = "capped-alanine",
+    basin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Weigh this region, and its free energy above the first one: alpha, beta, ppii, or one of your own in "
+            "degrees, like left:phi=20..120,psi=-60..90. Repeat it for more."
+        ),
+    ] = None,
+    frames: Annotated[
+        Path | None, typer.Option(help="Frames of the force field: the same numbers from them, and from both by MBAR.")
+    ] = None,
+    metropolis: Annotated[
+        Path | None, typer.Option(help="Write a Metropolis chain here: frames of the force field without weights.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: DType = Precision.float64,
     as_json: AsJson = False,
 ) -> None:
-    """Draw configurations from a model, with its energies and, if asked, log-weights to a force field.
+    """Draw configurations from a model and, if asked, weight them to a force field and average over it.
 
     Example: smoothflow sample smoothflow-demo/smooth/model.safetensors -n 1000 --out samples.h5
     """
-    if output.exists():
-        raise ConfigurationError(f'"{output}" exists already. Remove it, or give another name.')
-    where = require_device(device)
-    potential = load_model(model, dtype.torch, where)
+    from ..analysis.basins import Basin
+    from ..analysis.chain import write_chain
+    from ..analysis.reweighted import average, observe_targets, require_torsions
+    from ..core.errors import ConfigurationError
+    from ..core.plugins import registry
+    from ..potentials.shipped import load
+    from ..training.frames_file import read_frames
+    from ..training.sampling import SamplingPlan, draw_samples
+    from ..training.starting import origin_of
+
+    if reweight is None and (basin or frames or metropolis):
+        raise ConfigurationError("Basins, frames and a Metropolis chain need a force field. Name it with --reweight.")
+    if metropolis is not None and metropolis.exists():
+        raise ConfigurationError(f'"{metropolis}" exists already. Remove it, or give another name.')
+    basins = [Basin.parse(text) for text in basin or ()]
+    potential = load(model, dtype.torch, require_device(device))
+    torsions = require_torsions(potential, basins)
     target = None if reweight is None else provider_potential(reweight, structure_path(structure))
-    generator = torch.Generator(where).manual_seed(seed)
-    positions, log_prob, weights = [], [], []
-    with progress("sample", n_samples) as advance, torch.no_grad():
-        for start in range(0, n_samples, BATCH_SIZE):
-            x, log_p = potential.sample(min(BATCH_SIZE, n_samples - start), generator)
-            positions.append(x.cpu())
-            log_prob.append(log_p.cpu().double())
-            if target is not None:
-                weights.append(-target.energy(x.cpu().double()) / potential.kT - log_prob[-1])
-            advance(start + len(x))
-    log_weights = torch.cat(weights) if weights else None
-    frames = Frames(
-        positions=torch.cat(positions).numpy().astype(np.float32),
-        energies=-potential.kT * torch.cat(log_prob).numpy(),
-        topology=potential.coordinates.topology,
-        temperature=potential.temperature,
-        provenance={"model": str(model), "seed": seed, "weighted to": reweight or "nothing: samples of the model"},
-        log_weights=None if log_weights is None else log_weights.numpy(),
-    )
-    write_frames(output, frames)
-    summary = {"file": str(output), "samples": str(n_samples)}
-    if log_weights is not None:
-        efficiency, partition = ess_fraction(log_weights), log_z(log_weights)
-        summary |= {"Kish ESS fraction, raw": str(efficiency), f"log Z of {reweight}": str(partition)}
+    seen = None
+    if frames is not None and target is not None:
+        seen = observe_targets(potential, read_frames(frames), target, torsions)
+    weighted = "nothing: samples of the model" if reweight is None else f"{reweight} of {structure}"
+    origin = {**origin_of(registry().model_path(model), None), "weighted to": weighted}
+    plan = SamplingPlan(output, n_samples, seed, target, origin)
+    with task_progress() as on_progress:
+        report = draw_samples(potential, plan, on_progress)
+    if report.stopped_by is not None:
+        name = signal.Signals(report.stopped_by).name
+        errors.print(
+            f"Stopped by {name} after sample {report.n_samples} of {n_samples}. The same command goes on from there.",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+        raise typer.Exit(128 + report.stopped_by)
+    numbers: dict[str, object] = {"file": str(output), "n_samples": report.n_samples}
+    tables = [("Samples", ["quantity", "value"], [["file", str(output)], ["samples", str(report.n_samples)]])]
+    if target is not None:
+        result = average(potential, output, basins, seen)
+        numbers |= result.to_dict()
+        tables = [(f"{output}, weighted to {reweight}", result.columns(), result.rows())]
+    if metropolis is not None:
+        chain = write_chain(potential, output, metropolis, seed)
+        numbers["chain"] = asdict(chain)
+        tables.append((f"{metropolis}, Metropolis chain", ["quantity", "value"], chain.rows()))
     if as_json:
-        print_json(summary)
-    else:
-        print_table("Samples", ["quantity", "value"], [list(item) for item in summary.items()])
+        print_json(numbers)
+        return
+    for title, columns, rows in tables:
+        print_table(title, columns, rows)

@@ -20,8 +20,11 @@ def run(
     config: Annotated[Path | None, typer.Option(help="YAML settings; options below override them.")] = None,
     transform: Annotated[str | None, typer.Option(help="smooth, spline, affine, or a plug-in's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1)] = None,
+    initial_model: Annotated[
+        str | None, typer.Option("--from", help="Model to begin with, by file or name, instead of random weights.")
+    ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Force field of the reverse KL divergence, as PROVIDER:ARGUMENT.")
+        str | None, typer.Option(help="Force field that weighs the flow's samples, as PROVIDER:ARGUMENT.")
     ] = None,
     structure: Annotated[str, typer.Option(help="PDB of the molecule, for the target.")] = "capped-alanine",
     compiled: Annotated[
@@ -32,7 +35,7 @@ def run(
     dtype: Annotated[Precision | None, typer.Option(help="Precision in training.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a flow on frames: likelihood, forces and, with a target, reverse KL divergence.
+    """Train a flow on frames: likelihood, forces and, with a target, divergences on its own samples.
 
     Example: smoothflow train smoothflow-demo/frames.h5 --out my-run --transform spline --steps 200
     """
@@ -42,6 +45,8 @@ def run(
     settings = TrainSettings() if config is None else read_settings(config)
     flow = settings.flow
     changes: dict[str, object] = {}
+    if initial_model is not None:
+        changes["initial_model"] = initial_model
     if device is not None:
         require_device(device)
         changes["device"] = device
@@ -57,8 +62,12 @@ def run(
         flow = replace(flow, transforms=used, options=options)
     if seed is not None:
         changes["seed"] = seed
-        flow = replace(flow, seed=seed)
-    settings = TrainSettings.model_validate({**settings.model_dump(), **changes, "flow": flow})
+        # the seed of the initial weights, where there are none yet
+        if initial_model is None:
+            flow = replace(flow, seed=seed)
+    if flow != settings.flow:
+        changes["flow"] = flow
+    settings = TrainSettings.model_validate({**settings.model_dump(exclude_unset=True), **changes})
     potential = None if target is None else provider_potential(target, structure_path(structure))
     data = read_frames(frames)
     with task_progress() as on_progress:

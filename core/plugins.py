@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import pluggy
 
 from .engine import Engine
-from .errors import PluginError, UnknownNameError
+from .errors import FileFormatError, PluginError, UnknownNameError
 from .integrator import Integrator
 from .potential import Potential
 from .transforms import Transform
@@ -25,7 +25,7 @@ hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 """Marks the functions of a plug-in that implement a hook of `Hooks`."""
 
-Kind = Literal["transform", "provider", "integrator", "engine", "loader"]
+Kind = Literal["transform", "provider", "integrator", "engine", "loader", "model"]
 
 
 class PotentialProvider(Protocol):
@@ -63,6 +63,10 @@ class Hooks:
     def smoothflow_loaders(self) -> Mapping[str, PotentialLoader]:  # type: ignore[empty-body]
         """Readers of files with a potential inside, by suffix, like ``.safetensors``."""
 
+    @hookspec
+    def smoothflow_models(self) -> Mapping[str, Path]:  # type: ignore[empty-body]
+        """Files of models that come with the plug-in, by the name that is given instead of a path."""
+
 
 KINDS: dict[Kind, str] = {
     "transform": "smoothflow_transforms",
@@ -70,6 +74,7 @@ KINDS: dict[Kind, str] = {
     "integrator": "smoothflow_integrators",
     "engine": "smoothflow_engines",
     "loader": "smoothflow_loaders",
+    "model": "smoothflow_models",
 }
 
 
@@ -195,14 +200,34 @@ class Registry:
         value: type[Engine] = self.entry("engine", name).value
         return value
 
-    def load(self, path: str | Path) -> Potential:
-        """The potential in a file; the file's suffix says who reads it.
+    def model_path(self, model: str | Path) -> Path:
+        """The file that a path or a model's name means; where there is a file of that name, it is that file.
 
         Raises:
-            UnknownNameError: If nobody reads files with this suffix.
-            SmoothflowError: Whatever the reader finds wrong with the file.
+            FileFormatError: If what can only be a path leads to no file.
+            UnknownNameError: If no file and no model has that name.
+            PluginError: As `entry` does.
         """
-        path = Path(path)
+        path = Path(model)
+        if path.is_file():
+            return path
+        names = self.names("model")
+        if str(model) not in names and (path.suffix or len(path.parts) > 1):
+            raise FileFormatError(
+                f'There is no file "{model}". Correct the path, or name a model that comes with the package: '
+                f"{', '.join(names) or 'none'}."
+            )
+        value: Path = self.entry("model", str(model)).value
+        return value
+
+    def load(self, model: str | Path) -> Potential:
+        """The potential in a file, or in the file of a model by name; the file's suffix says who reads it.
+
+        Raises:
+            UnknownNameError: If there is no such model, or nobody reads files with this suffix.
+            SmoothflowError: Whatever is wrong with the path or the file.
+        """
+        path = self.model_path(model)
         value: PotentialLoader = self.entry("loader", path.suffix).value
         return value(path)
 
@@ -216,7 +241,10 @@ def _checked(kind: Kind, offered: object) -> Mapping[str, Any]:
         if not isinstance(name, str):
             raise PluginError(f"{KINDS[kind]} must map names to values, but one key is {name!r}.")
         base = bases.get(kind)
-        if base is None:
+        if kind == "model":
+            if not isinstance(value, Path):
+                raise PluginError(f'{KINDS[kind]}: "{name}" must be a path, not {type(value).__name__}.')
+        elif base is None:
             if not callable(value):
                 raise PluginError(f'{KINDS[kind]}: "{name}" must be callable, not {type(value).__name__}.')
         elif not (isinstance(value, type) and issubclass(value, base)):

@@ -15,16 +15,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from ..coordinates.internal import InternalCoordinates
-from ..coordinates.topologies import topology_from_pdb
 from ..coordinates.zmatrix import ZMatrix
 from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart, ColumnChart
 from ..core.errors import FileFormatError, PluginError, SmoothflowError
 from ..core.files import write_atomically
-from ..core.plugins import PotentialLoader, PotentialProvider, hookimpl, registry
-from ..core.potential import Potential
+from ..core.plugins import PotentialLoader, hookimpl, registry
 from ..core.topology import Topology
 from .flow_potential import FlowPotential
 
@@ -47,7 +46,7 @@ def save_model(
     chart = potential.flow.layer.get_submodule("layers.0")
     if not isinstance(chart, Chart):
         raise FileFormatError("Only flows that start with a Chart can be saved as a model of a molecule.")
-    header = {
+    header: dict[str, Any] = {
         "format": FORMAT,
         "schema": SCHEMA,
         "settings": asdict(settings),
@@ -64,7 +63,30 @@ def save_model(
         "provenance": dict(provenance),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in potential.flow.state_dict().items()}
-    write_atomically(Path(path), save(tensors, metadata={"smoothflow": json.dumps(header)}))
+    _write(Path(path), header, tensors)
+
+
+def add_provenance(source: str | Path, destination: str | Path, provenance: Mapping[str, Any]) -> None:
+    """Write a copy of a model file that tells more of how it came to be; the weights are the same to the last bit.
+
+    Args:
+        source: A model file.
+        destination: The copy's final name; it is complete or not there.
+        provenance: What to add, in JSON types; what the model says of itself under the same names is replaced.
+
+    Raises:
+        FileFormatError: As `load_model` does, or if the copy cannot be written.
+    """
+    load_model(source)  # what is damaged is not passed on
+    header = read_header(source)
+    header["provenance"] = {**header["provenance"], **provenance}
+    with safe_open(Path(source), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    _write(Path(destination), header, tensors)
+
+
+def _write(path: Path, header: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
+    write_atomically(path, save(tensors, metadata={"smoothflow": json.dumps(header)}))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -149,30 +171,6 @@ def load_model(
     flow.load_state_dict(weights)
     potential = FlowPotential(flow, coordinates, topology, temperature).to(device=device, dtype=dtype)
     return potential.requires_grad_(False).eval()
-
-
-def model_provider(argument: str, structure: Path) -> Potential:
-    """The potential in a model file, for programs that know it only by ``smoothflow:model.safetensors``.
-
-    Args:
-        argument: Path of a model file, of any suffix that a plug-in reads.
-        structure: A PDB file whose atoms must be the model's; not checked if there is no such file, since the model
-            knows its molecule.
-
-    Raises:
-        FileFormatError: If the model is missing or damaged, or the structure is no PDB file.
-        TopologyError: If number, elements or order of the atoms are not the model's.
-    """
-    potential = registry().load(argument)
-    if structure.is_file() and potential.topology is not None:
-        elements = topology_from_pdb(structure)[0].elements
-        potential.topology.require_elements(elements, f'The model "{argument}"', f'"{structure}"')
-    return potential
-
-
-@hookimpl
-def smoothflow_providers() -> Mapping[str, PotentialProvider]:
-    return {"smoothflow": model_provider}
 
 
 def _require_plugins(header: Mapping[str, Any], path: Path) -> None:

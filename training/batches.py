@@ -99,7 +99,7 @@ def _order(n_frames: int, seed: int, n_pass: int) -> Int[Tensor, "n_frames"]:
     return torch.randperm(n_frames, generator=generator(seed, 0, n_pass))
 
 
-def generator(*numbers: int) -> torch.Generator:
+def generator(*numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator whose stream depends on all of the numbers."""
     seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+    return torch.Generator(device).manual_seed(int(seed >> np.uint64(1)))

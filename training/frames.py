@@ -28,7 +28,7 @@ class Frames:
         positions: nm.
         forces: kJ/mol/nm; on the same atoms at the same positions.
         energies: kJ/mol.
-        log_weights: Logarithms of importance weights; without them all frames weigh the same.
+        log_weights: Logarithms of importance weights, minus infinity for none; without them all frames weigh the same.
         replica: Which independent walker each frame belongs to.
         times: ps since the start of the dynamics.
         provenance: How the frames came to be, in JSON types.
@@ -64,7 +64,8 @@ class Frames:
                 )
             values = np.ascontiguousarray(values, dtype=dtype)
             object.__setattr__(self, column, values)
-            bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+            allowed = np.isfinite(values) | (values == -np.inf if column == "log_weights" else False)
+            bad = ~allowed.all(axis=tuple(range(1, values.ndim)))
             if bad.any():
                 raise GeometryError(
                     f"{column.capitalize()} are not finite in {bad.sum()} of {n_frames} frames, first in frame "

@@ -19,6 +19,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,7 +31,7 @@ from .frames import BLOCK, COLUMNS, Frames
 from .frames_reader import FORMAT, HDF5_ERRORS, SCHEMA, UNITS, FramesReader, State, import_h5py
 from .locks import lock_descriptor
 
-__all__ = ["FramesReader", "FramesWriter", "State", "describe_frames", "read_frames", "write_frames"]
+__all__ = ["FramesReader", "FramesWriter", "State", "describe_frames", "read_frames", "write_blocks", "write_frames"]
 
 CHUNK_BYTES = 2**18
 """Size of the pieces in which HDF5 stores arrays."""
@@ -246,10 +247,16 @@ def write_frames(path: str | Path, frames: Frames) -> None:
     Raises:
         FileFormatError: If it cannot be written.
     """
-    writer = FramesWriter(Path(path), frames, {})
+    write_blocks(path, (frames[start : start + BLOCK] for start in range(0, max(1, len(frames)), BLOCK)))
+
+
+def write_blocks(path: str | Path, blocks: Iterator[Frames]) -> None:
+    """Write frames that come in blocks, of which one is in memory at a time; otherwise as `write_frames`."""
+    first = next(blocks)
+    writer = FramesWriter(Path(path), first, {})
     try:
-        for start in range(0, len(frames), BLOCK):
-            writer.append(frames[start : start + BLOCK])
+        for block in chain((first,), blocks):
+            writer.append(block)
         writer.close()
     except BaseException:
         writer.abandon()

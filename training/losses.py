@@ -5,7 +5,9 @@ With the flow's energy :math:`u(x) = -\log p(x)` over positions modulo rigid mot
 
 .. math:: w_{\mathrm{nll}} \langle u \rangle_{\mathrm{frames}}
     + w_{\mathrm{force}} \left\langle s \log\left(1 + L / s\right) \right\rangle_{\mathrm{frames}}
-    + w_{\mathrm{kl}} \langle u_{\mathrm{ref}} - u \rangle_{\mathrm{flow}}
+    + w_{\mathrm{samples}} D
+
+with D a divergence that is estimated on the flow's own samples, see `smoothflow.training.sample_losses`.
 """
 
 from __future__ import annotations
@@ -15,8 +17,6 @@ from typing import Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from ..core.potential import Potential
 
 
 class Density(Protocol):
@@ -85,41 +85,3 @@ def damped(error: Float[Tensor, "batch"], scale: float) -> Float[Tensor, "batch"
         scale: s, in the unit of the error.
     """
     return scale * torch.log1p(error / scale)
-
-
-def regularized(energy: Float[Tensor, "batch"], threshold: float) -> Float[Tensor, "batch"]:
-    r"""Energies that grow logarithmically above a threshold; for training only, never for reported numbers.
-
-    .. math:: u \mapsto t + \log(1 + u - t) \quad \text{for } u > t
-
-    Continuous with continuous first derivative, so that samples with overlapping atoms pull apart without a gradient
-    that drowns all others.
-
-    Args:
-        energy: u, kT.
-        threshold: t, kT.
-    """
-    excess = torch.clamp(energy - threshold, min=0.0)
-    return torch.where(energy > threshold, threshold + torch.log1p(excess), energy)
-
-
-def reverse_kl(
-    density: Density, target: Potential, kT: float, n_samples: int, threshold: float, generator: torch.Generator
-) -> Float[Tensor, "n_samples"]:
-    r"""Each sample's term :math:`u_{\mathrm{ref}}(x) + \log p(x)`, x drawn from the flow; its mean is the reverse KL
-    divergence up to a constant.
-
-    Args:
-        density: The flow; gradients reach its parameters through the samples.
-        target: The reference, whose energies are differentiated by its forces; it sees positions in float64.
-        kT: Thermal energy, kJ/mol.
-        n_samples: How many to draw.
-        threshold: Reference energies above it are regularized, kT.
-        generator: Source of randomness.
-
-    Returns:
-        kT.
-    """
-    positions, log_prob = density.sample(n_samples, generator)
-    energy = target.energy(positions.double()) / kT
-    return regularized(energy, threshold).to(log_prob) + log_prob

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -15,15 +14,16 @@ from numpy import ndarray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from ..coordinates.elements import masses
 from ..core.errors import MissingDependencyError, TrainingError
-from ..core.potential import Potential
 from ..core.units import thermal_energy
 from ..potentials.flow_potential import FlowPotential
 from .batches import generator
 from .compiled_step import CompiledLoss, Terms
 from .config import TrainSettings
 from .frames import Frames
-from .losses import damped, force_error, likelihood_and_forces, negative_log_likelihood, reverse_kl
+from .losses import damped, force_error, likelihood_and_forces, negative_log_likelihood
+from .sample_losses import Annealing, Target, alpha_two, reverse_kl
 
 try:
     from lightning.pytorch import LightningModule
@@ -35,19 +35,6 @@ Tensors = dict[str, Tensor]
 """What a batch of frames holds, by name."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """The reference of the reverse KL divergence.
-
-    Attributes:
-        potential: The force field.
-        threshold: Energies above it are regularized, kT.
-    """
-
-    potential: Potential
-    threshold: float
-
-
 class FlowTraining(LightningModule):  # type: ignore[misc]
     """Trains a flow on frames; batches are indices into the frames.
 
@@ -55,7 +42,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         potential: The flow with its initial weights, in the precision of training.
         frames: All frames, held-out ones included.
         settings: How to train.
-        target: The reference of the reverse KL divergence, if it is trained on.
+        target: The reference of the flow's samples, if they are trained on.
     """
 
     def __init__(
@@ -67,8 +54,10 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.averaged = AveragedModel(potential, multi_avg_fn=_averaging(settings.averaging))
         self.averaged.requires_grad_(False)
         self.kT = thermal_energy(frames.temperature)
-        # out of the module tree: the target is neither trained nor saved
-        self._target = [] if target is None else [target]
+        # no module itself, so that its potential is neither trained nor saved
+        self.target = target
+        self._annealing = Annealing(**settings.annealing.model_dump())
+        self._masses = masses(frames.topology)
         dtype = settings.torch_dtype
         self._keep("positions", frames.positions, 1.0, dtype)
         self._keep("forces", frames.forces if settings.weights.force > 0 else None, 1 / self.kT, dtype)
@@ -84,6 +73,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self._compiled_loss = CompiledLoss(potential, self._frame_loss) if settings.compile else None
         self.training_sums: dict[str, Tensor] = {}
         self.validation_sums: dict[str, Tensor] = {}
+        self.validation_means: dict[str, Tensor] = {}
 
     def _keep(self, name: str, values: ndarray | None, factor: float, dtype: torch.dtype) -> None:
         # on the device, as frames are small; not in checkpoints
@@ -103,7 +93,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         else:
             evaluate = self._compiled_loss or partial(self._frame_loss, self.potential)
             terms, loss = evaluate(tensors)
-            samples = self._sample_terms(self.potential, self.settings.kl_batch_size, self.global_step)
+            samples = self._sample_terms(self.potential, self.settings.n_samples, self.global_step)
             if samples:
                 loss = loss + self._total(samples)
                 terms |= samples
@@ -134,32 +124,31 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         for name, values in terms.items():
             self.validation_sums[name] = self.validation_sums.get(name, 0.0) + values.detach().double().sum()
         self.validation_sums["n"] = self.validation_sums.get("n", torch.zeros(())) + len(batch)
-        if index == 0 and self._target:
+        if index == 0:
             with torch.no_grad():
                 # the same noise every time, so that models are compared by what differs between them
-                terms = self._sample_terms(self.averaged_potential, N_VALIDATION_SAMPLES, -1)
-            self.validation_sums["reverse_kl"] = terms["reverse_kl"].double().mean()
+                samples = self._sample_terms(self.averaged_potential, N_VALIDATION_SAMPLES, -1)
+            self.validation_means = {name: values.double().mean() for name, values in samples.items()}
 
     def results(self) -> dict[str, float]:
         """Means over the steps and held-out frames since the last call.
 
         Names begin with ``train_`` (current weights) or ``val_`` (averaged weights); ``nll`` and ``reverse_kl`` are in
         kT, ``force_mse`` (raw) and ``force`` (damped) in (kT/nm)^2, ``loss`` is the weighted sum that chooses the best
-        model.
+        model. ``energy_evaluations`` are those of the target since training began.
         """
         found = {f"train_{name}": float(total / n_steps) for name, (total, n_steps) in self.training_sums.items()}
         n = self.validation_sums.pop("n")
-        kl = self.validation_sums.pop("reverse_kl", None)
-        means = {name: total / n for name, total in self.validation_sums.items()}
-        if kl is not None:
-            means["reverse_kl"] = kl
+        means = {name: total / n for name, total in self.validation_sums.items()} | self.validation_means
         loss = self._total(means)
         if not bool(torch.isfinite(loss)):
             name = next(name for name, mean in means.items() if not bool(torch.isfinite(mean)))
             raise TrainingError(f"At step {self.global_step} the {name} of the held-out frames is not finite. {ADVICE}")
         found |= {f"val_{name}": float(mean) for name, mean in means.items()}
         found["val_loss"] = float(loss)
-        self.training_sums, self.validation_sums = {}, {}
+        if self.target is not None:
+            found["energy_evaluations"] = self.target.n_evaluations
+        self.training_sums, self.validation_sums, self.validation_means = {}, {}, {}
         return found
 
     @property
@@ -169,9 +158,13 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["best"] = self.best
+        if self.target is not None:
+            checkpoint["energy_evaluations"] = self.target.n_evaluations
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.best = float(checkpoint["best"])
+        if self.target is not None:
+            self.target.n_evaluations = int(checkpoint["energy_evaluations"])
 
     def _tensors(self, batch: Int[Tensor, "size"]) -> Tensors:
         """Positions, forces and weights of the frames of a batch, as far as there are any."""
@@ -198,16 +191,20 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         return terms
 
     def _sample_terms(self, potential: FlowPotential, n_samples: int, step: int) -> dict[str, Float[Tensor, "size"]]:
-        if not self._target:
-            return {}
-        noise = generator(self.settings.seed, 1, step + 1)
-        target = self._target[0]
-        values = reverse_kl(potential, target.potential, self.kT, n_samples, target.threshold, noise)
-        return {"reverse_kl": values}
+        terms: dict[str, Tensor] = {}
+        if self.target is None:
+            return terms
+        weights, seed = self.settings.weights, self.settings.seed
+        if weights.reverse_kl > 0:
+            noise = generator(seed, 1, step + 1)
+            terms["reverse_kl"] = reverse_kl(potential, self.target, n_samples, noise, self.settings.path_gradient)
+        if weights.alpha_two > 0:
+            noise = generator(seed, 2, step + 1)
+            terms["alpha_two"] = alpha_two(potential, self.target, self._masses, n_samples, noise, self._annealing)
+        return terms
 
     def _total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:
-        weights = self.settings.weights
-        factors = {"nll": weights.nll, "force": weights.force, "reverse_kl": weights.reverse_kl}
+        factors = self.settings.weights.model_dump()
         used = [factors[name] * values.mean() for name, values in terms.items() if factors.get(name, 0) > 0]
         # of the frames nothing may count, when only samples do
         return torch.stack(used).sum() if used else torch.zeros((), device=self.positions.device)
@@ -217,7 +214,8 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
             bad = (~torch.isfinite(values)).nonzero()
             if len(bad):
                 place = int(bad[0, 0])
-                where = f"sample {place} of the flow" if name == "reverse_kl" else f"frame {int(batch[place])}"
+                of_samples = name in ("reverse_kl", "alpha_two")
+                where = f"sample {place} of the flow" if of_samples else f"frame {int(batch[place])}"
                 return TrainingError(
                     f"At step {self.global_step} the {name} of {where} is not finite ({len(bad)} of {len(values)} in "
                     f"this batch). {ADVICE}"
@@ -230,8 +228,8 @@ ADVICE = (
     "Look at that frame, lower learning_rate, or train in float64."
 )
 
-N_VALIDATION_SAMPLES = 256
-"""Samples by which models are compared in reverse KL divergence."""
+N_VALIDATION_SAMPLES = 2000
+"""Samples by which models are compared in what is estimated on samples."""
 
 
 def _averaging(decay: float) -> Any:

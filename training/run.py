@@ -7,13 +7,11 @@ the model file.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
-import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,21 +21,24 @@ import torch
 from ..coordinates.fitting import fit_charts
 from ..coordinates.internal import InternalCoordinates
 from ..coordinates.zmatrix import Row, ZMatrix
-from ..core.architecture import build_flow
+from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart
 from ..core.errors import ConfigurationError, FileFormatError, MissingDependencyError, TrainingError
 from ..core.files import write_atomically
+from ..core.plugins import registry
 from ..core.potential import Potential
 from ..core.units import thermal_energy
 from ..potentials.flow_potential import FlowPotential
-from ..potentials.model_file import save_model
+from ..potentials.model_file import load_model, read_header, save_model
 from .batches import Batches, Parts, split
-from .config import TrainSettings, read_settings, write_settings
+from .config import TrainSettings
 from .frames import Frames
 from .locks import lock_folder
-from .module import FlowTraining, Target
+from .module import FlowTraining
 from .progress import OnProgress, Progress, silent
 from .quiet import interruptible, quiet_lightning
+from .run_folder import Journal, RunFolder, claim, journal_of, last_step
+from .sample_losses import Target
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -47,44 +48,7 @@ except ImportError as error:
 N_REFERENCE_ENERGIES = 256
 PROGRESS_EVERY = 10
 VALIDATION_BATCH = 1024
-SHOWN = ("val_nll", "val_force_mse", "val_reverse_kl")
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Names of the files of a run."""
-
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """The settings, every field written out."""
-        return self.path / "config.yaml"
-
-    @property
-    def frames(self) -> Path:
-        """Which frames the run is trained on."""
-        return self.path / "frames.json"
-
-    @property
-    def metrics(self) -> Path:
-        """One row for each validation."""
-        return self.path / "metrics.csv"
-
-    @property
-    def log(self) -> Path:
-        """What happened when."""
-        return self.path / "run.log"
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the run goes on."""
-        return self.path / "checkpoints" / "last.ckpt"
-
-    @property
-    def model(self) -> Path:
-        """The best model on the held-out frames."""
-        return self.path / "model.safetensors"
+SHOWN = ("val_nll", "val_force_mse", "val_reverse_kl", "val_alpha_two")
 
 
 def train(
@@ -100,7 +64,7 @@ def train(
         frames: Training data; blocks of them are held out.
         settings: How to train; to go on they must be those of the run.
         run_folder: Made if it is missing.
-        target: The force field, for the reverse KL divergence.
+        target: The force field, for divergences on the flow's samples.
         on_progress: Told of steps and losses.
 
     Returns:
@@ -115,21 +79,30 @@ def train(
     target = _checked(frames, settings, target)
     # before the folder, so that frames that cannot be trained on leave none
     training, validation = split(frames, settings.validation_fraction, settings.seed)
-    potential = initial_potential(frames[training], settings)
+    origin = None
+    if settings.initial_model is None:
+        potential = initial_potential(frames[training], settings)
+    else:
+        model = registry().model_path(settings.initial_model)
+        potential, settings = begin_with(model, frames, settings)
+        origin = _origin(model)
     run = RunFolder(Path(run_folder))
     try:
         run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileFormatError(f'The folder "{run.path}" cannot be made: {error.strerror}.') from error
-    with lock_folder(run.path), _journal(run.log) as journal:
+    with lock_folder(run.path), journal_of(run.log) as journal:
         digest = frames.digest()
-        _claim(run, frames, digest, settings)
-        reference = None if target is None else Target(target, _threshold(frames[training], target, settings))
+        claim(run, frames, digest, settings, origin)
+        reference = None
+        if target is not None:
+            threshold = _threshold(frames[training], target, settings)
+            reference = Target(target, thermal_energy(frames.temperature), threshold)
         module = FlowTraining(potential.to(settings.torch_dtype), frames, settings, reference)
-        keeper = _Keeper(run, _provenance(frames, digest, settings), journal, on_progress)
+        keeper = _Keeper(run, _provenance(frames, digest, settings, origin), journal, on_progress)
         train_indices, validation_indices = torch.from_numpy(training), torch.from_numpy(validation)
         journal(f"{len(training)} frames to train on, {len(validation)} held out")
-        step = _last_step(run)
+        step = last_step(run)
         if step is not None:
             journal(f"going on from step {step}")
         if step == settings.steps:
@@ -186,16 +159,51 @@ def initial_potential(frames: Frames, settings: TrainSettings) -> FlowPotential:
     return FlowPotential(flow, coordinates, frames.topology, frames.temperature)
 
 
+def begin_with(model: Path, frames: Frames, settings: TrainSettings) -> tuple[FlowPotential, TrainSettings]:
+    """The flow in a model file to go on with, and the settings with its architecture.
+
+    Raises:
+        ConfigurationError: If the settings ask for another architecture or z-matrix, or temperatures differ.
+        FileFormatError: If the file is missing or damaged.
+        TopologyError: If the model is of another molecule.
+    """
+    potential = load_model(model)
+    flow = read_header(model)["settings"]
+    if "flow" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"flow": FlowSettings(**flow)})
+    different = [name for name, value in asdict(settings.flow).items() if flow[name] != value]
+    if different:
+        name = different[0]
+        raise ConfigurationError(
+            f'The model "{model}" has another architecture: {name} is {flow[name]} there and '
+            f"{getattr(settings.flow, name)} in the settings. Leave out flow: it is the model's."
+        )
+    frames.require_topology(potential.coordinates.topology, "the model")
+    if potential.temperature != frames.temperature:
+        raise ConfigurationError(
+            f'The model "{model}" is of {potential.temperature:g} K, and the frames are of {frames.temperature:g} K.'
+        )
+    if settings.zmatrix is not None:
+        raise ConfigurationError("A model to begin with has a z-matrix already: leave out zmatrix.")
+    return potential.requires_grad_(True).train(), settings
+
+
+def _origin(model: Path) -> dict[str, Any]:
+    """What is written down of the model that training begins with."""
+    return {"sha256": hashlib.sha256(model.read_bytes()).hexdigest(), **read_header(model)["provenance"]}
+
+
 def _checked(frames: Frames, settings: TrainSettings, target: Potential | None) -> Potential | None:
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigurationError(f'There is no device "{settings.device}" here. Train on "cpu".')
     if settings.weights.force > 0:
         frames.require_forces()
-    if settings.weights.reverse_kl == 0:
+    if not settings.weights.needs_target:
         return None
     if target is None:
         raise ConfigurationError(
-            "The reverse KL divergence needs the force field: give a potential, or set weights.reverse_kl to 0."
+            "Divergences on samples need the force field: give a potential, or set weights.reverse_kl and "
+            "weights.alpha_two to 0."
         )
     if target.topology is not None:
         frames.require_topology(target.topology, "the potential")
@@ -206,54 +214,21 @@ def _threshold(frames: Frames, target: Potential, settings: TrainSettings) -> fl
     """Where regularization of reference energies begins: so far above the frames' mean, in kT."""
     chosen = torch.linspace(0, len(frames) - 1, min(len(frames), N_REFERENCE_ENERGIES)).long()
     energy, _ = target.energy_and_forces(torch.from_numpy(frames.positions)[chosen].double())
-    return float(energy.mean()) / thermal_energy(frames.temperature) + settings.kl_threshold
+    return float(energy.mean()) / thermal_energy(frames.temperature) + settings.energy_threshold
 
 
-def _claim(run: RunFolder, frames: Frames, digest: str, settings: TrainSettings) -> None:
-    """Write down what the run is, or see that it is this one."""
-    identity = {"sha256": digest, "frames": len(frames), "provenance": dict(frames.provenance)}
-    if not run.config.exists() or not run.frames.exists():
-        write_atomically(run.config, write_settings(settings).encode())
-        write_atomically(run.frames, json.dumps(identity, indent=1).encode())
-        return
-    ours, theirs = settings.model_dump(mode="json"), read_settings(run.config).model_dump(mode="json")
-    different = [name for name in ours if ours[name] != theirs[name]]
-    if different:
-        name = different[0]
-        raise ConfigurationError(
-            f'The folder "{run.path}" holds a run with other settings: {name} is {theirs[name]} there and {ours[name]} '
-            "here. Choose another folder, or use its settings."
-        )
-    try:
-        known = json.loads(run.frames.read_text())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f'"{run.frames}" is damaged: {error}. Start again in another folder.') from error
-    if known != digest:
-        raise ConfigurationError(
-            f'The folder "{run.path}" holds a run on other frames. Choose another folder, or give that run its frames.'
-        )
-
-
-def _last_step(run: RunFolder) -> int | None:
-    """The step at which the checkpoint was written, if there is one."""
-    if not run.checkpoint.exists():
-        return None
-    try:
-        return int(torch.load(run.checkpoint, map_location="meta", weights_only=True)["global_step"])
-    except Exception as error:
-        raise FileFormatError(
-            f'"{run.checkpoint}" is damaged ({type(error).__name__}). Remove it to start again, or restore it.'
-        ) from error
-
-
-def _provenance(frames: Frames, digest: str, settings: TrainSettings) -> dict[str, Any]:
+def _provenance(
+    frames: Frames, digest: str, settings: TrainSettings, origin: Mapping[str, Any] | None
+) -> dict[str, Any]:
     versions = {}
     for name in ("smoothflow", "torch", "lightning"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
+    begun = {} if origin is None else {"initial_model": dict(origin)}
     return {
+        **begun,
         "training": settings.model_dump(mode="json", exclude={"flow"}),
         "frames": {"sha256": digest, "number": len(frames), **frames.provenance},
         "versions": versions,
@@ -315,23 +290,3 @@ class _Keeper(Callback):  # type: ignore[misc]
                 f'The checkpoint of step {self.step} cannot be written to "{self.run.path}": {error}. '
                 "Make room and start again: the run goes on from the checkpoint before."
             ) from error
-
-
-Journal = Callable[[str], None]
-"""Writes a line to the run's log."""
-
-
-@contextmanager
-def _journal(path: Path) -> Iterator[Journal]:
-    """The log of a run, opened for each line; what stops the run is its last one."""
-
-    def write(text: str) -> None:
-        # a disk too full for this line is reported for what is lost by it
-        with suppress(OSError), path.open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
-
-    try:
-        yield write
-    except BaseException as error:
-        write(f"stopped: {type(error).__name__}: {error}")
-        raise

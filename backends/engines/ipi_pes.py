@@ -66,7 +66,7 @@ class SmoothflowPES(PES):
     in threads that know nothing of each other; each computes with one thread unless ``OMP_NUM_THREADS`` says otherwise.
 
     Args:
-        model: Path of a model file.
+        model: Path of a model file, or the name of a model that ships with the package.
         structure: PDB file of the molecule as i-PI has it.
         verbosity: What i-PI passes; not used.
 

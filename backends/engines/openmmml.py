@@ -24,7 +24,7 @@ class SmoothflowFactory:
 
         Args:
             name: ``smoothflow``.
-            model: A model file, or any `Potential`.
+            model: A model file, the name of a model that ships with the package, or any `Potential`.
             unknown: Anything else is an error.
 
         Raises:
@@ -38,7 +38,7 @@ class SmoothflowFactory:
         if model is None or unknown:
             given = f"the unknown argument {sorted(unknown)[0]}" if unknown else "no model"
             raise ConfigurationError(
-                f'MLPotential("{name}", ...) got {given}. Give it one argument, model: a file or a potential.'
+                f'MLPotential("{name}", ...) got {given}. Give it one argument, model: a file, a name or a potential.'
             )
         return SmoothflowImplementation(model if isinstance(model, Potential) else registry().load(model))
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from smoothflow.analysis.comparison import compare_transforms, comparison_dict, comparison_table, write_comparison
 from smoothflow.analysis.conservation import PotentialSource
-from smoothflow.analysis.demonstration import AMBER, Demonstration, DemoSettings, demonstrate
+from smoothflow.analysis.demonstration import DemoSettings, demonstrate
+from smoothflow.analysis.showcase import AMBER, Demonstration
 from smoothflow.coordinates.molecules import molecule_path
 from smoothflow.core.architecture import FlowSettings
 from smoothflow.core.engine import DynamicsSettings

@@ -26,6 +26,9 @@ Smoothflow = Callable[..., Any]
 Chain = Any
 
 
+WEIGHTED = ["sample", "{model}", "--out", "{tmp}/x.h5", "--reweight", "openmm:amber99sbildn.xml,amber99_obc.xml"]
+
+
 def test_help_of_every_command_shows_an_example(smoothflow: Smoothflow) -> None:
     listing = smoothflow("--help").out
     for command in (
@@ -49,7 +52,7 @@ def test_samples_carry_the_models_energies(smoothflow: Smoothflow, chain: Chain,
     out = tmp_path / "samples.h5"
     found = smoothflow("sample", chain.model, "-n", 20, "--out", out, "--seed", 3, "--json")
     assert found.code == 0
-    assert json.loads(found.out)["samples"] == "20"
+    assert json.loads(found.out)["n_samples"] == 20
     samples = read_frames(out)
     model = load_model(chain.model)
     energies = model.energy(torch.from_numpy(samples.positions).double())
@@ -121,6 +124,23 @@ def test_info_tells_charts_and_provenance(smoothflow: Smoothflow, chain: Chain) 
     assert (described["frames"], described["atoms"]) == (500, 22)
 
 
+def test_models_that_ship_are_listed_and_taken_by_name(smoothflow: Smoothflow, tmp_path: Path) -> None:
+    listed = json.loads(smoothflow("info", "--json").out)
+    assert listed["ala2-smooth"]["licence"] == "MIT"
+    assert "ala2-smooth" in smoothflow("info").out
+    described = smoothflow("info", "ala2-affine").out
+    assert "evaluation" not in described
+    assert re.search(r"forward_kl .* ± ", described)
+    out = tmp_path / "samples.h5"
+    assert smoothflow("sample", "ala2-affine", "-n", 3, "--out", out).code == 0
+    assert read_frames(out).provenance["model"] == "ala2-affine"
+    md = smoothflow("md", "ala2-affine", "--steps", 2, "--out", tmp_path / "md.h5")
+    assert md.code == 0, md.err
+    assert read_frames(tmp_path / "md.h5").provenance["model"] == "ala2-affine.safetensors"
+    found = smoothflow("check", "ala2-affine", "--tests", "net force", "--replicas", 2, "--json")
+    assert json.loads(found.out)["passed"]
+
+
 @pytest.mark.filterwarnings("default::smoothflow.coordinates.checks.GeometryWarning")
 def test_warnings_take_one_line(smoothflow: Smoothflow, tmp_path: Path) -> None:
     topology, positions = topology_from_smiles("CC#N")
@@ -143,6 +163,15 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
     ("arguments", "message"),
     [
         (["evaluate", "{tmp}/none.safetensors", "{frames}"], "There is no file"),
+        (["evaluate", "ala2-smoth", "{frames}"], 'Did you mean "ala2-smooth"'),
+        (["sample", "ala2-smoth", "--out", "{tmp}/x.h5"], 'Did you mean "ala2-smooth"'),
+        (["md", "ala2-smoth"], 'Did you mean "ala2-smooth"'),
+        (["compile", "ala2-smoth", "--out", "{tmp}/x.pt2"], 'Did you mean "ala2-smooth"'),
+        (["check", "ala2-smoth"], 'Did you mean "ala2-smooth"'),
+        (["info", "ala2-smoth"], 'Did you mean "ala2-smooth"'),
+        (["bench", "--out", "{tmp}/x.json", "--model", "ala2-smoth"], 'Did you mean "ala2-smooth"'),
+        (["demo", "--pretrained", "ala2-smoth", "--out", "{tmp}/demo"], 'Did you mean "ala2-smooth"'),
+        (["demo", "ala2-smooth", "--out", "{tmp}/demo"], "smoothflow demo --pretrained ala2-smooth"),
         (["evaluate", "{frames}", "{frames}"], "no smoothflow model"),
         (["evaluate", "{model}", "{model}"], "no HDF5 file|is no|not"),
         (["info", "{tmp}/none.h5"], "There is no file"),
@@ -171,7 +200,17 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         (["train", "{newer}", "--out", "{tmp}/run"], "schema 99.*Update smoothflow"),
         (["convert", "{swapped}", "{tmp}/x.h5", "--structure", "capped-alanine"], "order differs .* atom 6 is N"),
         (["convert", "{frames}", "{tmp}/x.h5", "--reference", "ase:emt", "--structure", "water"], "3 atoms"),
-        (["sample", "{model}", "--out", "{frames}"], "exists already"),
+        (["sample", "{model}", "--out", "{frames}"], "exists already, and is of another run"),
+        (["sample", "{model}", "--out", "{tmp}/x.h5", "--basin", "alpha"], "Name it with --reweight"),
+        (["sample", "{model}", "--out", "{tmp}/x.h5", "--seed", "-1"], "seed must not be negative"),
+        ([*WEIGHTED, "--basin", "alfa"], 'No basin is called "alfa". Known: alpha, beta, ppii'),
+        ([*WEIGHTED, "--basin", "a:phi=0-60"], "is no basin. Write NAME:TORSION=FROM..TO"),
+        ([*WEIGHTED, "--basin", "a:phi=60..60"], "is no range"),
+        ([*WEIGHTED, "--basin", "a:chi9=0..60"], 'No torsion is called "chi9"'),
+        ([*WEIGHTED, "--basin", "a:phi=0..60", "--basin", "a:psi=0..60"], 'Two basins are called "a"'),
+        ([*WEIGHTED, "--frames", "{water}"], "22 atoms"),
+        ([*WEIGHTED, "--structure", "water"], "does not fit .*water.pdb"),
+        ([*WEIGHTED, "--metropolis", "{frames}"], "exists already"),
         (["compare", "--transforms", "smooth"], "Give either a frames file or --target"),
         (["check", "smoth"], 'Did you mean "smooth"'),
         (["bench", "--suite", "force", "--out", "{tmp}/x.json"], 'Did you mean "forces"'),

@@ -14,7 +14,7 @@ from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from smoothflow.core.topology import Atom, Topology
 from smoothflow.training.frames import Frames
-from torch import Tensor
+from torch import Tensor, nn
 
 PEROXIDE = Topology(
     (Atom("H", "H1", "HPO", 0), Atom("O", "O1", "HPO", 0), Atom("O", "O2", "HPO", 0), Atom("H", "H2", "HPO", 0)),
@@ -39,6 +39,24 @@ class Peroxide(Potential):
             + 150 * (angles - 1.8).square().sum(-1)
             + 3 * (1 + torsions.cos()).sum(-1)
         )
+
+
+class Gaussian(nn.Module):
+    """Independent normal distributions of all components, with one trainable log-width: everything in closed form."""
+
+    def __init__(self, n_atoms: int, log_width: float) -> None:
+        super().__init__()
+        self.n_atoms = n_atoms
+        self.log_width = nn.Parameter(torch.tensor(log_width, dtype=torch.float64))
+
+    def log_prob(self, positions: Tensor) -> Tensor:
+        scaled = positions / self.log_width.exp()
+        return (-0.5 * scaled**2 - self.log_width - 0.5 * math.log(2 * math.pi)).sum(dim=(-2, -1))
+
+    def sample(self, n_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        noise = torch.randn((n_samples, self.n_atoms, 3), generator=generator, dtype=torch.float64)
+        positions = noise * self.log_width.exp()
+        return positions, self.log_prob(positions)
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +86,8 @@ def peroxide_frames(force_field: Peroxide) -> Frames:
         replica=torch.arange(100).repeat_interleave(16).numpy(),
         provenance={"force field": "closed form"},
     )
+
+
+@pytest.fixture
+def gaussian() -> type[Gaussian]:
+    return Gaussian

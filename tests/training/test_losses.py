@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from smoothflow.core.potential import Potential
 from smoothflow.training.losses import (
     damped,
     force_error,
     likelihood_and_forces,
     negative_log_likelihood,
-    regularized,
-    reverse_kl,
 )
-from torch import Tensor, nn
-
-
-class Gaussian(nn.Module):
-    """Independent normal distributions of all components, with one trainable log-width: everything in closed form."""
-
-    def __init__(self, n_atoms: int, log_width: float) -> None:
-        super().__init__()
-        self.n_atoms = n_atoms
-        self.log_width = nn.Parameter(torch.tensor(log_width, dtype=torch.float64))
-
-    def log_prob(self, positions: Tensor) -> Tensor:
-        scaled = positions / self.log_width.exp()
-        return (-0.5 * scaled**2 - self.log_width - 0.5 * math.log(2 * math.pi)).sum(dim=(-2, -1))
-
-    def sample(self, n_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        noise = torch.randn((n_samples, self.n_atoms, 3), generator=generator, dtype=torch.float64)
-        positions = noise * self.log_width.exp()
-        return positions, self.log_prob(positions)
-
-
-class Springs(Potential):
-    """Harmonic springs of stiffness k to the origin, kJ/mol/nm^2."""
-
-    def __init__(self, n_atoms: int, stiffness: float) -> None:
-        super().__init__()
-        self.shape = (n_atoms, 3)
-        self.stiffness = stiffness
-
-    def energy(self, positions: Tensor) -> Tensor:
-        assert positions.dtype == torch.float64
-        return 0.5 * self.stiffness * positions.square().sum(dim=(-2, -1))
+from torch import Tensor
 
 
 @pytest.fixture
@@ -54,8 +21,8 @@ def positions() -> Tensor:
     return torch.randn((50, 4, 3), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def test_likelihood_and_forces_of_a_gaussian(positions: Tensor) -> None:
-    density = Gaussian(4, -0.3)
+def test_likelihood_and_forces_of_a_gaussian(gaussian: Any, positions: Tensor) -> None:
+    density = gaussian(4, -0.3)
     nll, forces = likelihood_and_forces(density, positions)
     width = math.exp(-0.3)
     expected = (0.5 * (positions / width) ** 2).sum((-2, -1)) + 12 * (-0.3 + 0.5 * math.log(2 * math.pi))
@@ -71,11 +38,11 @@ def test_force_error_is_the_mean_over_components() -> None:
     torch.testing.assert_close(force_error(forces, reference), torch.tensor([0.0, 9 / 15], dtype=torch.float64))
 
 
-def test_force_loss_is_differentiable_in_the_parameters(positions: Tensor) -> None:
+def test_force_loss_is_differentiable_in_the_parameters(gaussian: Any, positions: Tensor) -> None:
     reference = torch.ones_like(positions)
 
-    def loss(log_width: float) -> tuple[Gaussian, Tensor]:
-        density = Gaussian(4, log_width)
+    def loss(log_width: float) -> tuple[Any, Tensor]:
+        density = gaussian(4, log_width)
         _, forces = likelihood_and_forces(density, positions)
         return density, damped(force_error(forces, reference), 0.5).mean()
 
@@ -88,8 +55,8 @@ def test_force_loss_is_differentiable_in_the_parameters(positions: Tensor) -> No
     torch.testing.assert_close(density.log_width.grad, slope.detach(), rtol=1e-8, atol=1e-8)
 
 
-def test_forces_without_a_graph_for_evaluation(positions: Tensor) -> None:
-    _, forces = likelihood_and_forces(Gaussian(4, 0.0), positions, create_graph=False)
+def test_forces_without_a_graph_for_evaluation(gaussian: Any, positions: Tensor) -> None:
+    _, forces = likelihood_and_forces(gaussian(4, 0.0), positions, create_graph=False)
     assert not forces.requires_grad
     torch.testing.assert_close(forces, -positions, rtol=0, atol=1e-14)
 
@@ -103,30 +70,3 @@ def test_damping_keeps_small_errors_and_tames_large_ones() -> None:
         rtol=1e-12,
         atol=0,
     )
-
-
-def test_regularization_is_smooth_at_the_threshold() -> None:
-    energy = torch.tensor([9.0, 10.0, 10.0 + 1e-9, 1e300, math.inf], dtype=torch.float64, requires_grad=True)
-    image = regularized(energy, 10.0)
-    torch.testing.assert_close(image[:3].detach(), energy[:3].detach(), rtol=0, atol=1e-12)
-    assert float(image[3].detach()) == pytest.approx(10 + 300 * math.log(10))
-    (slope,) = torch.autograd.grad(image[:4].sum(), energy)
-    torch.testing.assert_close(slope[:3], torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-8)
-    assert float(slope[3]) == pytest.approx(0.0, abs=1e-299)
-
-
-def test_reverse_kl_of_a_gaussian() -> None:
-    kT, stiffness, log_width = 2.5, 4.0, -0.4
-    density = Gaussian(2, log_width)
-    terms = reverse_kl(density, Springs(2, stiffness), kT, 40_000, 1e6, torch.Generator().manual_seed(1))
-    terms.mean().backward()
-    variance = math.exp(2 * log_width)
-    # <k x^2 / 2 kT> - entropy, per component, times 6
-    expected = 6 * (0.5 * stiffness * variance / kT - log_width - 0.5 * math.log(2 * math.pi * math.e))
-    error = float(terms.detach().std()) / math.sqrt(len(terms))
-    assert float(terms.mean().detach()) == pytest.approx(expected, abs=5 * error)
-    assert density.log_width.grad is not None
-    # 5 standard errors of <k x^2 / kT> over 6 components
-    slope = 6 * (stiffness * variance / kT - 1)
-    spread = 5 * math.sqrt(6 * 2 / 40_000) * stiffness * variance / kT
-    assert float(density.log_width.grad) == pytest.approx(slope, abs=spread)

@@ -136,7 +136,7 @@ def test_reverse_kl_pulls_the_samples_to_the_force_field(
     tmp_path: Path, peroxide_frames: Frames, force_field: Potential
 ) -> None:
     settings = SETTINGS.model_copy(
-        update={"weights": LossWeights(nll=0.0, force=0.0, reverse_kl=1.0), "steps": 40, "kl_batch_size": 32}
+        update={"weights": LossWeights(nll=0.0, force=0.0, reverse_kl=1.0), "steps": 40, "n_samples": 32}
     )
     with pytest.raises(ConfigurationError, match="give a potential"):
         train(peroxide_frames, settings, tmp_path / "run")

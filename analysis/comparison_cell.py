@@ -1,0 +1,358 @@
+"""One cell of a comparison: train, evaluate, run dynamics, and keep what was measured in one file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..coordinates.elements import masses
+from ..core.errors import (
+    FileFormatError,
+    InversionError,
+    ManifoldError,
+    SimulationError,
+    SmoothflowError,
+    TrainingError,
+)
+from ..core.files import write_atomically
+from ..core.potential import Potential
+from ..potentials.flow_potential import FlowPotential
+from ..potentials.model_file import load_model
+from ..training.config import TrainSettings
+from ..training.frames import Frames
+from ..training.locks import lock_file
+from ..training.progress import OnProgress, Progress
+from ..training.run import train
+from ..training.run_folder import RunFolder
+from .comparison_settings import ComparisonSettings
+from .conservation import PotentialSource
+from .dynamics import energy_conservation, largest_force_gradient, scaling_exponent
+from .estimates import Estimate, mean_of_independent
+from .evaluation import Evaluation, evaluate
+from .gallery import evaluation_pictures
+from .physics_dynamics import NVE_REPORT_STEPS, energy_fluctuations, equilibrated, nve
+from .physics_report import Count, single
+from .report import Picture
+
+BREAKDOWNS = (TrainingError, InversionError, ManifoldError, SimulationError)
+"""Errors of a training that are a result: the settings and the frames are in order."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What all cells of a comparison have in common.
+
+    Attributes:
+        settings: The comparison.
+        source: The force field of the frames.
+        frames: To train on.
+        held_out: To evaluate on, and to start dynamics from.
+        digests: Of both.
+        origin: Command, commit and machine.
+    """
+
+    settings: ComparisonSettings
+    source: PotentialSource
+    frames: Frames
+    held_out: Frames
+    digests: Mapping[str, str]
+    origin: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class NVERuns:
+    """Total energies of NVE runs.
+
+    Attributes:
+        times: ps.
+        total_energy: kJ/mol.
+    """
+
+    times: Float[Tensor, "frames"]
+    total_energy: Float[Tensor, "frames replicas"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one potential, as it is kept in a file.
+
+    Attributes:
+        title: The cell, as ``transform/objective``, or the force field.
+        metrics: Numbers by name; what could not be measured is missing.
+        breakdowns: For each stage that broke down, how.
+        nve: Energies in the NVE runs, if they did not break down.
+        pictures: Title, caption and file, in the folder.
+        identity: What the numbers are of: digests of frames, and settings.
+        origin: Command, commit and machine.
+        folder: Where the file and the pictures are.
+    """
+
+    title: str
+    identity: Mapping[str, Any]
+    origin: Mapping[str, str]
+    folder: Path
+    metrics: dict[str, Estimate] = field(default_factory=dict)
+    breakdowns: dict[str, str] = field(default_factory=dict)
+    nve: NVERuns | None = None
+    pictures: tuple[tuple[str, str, str], ...] = ()
+
+    def read_pictures(self) -> list[Picture]:
+        """The pictures in the folder."""
+        return [Picture(title, caption, (self.folder / name).read_bytes()) for title, caption, name in self.pictures]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the folder in plain JSON types; what is not finite, as text."""
+        kept = None
+        if self.nve is not None:
+            # 1e-6 kJ/mol is far below any fluctuation
+            energies = [[round(value, 6) for value in row] for row in self.nve.total_energy.double().tolist()]
+            kept = {"times": self.nve.times.tolist(), "total_energy": energies}
+        return {
+            "title": self.title,
+            "identity": dict(self.identity),
+            "origin": dict(self.origin),
+            "metrics": {
+                name: {key: _json_number(value) for key, value in asdict(found).items()}
+                for name, found in self.metrics.items()
+            },
+            "breakdowns": self.breakdowns,
+            "pictures": [list(picture) for picture in self.pictures],
+            "nve": kept,
+        }
+
+
+def measure_reference(inputs: Inputs, folder: Path, on_progress: OnProgress) -> Measured:
+    """The same dynamics with the force field itself, or what is known of them: ``folder/reference.json``."""
+    path = folder / "reference.json"
+    settings = inputs.settings
+    identity = {
+        "held_out": inputs.digests["held_out"],
+        "reference": inputs.source.reference,
+        **settings.model_dump(mode="json", include={"n_gradients", "seed", "dynamics"}),
+    }
+    known = read_measured(path)
+    if known is not None and known.identity == identity:
+        return known
+    found = Measured("force field", identity, inputs.origin, folder)
+    with lock_file(path):
+        return _saved(_with_dynamics(found, inputs.source.load(), inputs, on_progress), path)
+
+
+def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, on_progress: OnProgress) -> Measured:
+    """Train and measure one cell in its run folder, go on where it was interrupted, or read what is known of it.
+
+    A training or dynamics that breaks down is a result. Remove ``evaluation.json`` to try it again.
+
+    Args:
+        transform: The row of the grid.
+        objective: The column.
+        inputs: What all cells have in common.
+        folder: The run folder of this cell.
+        on_progress: Told of every stage.
+
+    Raises:
+        ConfigurationError: If the folder belongs to a training with other settings or on other frames, or another
+            process is at work in it.
+        FileFormatError: If the folder cannot be written, or forces are asked for and missing.
+    """
+    path = folder / "evaluation.json"
+    known = finished_cell(transform, objective, inputs, folder)
+    if known is not None:
+        return known
+    training = inputs.settings.training_of(transform, objective)
+    title = f"{transform}/{objective}"
+    found = Measured(title, _identity(inputs, training), inputs.origin, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileFormatError(f'The folder "{folder}" cannot be made: {error.strerror}.') from error
+    with lock_file(path):
+        target = inputs.source.load()
+        kl_target = target if training.weights.needs_target else None
+        try:
+            model = train(inputs.frames, training, folder, kl_target, _stage(on_progress, f"train {title}"))
+        except BREAKDOWNS as error:
+            found.breakdowns["training"] = str(error)
+            return _saved(found, path)
+        potential = load_model(model)
+        found.metrics.update(_cost(potential, RunFolder(folder)))
+        with _noted(found, "evaluation"):
+            evaluation = evaluate(
+                potential,
+                inputs.held_out,
+                target,
+                inputs.settings.n_samples,
+                torch.Generator().manual_seed(inputs.settings.seed),
+                _counter(on_progress, f"evaluate {title}"),
+            )
+            found.metrics.update(_quality(evaluation))
+            found = _with_pictures(found, evaluation_pictures(evaluation, potential.coordinates.codomain))
+        return _saved(_with_dynamics(found, potential, inputs, on_progress), path)
+
+
+def finished_cell(transform: str, objective: str, inputs: Inputs, folder: Path) -> Measured | None:
+    """What is known of a cell, if it is finished and of the same frames and settings."""
+    known = read_measured(folder / "evaluation.json")
+    if known is None:
+        return None
+    identity = _identity(inputs, inputs.settings.training_of(transform, objective))
+    # fields that are newer than the file have their defaults there
+    training = TrainSettings.model_validate(known.identity["training"]).model_dump(mode="json")
+    return known if {**known.identity, "training": training} == identity else None
+
+
+def read_measured(path: Path) -> Measured | None:
+    """What is kept in a file; None if there is none.
+
+    Raises:
+        FileFormatError: If it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        kept = data["nve"]
+        return Measured(
+            title=data["title"],
+            identity=data["identity"],
+            origin=data["origin"],
+            folder=path.parent,
+            metrics={
+                name: Estimate(float(found["value"]), float(found["error"]), found["n"])
+                for name, found in data["metrics"].items()
+            },
+            breakdowns=data["breakdowns"],
+            nve=None if kept is None else NVERuns(torch.tensor(kept["times"]), torch.tensor(kept["total_energy"])),
+            pictures=tuple((title, caption, name) for title, caption, name in data["pictures"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f'"{path}" is damaged: {error}. Remove it to measure again.') from error
+
+
+def _identity(inputs: Inputs, training: TrainSettings) -> dict[str, Any]:
+    return {
+        **inputs.digests,
+        "reference": inputs.source.reference,
+        "training": training.model_dump(mode="json"),
+        **inputs.settings.model_dump(mode="json", include={"n_samples", "n_gradients", "seed", "dynamics"}),
+    }
+
+
+def _saved(found: Measured, path: Path) -> Measured:
+    write_atomically(path, json.dumps(found.to_dict(), indent=1, allow_nan=False).encode())
+    return found
+
+
+def _with_pictures(found: Measured, pictures: list[Picture]) -> Measured:
+    kept = []
+    for picture in pictures:
+        name = re.sub(r"[^a-z0-9]+", "-", picture.title.lower()) + ".png"
+        write_atomically(found.folder / name, picture.png)
+        kept.append((picture.title, picture.caption, name))
+    return replace(found, pictures=tuple(kept))
+
+
+def _with_dynamics(found: Measured, potential: Potential, inputs: Inputs, on_progress: OnProgress) -> Measured:
+    """Adds force gradients, energy conservation, and how it changes with the time step."""
+    settings, held_out = inputs.settings, inputs.held_out
+    physics = settings.dynamics.physics(held_out.temperature)
+    count = _counter(on_progress, f"dynamics {found.title}")
+
+    def spread(n: int) -> Float[Tensor, "n atoms 3"]:
+        chosen = torch.linspace(0, len(held_out) - 1, min(n, len(held_out))).long()
+        return torch.from_numpy(held_out.positions)[chosen].double()
+
+    with _noted(found, "force gradient"):
+        noise = torch.Generator().manual_seed(settings.seed)
+        sizes = largest_force_gradient(potential, spread(settings.n_gradients), noise)
+        found.metrics["largest_force_gradient"] = replace(single(float(sizes.max())), n=len(sizes))
+        found.metrics["mean_force_gradient"] = mean_of_independent(sizes)
+    runs: NVERuns | None = None
+    with _noted(found, "equilibration"):
+        start = equilibrated(potential, spread(physics.n_replicas), masses(held_out.topology), physics, count)
+        with _noted(found, "NVE"):
+            trajectory = nve(potential, start, physics.timestep, physics.production, NVE_REPORT_STEPS, count)
+            runs = NVERuns(trajectory.times, trajectory.total_energy)
+            conserved = energy_conservation(trajectory)
+            found.metrics["nve_std_per_dof"] = conserved.std_per_dof
+            found.metrics["nve_abs_drift"] = conserved.abs_drift
+            found.metrics["nve_drift"] = conserved.drift
+        with _noted(found, "time steps"):
+            if physics.timesteps:
+                fluctuations = energy_fluctuations(potential, start, physics, count)
+                found.metrics["timestep_exponent"] = scaling_exponent(physics.timesteps, fluctuations)
+    return replace(found, nve=runs)
+
+
+@contextmanager
+def _noted(found: Measured, stage: str) -> Iterator[None]:
+    """A stage of the ``with`` block that breaks down is a result."""
+    try:
+        yield
+    except SmoothflowError as error:
+        found.breakdowns[stage] = str(error)
+
+
+def _quality(evaluation: Evaluation) -> dict[str, Estimate]:
+    """The numbers of an evaluation by name."""
+    found = {name: value for name, value in vars(evaluation).items() if isinstance(value, Estimate)}
+    found["force_rmse_data"] = evaluation.force_rmse_data
+    found["force_rmse_samples"] = evaluation.force_rmse_samples
+    n_samples = len(evaluation.samples)
+    found["sample_energy_max"] = replace(single(evaluation.sample_energy_max), n=n_samples)
+    found["not_finite"] = replace(single(float(evaluation.not_finite)), n=n_samples)
+    for item in evaluation.divergences:
+        residue = " and ".join(item.names)
+        found[f"torsion_divergence {residue}"] = item.divergence
+        found[f"torsion_noise_floor {residue}"] = item.noise_floor
+    return found
+
+
+def _cost(potential: FlowPotential, run: RunFolder) -> dict[str, Estimate]:
+    """Size of the flow, and what its training took."""
+    found = {
+        "n_parameters": single(float(sum(parameter.numel() for parameter in potential.flow.parameters()))),
+        "training_seconds": single(training_seconds(run.log)),
+    }
+    with run.metrics.open(newline="") as file:
+        *_, last = csv.DictReader(file)
+    if last.get("energy_evaluations"):
+        found["energy_evaluations"] = single(float(last["energy_evaluations"]))
+    return found
+
+
+def training_seconds(log: Path) -> float:
+    """Wall-clock time of a training, from its log: of all stretches, if it was interrupted."""
+    stretches: list[list[datetime]] = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        time, _, text = line.partition(" ")
+        if "frames to train on" in text:
+            stretches.append([])
+        if stretches:
+            stretches[-1].append(datetime.fromisoformat(time))
+    return math.fsum((stretch[-1] - stretch[0]).total_seconds() for stretch in stretches)
+
+
+def _stage(on_progress: OnProgress, stage: str) -> OnProgress:
+    return lambda progress: on_progress(replace(progress, stage=stage))
+
+
+def _counter(on_progress: OnProgress, stage: str) -> Count:
+    return lambda done, total: on_progress(Progress(stage, done, total))
+
+
+def _json_number(value: float) -> float | str:
+    # JSON knows neither infinity nor nan
+    return value if math.isfinite(value) else str(value)

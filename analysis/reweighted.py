@@ -1,0 +1,263 @@
+"""Averages over a force field from samples of a flow, from frames of molecular dynamics, and from both together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..core.errors import ConfigurationError, FileFormatError, UnknownNameError
+from ..core.manifolds import Circle
+from ..core.potential import Potential
+from ..potentials.flow_potential import FlowPotential
+from ..training.frames import BLOCK, Frames
+from ..training.frames_file import FramesReader
+from .basins import Basin
+from .estimates import Estimate, mean_of_series, percent, plain
+from .mbar import BothEnsembles
+from .observation import N_CHECKED, like, require_frames
+from .reweighting import ess_fraction, free_energy_difference, log_z, weighted_mean
+from .structure import ramachandran_pairs
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What reweighting needs of configurations.
+
+    Attributes:
+        energy: The force field's, kJ/mol; infinite where it is not finite.
+        log_weights: Of the force field's Boltzmann distribution over the flow's.
+        torsions: By name, radians.
+        n_evaluations: How many of the energies were computed, and not read.
+    """
+
+    energy: Float[Tensor, "n"]
+    log_weights: Float[Tensor, "n"]
+    torsions: Mapping[str, Float[Tensor, "n"]]
+    n_evaluations: int
+
+    def __len__(self) -> int:
+        return len(self.energy)
+
+
+@dataclass(frozen=True)
+class Averages:
+    """What some draws say about the force field.
+
+    Attributes:
+        mean_energy: kJ/mol.
+        populations: Of positive phi, residue by residue, and of each basin.
+        free_energies: Of each basin but the first, above the first; kT.
+        log_z: Of the force field, over positions in nm modulo rigid motion; frames alone do not tell.
+    """
+
+    mean_energy: Estimate
+    populations: Mapping[str, Estimate]
+    free_energies: Mapping[str, Estimate]
+    log_z: Estimate | None
+
+
+@dataclass(frozen=True)
+class Reweighting:
+    """Averages over a force field, with what they took.
+
+    Attributes:
+        n_samples: Of the flow.
+        not_finite: Of them, those without a finite energy; their weight is zero.
+        n_evaluations: Energies of the force field that were computed: for samples, and for frames that held none.
+        ess: Kish's fraction of the samples, raw.
+        samples: By importance weights.
+        frames: By counting frames, if there are some.
+        both: By MBAR of both.
+    """
+
+    n_samples: int
+    not_finite: int
+    n_evaluations: int
+    ess: Estimate
+    samples: Averages
+    frames: Averages | None = None
+    both: Averages | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers in plain JSON types; null where a number is not finite."""
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+
+    def columns(self) -> list[str]:
+        """Titles of the columns of `rows`."""
+        return ["quantity", "samples", *([] if self.frames is None else ["frames", "both"])]
+
+    def rows(self) -> list[list[str]]:
+        """The numbers as a table."""
+        sources = [source for source in (self.samples, self.frames, self.both) if source is not None]
+        blank = [""] * (len(sources) - 1)
+        rows = [
+            ["samples", str(self.n_samples), *blank],
+            ["without finite energy", str(self.not_finite), *blank],
+            ["energy evaluations", str(self.n_evaluations), *blank],
+            ["Kish ESS, raw", percent(self.ess), *blank],
+            ["log Z", *("" if a.log_z is None else str(a.log_z) for a in sources)],
+            ["mean energy, kJ/mol", *(str(a.mean_energy) for a in sources)],
+        ]
+        for name in self.samples.populations:
+            rows.append([f"population of {name}", *(percent(a.populations[name]) for a in sources)])
+        for name in self.samples.free_energies:
+            rows.append([f"{name}, kT", *(str(a.free_energies[name]) for a in sources)])
+        return rows
+
+
+def average(
+    potential: FlowPotential,
+    samples: Path,
+    basins: Sequence[Basin] = (),
+    seen: Draws | None = None,
+) -> Reweighting:
+    """Averages over the force field that samples of a flow are weighted to.
+
+    Args:
+        potential: The flow.
+        samples: File of samples with log-weights.
+        basins: Regions whose populations, and free energies above the first one, are asked for.
+        seen: Frames of molecular dynamics with the force field, as `observe_targets` gives them.
+
+    Raises:
+        FileFormatError: If the file cannot be read.
+        UnknownNameError: If a basin is one of other torsions than the molecule's.
+        ConfigurationError: If no sample has a weight.
+    """
+    drawn = observe_weights(potential, samples, require_torsions(potential, basins))
+    weights = drawn.log_weights
+    result = Reweighting(
+        n_samples=len(drawn),
+        not_finite=int((~drawn.energy.isfinite()).sum()),
+        n_evaluations=drawn.n_evaluations,
+        ess=ess_fraction(weights),
+        samples=_averages(
+            drawn,
+            basins,
+            lambda values: weighted_mean(values, weights),
+            lambda first, second: free_energy_difference(first, second, weights),
+            log_z(weights),
+        ),
+    )
+    if seen is None:
+        return result
+    both = BothEnsembles(weights, seen.log_weights)
+    pooled = Draws(
+        torch.cat([drawn.energy, seen.energy]),
+        torch.cat([drawn.log_weights, seen.log_weights]),
+        {name: torch.cat([drawn.torsions[name], seen.torsions[name]]) for name in drawn.torsions},
+        drawn.n_evaluations + seen.n_evaluations,
+    )
+    return replace(
+        result,
+        n_evaluations=pooled.n_evaluations,
+        frames=_averages(seen, basins, mean_of_series, free_energy_difference, None),
+        both=_averages(pooled, basins, both.mean, both.free_energy_difference, both.log_z),
+    )
+
+
+def require_torsions(potential: FlowPotential, basins: Sequence[Basin]) -> list[str]:
+    """The torsions that averages look at: phi and psi of each residue, and those of the basins.
+
+    Raises:
+        UnknownNameError: If a basin is one of other torsions than the molecule's.
+        ConfigurationError: If two basins have one name.
+    """
+    titles = [basin.name for basin in basins]
+    for title in titles:
+        if titles.count(title) > 1:
+            raise ConfigurationError(f'Two basins are called "{title}". Give each a name of its own.')
+    domain = potential.coordinates.codomain
+    known = [domain.names[i] for i in domain.indices(Circle)]
+    asked = [name for basin in basins for name in basin.ranges]
+    for name in asked:
+        if name not in known:
+            raise UnknownNameError("torsion", name, known)
+    return list(dict.fromkeys([domain.names[i] for pair in ramachandran_pairs(domain) for i in pair] + asked))
+
+
+def observe_weights(potential: FlowPotential, samples: Path, names: Sequence[str]) -> Draws:
+    """Energies, weights and torsions of a file of samples, which is read block by block."""
+
+    def blocks(reader: FramesReader) -> Iterable[tuple[Frames, Tensor, Tensor]]:
+        for block in reader.blocks():
+            if block.energies is None or block.log_weights is None:
+                raise FileFormatError(
+                    f'"{samples}" holds no log-weights. Draw the samples with smoothflow sample --reweight.'
+                )
+            log_weights = torch.from_numpy(block.log_weights)
+            # log w = -u - log q, and the file's energies are -kT log q
+            yield block, torch.from_numpy(block.energies) - potential.kT * log_weights, log_weights
+
+    with FramesReader(samples) as reader:
+        return _gather(potential, blocks(reader), names, len(reader))
+
+
+def observe_targets(potential: FlowPotential, frames: Frames, reference: Potential, names: Sequence[str]) -> Draws:
+    """Energies, weights and torsions of frames of the reference, in order of time.
+
+    Energies that the frames hold are used as they are, once a few of them agree with the reference.
+
+    Raises:
+        TopologyError: If the frames are of another molecule.
+        ConfigurationError: If they have another temperature, are weighted, or are not the reference's.
+    """
+    frames = require_frames(potential, frames, reference)
+
+    def blocks() -> Iterable[tuple[Frames, Tensor, Tensor]]:
+        for start in range(0, len(frames), BLOCK):
+            block = frames[start : start + BLOCK]
+            positions = torch.from_numpy(block.positions).double()
+            energy = reference.energy(positions) if block.energies is None else torch.from_numpy(block.energies)
+            log_prob = potential.log_prob(like(potential, block.positions)).double().cpu()
+            yield block, energy, -energy.double().cpu() / potential.kT - log_prob
+
+    n_evaluations = len(frames) if frames.energies is None else min(N_CHECKED, len(frames))
+    return _gather(potential, blocks(), names, n_evaluations)
+
+
+def _gather(
+    potential: FlowPotential,
+    blocks: Iterable[tuple[Frames, Tensor, Tensor]],
+    names: Sequence[str],
+    n_evaluations: int,
+) -> Draws:
+    energy, log_weights, torsions = [], [], []
+    columns = [potential.coordinates.codomain.index(name) for name in names]
+    with torch.no_grad():
+        for block, block_energy, block_log_weights in blocks:
+            q, _ = potential.coordinates.encode(like(potential, block.positions))
+            energy.append(block_energy)
+            log_weights.append(block_log_weights)
+            torsions.append(q[:, columns].double().cpu())
+    angles = torch.cat(torsions)
+    by_name = {name: angles[:, i] for i, name in enumerate(names)}
+    return Draws(torch.cat(energy), torch.cat(log_weights), by_name, n_evaluations)
+
+
+def _averages(
+    draws: Draws,
+    basins: Sequence[Basin],
+    mean: Callable[[Float[Tensor, "n"]], Estimate],
+    difference: Callable[[Bool[Tensor, "n"], Bool[Tensor, "n"]], Estimate],
+    partition: Estimate | None,
+) -> Averages:
+    positive = {f"{name} > 0": angle.sin() > 0 for name, angle in draws.torsions.items() if name.startswith("phi")}
+    inside = {basin.name: basin.contains(draws.torsions) for basin in basins}
+    first = next(iter(inside), None)
+    return Averages(
+        mean_energy=mean(draws.energy),
+        populations={name: mean(flags.double()) for name, flags in {**positive, **inside}.items()},
+        free_energies={
+            f"{name} above {first}": difference(flags, inside[first])
+            for name, flags in inside.items()
+            if first is not None and name != first
+        },
+        log_z=partition,
+    )

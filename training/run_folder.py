@@ -1,0 +1,122 @@
+"""The folder of a training run: what it is called, whose run it is, its log, and where it goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.errors import ConfigurationError, FileFormatError
+from ..core.files import write_atomically
+from .config import TrainSettings, read_settings, write_settings
+from .frames import Frames
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of the files of a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The settings, every field written out."""
+        return self.path / "config.yaml"
+
+    @property
+    def frames(self) -> Path:
+        """Which frames the run is trained on."""
+        return self.path / "frames.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One row for each validation."""
+        return self.path / "metrics.csv"
+
+    @property
+    def log(self) -> Path:
+        """What happened when."""
+        return self.path / "run.log"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run goes on."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def model(self) -> Path:
+        """The best model on the held-out frames."""
+        return self.path / "model.safetensors"
+
+
+def claim(
+    run: RunFolder, frames: Frames, digest: str, settings: TrainSettings, origin: Mapping[str, Any] | None
+) -> None:
+    """Write down what the run is, or see that it is this one."""
+    identity = {"sha256": digest, "frames": len(frames), "provenance": dict(frames.provenance)}
+    if origin is not None:
+        identity["initial_model"] = origin["sha256"]
+    if not run.config.exists() or not run.frames.exists():
+        write_atomically(run.config, write_settings(settings).encode())
+        write_atomically(run.frames, json.dumps(identity, indent=1).encode())
+        return
+    ours, theirs = settings.model_dump(mode="json"), read_settings(run.config).model_dump(mode="json")
+    different = [name for name in ours if ours[name] != theirs[name]]
+    if different:
+        name = different[0]
+        raise ConfigurationError(
+            f'The folder "{run.path}" holds a run with other settings: {name} is {theirs[name]} there and {ours[name]} '
+            "here. Choose another folder, or use its settings."
+        )
+    try:
+        known = json.loads(run.frames.read_text())
+        frames_there, model_there = known["sha256"], known.get("initial_model")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f'"{run.frames}" is damaged: {error}. Start again in another folder.') from error
+    if frames_there != digest:
+        raise ConfigurationError(
+            f'The folder "{run.path}" holds a run on other frames. Choose another folder, or give that run its frames.'
+        )
+    if model_there != identity.get("initial_model"):
+        raise ConfigurationError(
+            f'The folder "{run.path}" holds a run that began with another model. Choose another folder, or give that '
+            "run its model."
+        )
+
+
+def last_step(run: RunFolder) -> int | None:
+    """The step at which the checkpoint was written, if there is one."""
+    if not run.checkpoint.exists():
+        return None
+    try:
+        return int(torch.load(run.checkpoint, map_location="meta", weights_only=True)["global_step"])
+    except Exception as error:
+        raise FileFormatError(
+            f'"{run.checkpoint}" is damaged ({type(error).__name__}). Remove it to start again, or restore it.'
+        ) from error
+
+
+Journal = Callable[[str], None]
+"""Writes a line to the run's log."""
+
+
+@contextmanager
+def journal_of(path: Path) -> Iterator[Journal]:
+    """The log of a run, opened for each line; what stops the run is its last one."""
+
+    def write(text: str) -> None:
+        # a disk too full for this line is reported for what is lost by it
+        with suppress(OSError), path.open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
+
+    try:
+        yield write
+    except BaseException as error:
+        write(f"stopped: {type(error).__name__}: {error}")
+        raise

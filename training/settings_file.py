@@ -1,0 +1,136 @@
+"""Settings in a YAML file, and errors that name file, line and field."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from ..core.errors import ConfigurationError, FileFormatError, MissingDependencyError
+
+try:
+    import yaml
+    from pydantic import BaseModel, ValidationError
+except ImportError as error:
+    raise MissingDependencyError("Reading settings", error.name or "pydantic", "train") from error
+
+MAX_BYTES = 2**20
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+Place = tuple[str, ...]
+"""The names that lead to a field, outermost first."""
+
+
+def read_yaml(path: str | Path, kind: type[Settings]) -> Settings:
+    """The settings in a YAML file; fields that it leaves out have their defaults.
+
+    Args:
+        path: The file.
+        kind: What it describes.
+
+    Raises:
+        FileFormatError: If the file is missing, too large, or no YAML.
+        ConfigurationError: If a field is unknown, of the wrong type or out of range; names file, line and field.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise FileFormatError(f'"{path}" is larger than {MAX_BYTES} bytes, so it is no configuration.')
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise FileFormatError(f'There is no file "{path}". Give the path of a YAML configuration.') from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileFormatError(f'"{path}" cannot be read as text: {error}.') from error
+    lines: dict[Place, int] = {}
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                raise ConfigurationError(f'"{path}", line {line}: anchors and aliases are not used here; write it out.')
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _collect_lines(root, (), lines, path)
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or error
+        raise FileFormatError(f'"{path}"{place}: this is no YAML: {reason}.') from error
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigurationError(f'"{path}", line 1: settings are written as "name: value", one per line.')
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = _reason(first, kind)
+        where = _where(_named(tuple(str(part) for part in first["loc"]), reason, lines), lines)
+        raise ConfigurationError(f'"{path}"{where}: {reason}.') from error
+
+
+def write_yaml(settings: BaseModel) -> str:
+    """The settings as YAML, every field written out; `read_yaml` reads it back."""
+    text: str = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    return text
+
+
+def unknown_field(name: str, known: Iterable[str]) -> str:
+    """Says that there is no field of a name, and which one may be meant."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(known)}"
+    return f'there is no field "{name}"; {hint}'
+
+
+def _collect_lines(node: Any, path: Place, lines: dict[Place, int], file: Path) -> None:
+    """The line of every field, and an error for a field that is there twice."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        place = (*path, str(key.value))
+        line = key.start_mark.line + 1
+        if place in lines:
+            raise ConfigurationError(
+                f'"{file}", line {line}: "{".".join(place)}" is set in line {lines[place]} already.'
+            )
+        lines[place] = line
+        _collect_lines(value, place, lines, file)
+
+
+def _named(location: Place, reason: str, lines: Mapping[Place, int]) -> Place:
+    """The field below a location that the reason quotes, where there is one: the line to look at."""
+    below = [place for place in lines if place[: len(location)] == location and f'"{place[-1]}"' in reason]
+    return max([location, *below], key=len)
+
+
+def _where(place: Place, lines: Mapping[Place, int]) -> str:
+    shown = ".".join(place)
+    while place and place not in lines:
+        place = place[:-1]
+    return (f", line {lines[place]}" if place else "") + (f", {shown}" if shown else "")
+
+
+def _reason(error: Any, kind: type[BaseModel]) -> str:
+    if error["type"] == "extra_forbidden":
+        *owner, name = error["loc"]
+        return unknown_field(str(name), _owner(kind, owner).model_fields)
+    message = str(error["msg"]).removeprefix("Value error, ").rstrip(".")
+    if error["type"] == "value_error":
+        return message
+    return f"{message[0].lower()}{message[1:]}, but it is {error['input']!r}"
+
+
+def _owner(kind: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel]:
+    """The settings at a location inside others; names and positions in a mapping or sequence are passed over."""
+    for name in location:
+        if field := kind.model_fields.get(str(name)):
+            kind = next(iter(_kinds(field.annotation)), kind)
+    return kind
+
+
+def _kinds(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for part in get_args(annotation) for kind in _kinds(part)]
