@@ -42,12 +42,9 @@ default_role = "py:obj"
 # names of other packages are not linked: their pages are not here
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!smoothflow).*"),
-    # annotations that stand for themselves
-    (r"py:class|py:obj", r"smoothflow\.(testing\.report\.Case|core\.architecture\.Annotated|training\.config\._\w+)"),
+    # what autodoc makes of the annotations that pydantic reads
+    (r"py:class|py:obj", r"smoothflow\.(core\.architecture\.Annotated|training\.config\._\w+)"),
 ]
-
-# quotes become typographic, the two dashes of an option do not become one
-smartquotes_action = "qe"
 
 html_theme = "furo"
 html_title = "smoothflow"

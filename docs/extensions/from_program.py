@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import smoothflow
 import typer
@@ -120,11 +121,17 @@ def commands() -> str:
     """The commands, as Typer itself documents them; each example in a block of its own."""
     group = typer.main.get_command(program)
     context = typer.Context(group, info_name="smoothflow")
-    parts = ["# Commands\n", f"{group.help} {group.epilog}\n"]
+    parts = ["# Commands\n", mark_options(f"{group.help} {group.epilog}\n")]
     for name, command in group.commands.items():
         text = get_docs_for_click(obj=command, ctx=context, name=name, call_prefix="smoothflow", indent=1)
+        text = re.sub(r"^\* .*$", lambda entry: mark_options(entry[0]), text, flags=re.MULTILINE)
         parts.append(re.sub(r"^Example: (.*)$", r"```bash\n\1\n```", text, flags=re.MULTILINE))
     return "\n".join(parts)
+
+
+def mark_options(text: str) -> str:
+    """Text with its options as code, or their two dashes would become one."""
+    return re.sub(r"`[^`]*`|(?<!\S)--[a-z][\w-]*", lambda found: f"`{found[0].strip('`')}`", text)
 
 
 def extras() -> str:
@@ -147,10 +154,14 @@ def benchmark_pages(folder: Path) -> Iterator[tuple[str, str]]:
 
 def find_by_short_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: nodes.TextElement
-) -> nodes.reference | None:
+) -> nodes.Element | None:
     """Link a name that its own module does not define to the only thing in the package that is called so."""
     if node.get("refdomain") != "py":
         return None
+    module, _, attribute = node["reftarget"].rpartition(".")
+    if isinstance(getattr(sys.modules.get(module), attribute, None), TypeVar):
+        # it stands for itself
+        return shown
     name = node["reftarget"].removeprefix("smoothflow.")
     found = [
         entry
@@ -163,9 +174,9 @@ def find_by_short_name(
 
 
 def keep_colons(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Begin what is said about an attribute with an empty line: napoleon takes words before a colon for a type."""
-    if what in ("attribute", "data"):
-        lines.insert(0, "")
+    """Begin what is said about an attribute with an empty comment: napoleon takes words before a colon for a type."""
+    if what in ("attribute", "data", "property"):
+        lines[:0] = ["..", ""]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
