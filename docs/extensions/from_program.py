@@ -175,7 +175,7 @@ def find_by_short_name(
 
 def keep_colons(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
     """Begin what is said about an attribute with an empty comment: napoleon takes words before a colon for a type."""
-    if what in ("attribute", "data", "property"):
+    if what in ("attribute", "data", "property") and ":" in lines[0]:
         lines[:0] = ["..", ""]
 
 

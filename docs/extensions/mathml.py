@@ -23,7 +23,7 @@ SIGN = re.compile(r"(<mo[^>]*>(?:&#x0003D;|=|\(|&#x00028;|\[|&#x0005B;|,|&#x0002
 
 def convert(equation: str, node: nodes.Node, display: str) -> str:
     try:
-        found = converter.convert(equation, display=display)
+        found = converter.convert(equation.replace(r"\operatorname", r"\mathrm"), display=display)
         found = PRIME.sub(r'<mrow>\1<mo lspace="0" rspace="0">&#x02032;</mo></mrow>', found)
         return SIGN.sub(r'\1<mo form="prefix">', FUNCTION.sub(r'\1<mspace width="0.17em"/>', found))
     except Exception as error:
