@@ -167,7 +167,7 @@ def path_force_gradient(
     Args:
         potential: Any potential, in float64.
         positions: nm; the middles of the paths.
-        directions: Normalized here to |v| = 1.
+        directions: Normalized here.
         length: Of each path, nm.
         n_points: Per path; their energies are computed in one batch per configuration.
     """

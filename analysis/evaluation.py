@@ -46,7 +46,7 @@ class Evaluation:
     Energies u are in units of kT, densities over positions in nm modulo rigid motion; p = exp(-u) / Z.
 
     Attributes:
-        temperature: K.
+        temperature: In K.
         nll: Negative log-likelihood of held-out frames, :math:`-\langle \log q \rangle_p`.
         mean_energy: Of the frames, :math:`\langle u \rangle_p`.
         log_z: :math:`\log Z` from frames and samples together, by Bennett's acceptance ratio.

@@ -173,7 +173,7 @@ def evaluate_on_toy(flow: Flow, target: Toy, held_out: Float[Tensor, "n dim"], s
 
     Args:
         flow: Trained, float64.
-        target: p.
+        target: The density p.
         held_out: Exact samples of it.
         settings: Say how many samples to draw.
     """

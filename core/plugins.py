@@ -23,6 +23,7 @@ GROUP = "smoothflow"
 
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
+"""Marks the functions of a plug-in that implement a hook of `Hooks`."""
 
 Kind = Literal["transform", "provider", "integrator", "engine", "loader", "model"]
 

@@ -30,7 +30,7 @@ class Langevin(Integrator):
 
     Args:
         timestep: ps.
-        temperature: K.
+        temperature: In K.
         friction: 1/ps.
         generator: Source of the noise; on its device the noise is drawn.
 

@@ -268,7 +268,7 @@ class GeneralizedBorn(Term):
     with :math:`\psi_i` half of :math:`R_i - o` times the sum of `BornIntegral` over the other atoms.
 
     Args:
-        charges: e.
+        charges: In e.
         radii: The atoms' radii R, nm.
         scales: What multiplies the radii of the other atoms in the integral.
         solute_dielectric: The relative permittivity inside.

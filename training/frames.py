@@ -24,7 +24,7 @@ class Frames:
 
     Attributes:
         topology: The molecule; its atoms in the order of the arrays.
-        temperature: K.
+        temperature: In K.
         positions: nm.
         forces: kJ/mol/nm; on the same atoms at the same positions.
         energies: kJ/mol.

@@ -36,7 +36,7 @@ class FramesReporter(Reporter):
     Args:
         path: A name that is free, unless the run goes on.
         topology: The molecule.
-        temperature: K.
+        temperature: In K.
         provenance: How the frames come to be, in JSON types.
     """
 

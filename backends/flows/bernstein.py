@@ -29,7 +29,7 @@ class BernsteinTransform(Transform):
 
     Args:
         manifold: The unit interval.
-        degree: n.
+        degree: The degree n.
         min_derivative: Smallest derivative of f.
 
     Reference: Ramasinghe et al., Robust normalizing flows using Bernstein-type polynomials, BMVC 2022,

@@ -81,7 +81,7 @@ class MoebiusMixtureTransform(Transform):
 
     Args:
         manifold: The unit circle.
-        n_components: K.
+        n_components: The number K.
         max_radius: Of w.
 
     Reference: Rezende et al., Normalizing Flows on Tori and Spheres, ICML 2020, section 2.1.2, arXiv 2002.02428.

@@ -52,7 +52,7 @@ class SmoothTransform(Transform):
 
     Args:
         manifold: The unit interval or the unit circle.
-        n_components: K.
+        n_components: The number K.
         beta: Exponent of the ramp.
         scale_bounds: Of s, inverse widths; by default [1, 5] on the circle and exp(0.3 -+ 1.2) on the interval.
         alpha_bounds: Of the bumps' steepness.
