@@ -19,7 +19,7 @@ extensions = [
     "mathml",
     "from_program",
 ]
-exclude_patterns = ["extensions"]
+exclude_patterns = ["extensions", "reliability"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
