@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,14 @@ def test_memory(benchmark):
     benchmark.extra_info.update(suite="sums", contender="a list", per=1, yardstick=False, MiB=12.5)
     benchmark(lambda: None)
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def measuring() -> Iterator[None]:
+    """Nothing is measured by one worker among several, and by this sign it is known."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTEST_XDIST_WORKER", raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")
