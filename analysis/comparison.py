@@ -17,10 +17,11 @@ from ..training.frames_file import read_frames
 from ..training.progress import OnProgress
 from ..training.settings_file import write_yaml
 from ..training.simulate import SimulateSettings, simulate
-from .comparison_cell import Inputs, Measured, finished_cell, measure_cell, measure_reference
+from .comparison_cell import MODELS, Inputs, finished_cell, measure_cell, measure_model, measure_reference
 from .comparison_report import write_comparison_report, write_tables
 from .comparison_settings import ComparisonSettings
 from .conservation import PotentialSource
+from .measured import Measured
 from .observation import require_reference
 
 TERMS = {"nll": "nll", "force": "fm", "reverse_kl": "kl", "alpha_two": "alpha2"}
@@ -33,7 +34,7 @@ class Comparison:
 
     Attributes:
         folder: Where everything is.
-        cells: Those that are finished, in the order of the grid.
+        cells: Those that are finished, in the order of the grid, and the models.
         reference: The force field itself.
     """
 
@@ -51,6 +52,7 @@ def compare(
     origin: Mapping[str, str],
     on_progress: OnProgress,
     cells: Sequence[str] = (),
+    models: Sequence[Path] = (),
 ) -> Comparison:
     """Train and measure a grid of flows, skip what is finished, and write tables and a report of all that is.
 
@@ -65,18 +67,22 @@ def compare(
         folder: Made if it is missing.
         origin: Command, commit and machine, to be kept with the numbers.
         on_progress: Told of every stage.
-        cells: Which cells to work on, as ``transform/objective``; all, if none are named.
+        cells: Which cells to work on, as ``transform/objective``; all, if neither cells nor models are named.
+        models: Model files to measure in the same way, whatever they were trained with.
 
     Raises:
-        ConfigurationError: If there is no cell of a name, frames are not those of the force field, or a run folder
-            belongs to another training or is in use.
-        TopologyError: If the frames are of different molecules.
+        ConfigurationError: If there is no cell of a name, two models have one name, frames are not those of the force
+            field, or a run folder belongs to another training or is in use.
+        TopologyError: If frames or models are of different molecules.
         FileFormatError: If the folder cannot be written, or forces are asked for and missing.
     """
     named = {f"{transform}/{objective}": (transform, objective) for transform, objective in settings.cells}
     for cell in cells:
         if cell not in named:
             raise ConfigurationError(f'There is no cell "{cell}" in this comparison. Known: {", ".join(named)}.')
+    names = [path.stem for path in models]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"Two of the models have one name: {', '.join(sorted(names))}. Rename a file.")
     _require_alike(frames, held_out, source)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,16 +93,21 @@ def compare(
     write_atomically(folder / "comparison.yaml", write_yaml(settings).encode())
     reference = measure_reference(inputs, folder, on_progress)
 
+    measured: list[Measured] = []
+
     def known() -> Comparison:
         # other processes may have finished some
         finished = (finished_cell(*cell, inputs, folder / name) for name, cell in named.items())
-        return Comparison(folder, tuple(cell for cell in finished if cell is not None), reference)
+        return Comparison(folder, (*(cell for cell in finished if cell is not None), *measured), reference)
 
-    for cell in cells or named:
+    for model in models:
+        measured.append(measure_model(model, inputs, folder / MODELS / model.stem, on_progress))
+    for cell in cells or (() if models else named):
         measure_cell(*named[cell], inputs, folder / cell, on_progress)
         found = known()
         write_tables(found.cells, found.reference, folder)
     found = known()
+    write_tables(found.cells, found.reference, folder)
     write_comparison_report(found.cells, found.reference, settings, folder / "report.html")
     return found
 

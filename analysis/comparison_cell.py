@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from ..core.errors import (
     SmoothflowError,
     TrainingError,
 )
-from ..core.files import write_atomically
+from ..core.files import file_digest, write_atomically
 from ..core.potential import Potential
 from ..potentials.flow_potential import FlowPotential
 from ..potentials.model_file import load_model
@@ -42,12 +41,16 @@ from .dynamics import energy_conservation, largest_force_gradient, scaling_expon
 from .estimates import Estimate, mean_of_independent
 from .evaluation import Evaluation, evaluate
 from .gallery import evaluation_pictures
+from .measured import Measured, NVERuns, read_measured, write_measured
 from .physics_dynamics import NVE_REPORT_STEPS, energy_fluctuations, equilibrated, nve
 from .physics_report import Count, single
 from .report import Picture
 
 BREAKDOWNS = (TrainingError, InversionError, ManifoldError, SimulationError)
 """Errors of a training that are a result: the settings and the frames are in order."""
+
+MODELS = "models"
+"""Folder of the models that are measured beside the grid, and the beginning of their titles."""
 
 
 @dataclass(frozen=True)
@@ -71,68 +74,6 @@ class Inputs:
     origin: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class NVERuns:
-    """Total energies of NVE runs.
-
-    Attributes:
-        times: ps.
-        total_energy: kJ/mol.
-    """
-
-    times: Float[Tensor, "frames"]
-    total_energy: Float[Tensor, "frames replicas"]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was measured of one potential, as it is kept in a file.
-
-    Attributes:
-        title: The cell, as ``transform/objective``, or the force field.
-        metrics: Numbers by name; what could not be measured is missing.
-        breakdowns: For each stage that broke down, how.
-        nve: Energies in the NVE runs, if they did not break down.
-        pictures: Title, caption and file, in the folder.
-        identity: What the numbers are of: digests of frames, and settings.
-        origin: Command, commit and machine.
-        folder: Where the file and the pictures are.
-    """
-
-    title: str
-    identity: Mapping[str, Any]
-    origin: Mapping[str, str]
-    folder: Path
-    metrics: dict[str, Estimate] = field(default_factory=dict)
-    breakdowns: dict[str, str] = field(default_factory=dict)
-    nve: NVERuns | None = None
-    pictures: tuple[tuple[str, str, str], ...] = ()
-
-    def read_pictures(self) -> list[Picture]:
-        """The pictures in the folder."""
-        return [Picture(title, caption, (self.folder / name).read_bytes()) for title, caption, name in self.pictures]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All but the folder in plain JSON types; what is not finite, as text."""
-        kept = None
-        if self.nve is not None:
-            # 1e-6 kJ/mol is far below any fluctuation
-            energies = [[round(value, 6) for value in row] for row in self.nve.total_energy.double().tolist()]
-            kept = {"times": self.nve.times.tolist(), "total_energy": energies}
-        return {
-            "title": self.title,
-            "identity": dict(self.identity),
-            "origin": dict(self.origin),
-            "metrics": {
-                name: {key: _json_number(value) for key, value in asdict(found).items()}
-                for name, found in self.metrics.items()
-            },
-            "breakdowns": self.breakdowns,
-            "pictures": [list(picture) for picture in self.pictures],
-            "nve": kept,
-        }
-
-
 def measure_reference(inputs: Inputs, folder: Path, on_progress: OnProgress) -> Measured:
     """The same dynamics with the force field itself, or what is known of them: ``folder/reference.json``."""
     path = folder / "reference.json"
@@ -147,7 +88,7 @@ def measure_reference(inputs: Inputs, folder: Path, on_progress: OnProgress) -> 
         return known
     # without a lock: two processes that begin at once measure the same
     found = Measured("force field", identity, inputs.origin, folder)
-    return _saved(_with_dynamics(found, inputs.source.load(), inputs, on_progress), path)
+    return write_measured(_with_dynamics(found, inputs.source.load(), inputs, on_progress), path)
 
 
 def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, on_progress: OnProgress) -> Measured:
@@ -173,7 +114,7 @@ def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, o
         return known
     training = inputs.settings.training_of(transform, objective)
     title = f"{transform}/{objective}"
-    found = Measured(title, _identity(inputs, training), inputs.origin, folder)
+    found = Measured(title, _cell_identity(inputs, training), inputs.origin, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -184,21 +125,41 @@ def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, o
             model = train(inputs.frames, training, folder, target, _stage(on_progress, f"train {title}"))
         except BREAKDOWNS as error:
             found.breakdowns["training"] = str(error)
-            return _saved(found, path)
+            return write_measured(found, path)
         potential = load_model(model)
         found.metrics.update(_cost(potential, RunFolder(folder)))
-        with _noted(found, "evaluation"):
-            evaluation = evaluate(
-                potential,
-                inputs.held_out,
-                target,
-                inputs.settings.n_samples,
-                torch.Generator().manual_seed(inputs.settings.seed),
-                _counter(on_progress, f"evaluate {title}"),
-            )
-            found.metrics.update(_quality(evaluation))
-            found = _with_pictures(found, evaluation_pictures(evaluation, potential.coordinates.codomain))
-        return _saved(_with_dynamics(found, potential, inputs, on_progress), path)
+        return write_measured(_measured(found, potential, target, inputs, on_progress), path)
+
+
+def measure_model(model: Path, inputs: Inputs, folder: Path, on_progress: OnProgress) -> Measured:
+    """Measure a model that is there already like the cells of the grid, or read what is known of it.
+
+    Args:
+        model: A model file of the same molecule.
+        inputs: What all cells have in common.
+        folder: Where it is kept, ``models/NAME`` in the comparison's folder.
+        on_progress: Told of every stage.
+
+    Raises:
+        ConfigurationError: If another process measures it.
+        FileFormatError: If the model is missing or damaged, or the folder cannot be written.
+        TopologyError: If the model is of another molecule than the frames.
+    """
+    potential = load_model(model)
+    inputs.held_out.require_topology(potential.coordinates.topology, "the model")
+    path = folder / "evaluation.json"
+    identity = {"model": file_digest(model), **_identity(inputs)}
+    known = read_measured(path)
+    if known is not None and known.identity == identity:
+        return known
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileFormatError(f'The folder "{folder}" cannot be made: {error.strerror}.') from error
+    found = Measured(f"{MODELS}/{folder.name}", identity, inputs.origin, folder)
+    with lock_file(path):
+        found.metrics["n_parameters"] = _n_parameters(potential)
+        return write_measured(_measured(found, potential, inputs.source.load(), inputs, on_progress), path)
 
 
 def finished_cell(transform: str, objective: str, inputs: Inputs, folder: Path) -> Measured | None:
@@ -206,52 +167,27 @@ def finished_cell(transform: str, objective: str, inputs: Inputs, folder: Path) 
     known = read_measured(folder / "evaluation.json")
     if known is None:
         return None
-    identity = _identity(inputs, inputs.settings.training_of(transform, objective))
+    identity = _cell_identity(inputs, inputs.settings.training_of(transform, objective))
     # fields that are newer than the file have their defaults there
     training = TrainSettings.model_validate(known.identity["training"]).model_dump(mode="json")
     return known if {**known.identity, "training": training} == identity else None
 
 
-def read_measured(path: Path) -> Measured | None:
-    """What is kept in a file; None if there is none.
-
-    Raises:
-        FileFormatError: If it is damaged.
-    """
-    if not path.exists():
-        return None
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        kept = data["nve"]
-        return Measured(
-            title=data["title"],
-            identity=data["identity"],
-            origin=data["origin"],
-            folder=path.parent,
-            metrics={
-                name: Estimate(float(found["value"]), float(found["error"]), found["n"])
-                for name, found in data["metrics"].items()
-            },
-            breakdowns=data["breakdowns"],
-            nve=None if kept is None else NVERuns(torch.tensor(kept["times"]), torch.tensor(kept["total_energy"])),
-            pictures=tuple((title, caption, name) for title, caption, name in data["pictures"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f'"{path}" is damaged: {error}. Remove it to measure again.') from error
-
-
-def _identity(inputs: Inputs, training: TrainSettings) -> dict[str, Any]:
+def _cell_identity(inputs: Inputs, training: TrainSettings) -> dict[str, Any]:
     return {
-        **inputs.digests,
-        "reference": inputs.source.reference,
+        "frames": inputs.digests["frames"],
+        **_identity(inputs),
         "training": training.model_dump(mode="json"),
-        **inputs.settings.model_dump(mode="json", include={"n_samples", "n_gradients", "seed", "dynamics"}),
     }
 
 
-def _saved(found: Measured, path: Path) -> Measured:
-    write_atomically(path, json.dumps(found.to_dict(), indent=1, allow_nan=False).encode())
-    return found
+def _identity(inputs: Inputs) -> dict[str, Any]:
+    """What a measurement depends on besides the model."""
+    return {
+        "held_out": inputs.digests["held_out"],
+        "reference": inputs.source.reference,
+        **inputs.settings.model_dump(mode="json", include={"n_samples", "n_gradients", "seed", "dynamics"}),
+    }
 
 
 def _with_pictures(found: Measured, pictures: list[Picture]) -> Measured:
@@ -261,6 +197,24 @@ def _with_pictures(found: Measured, pictures: list[Picture]) -> Measured:
         write_atomically(found.folder / name, picture.png)
         kept.append((picture.title, picture.caption, name))
     return replace(found, pictures=tuple(kept))
+
+
+def _measured(
+    found: Measured, potential: FlowPotential, target: Potential, inputs: Inputs, on_progress: OnProgress
+) -> Measured:
+    """Adds densities, samples and forces, their pictures, and dynamics."""
+    with _noted(found, "evaluation"):
+        evaluation = evaluate(
+            potential,
+            inputs.held_out,
+            target,
+            inputs.settings.n_samples,
+            torch.Generator().manual_seed(inputs.settings.seed),
+            _counter(on_progress, f"evaluate {found.title}"),
+        )
+        found.metrics.update(_quality(evaluation))
+        found = _with_pictures(found, evaluation_pictures(evaluation, potential.coordinates.codomain))
+    return _with_dynamics(found, potential, inputs, on_progress)
 
 
 def _with_dynamics(found: Measured, potential: Potential, inputs: Inputs, on_progress: OnProgress) -> Measured:
@@ -322,7 +276,7 @@ def _quality(evaluation: Evaluation) -> dict[str, Estimate]:
 def _cost(potential: FlowPotential, run: RunFolder) -> dict[str, Estimate]:
     """Size of the flow, and what its training took."""
     found = {
-        "n_parameters": single(float(sum(parameter.numel() for parameter in potential.flow.parameters()))),
+        "n_parameters": _n_parameters(potential),
         "training_seconds": single(training_seconds(run.log)),
     }
     with run.metrics.open(newline="") as file:
@@ -330,6 +284,10 @@ def _cost(potential: FlowPotential, run: RunFolder) -> dict[str, Estimate]:
     if last.get("energy_evaluations"):
         found["energy_evaluations"] = single(float(last["energy_evaluations"]))
     return found
+
+
+def _n_parameters(potential: FlowPotential) -> Estimate:
+    return single(float(sum(parameter.numel() for parameter in potential.flow.parameters())))
 
 
 def training_seconds(log: Path) -> float:
@@ -350,8 +308,3 @@ def _stage(on_progress: OnProgress, stage: str) -> OnProgress:
 
 def _counter(on_progress: OnProgress, stage: str) -> Count:
     return lambda done, total: on_progress(Progress(stage, done, total))
-
-
-def _json_number(value: float) -> float | str:
-    # JSON knows neither infinity nor nan
-    return value if math.isfinite(value) else str(value)

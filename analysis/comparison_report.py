@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ..core.files import write_atomically
-from .comparison_cell import Measured
+from .comparison_cell import MODELS
 from .comparison_settings import ComparisonSettings
 from .estimates import Estimate
 from .figures import conservation_figure, training_figure
+from .measured import Measured
 from .report import Picture, Report, Table, write_report
 
 
@@ -159,7 +160,7 @@ def write_comparison_report(
     cells: Sequence[Measured], reference: Measured, settings: ComparisonSettings, path: Path
 ) -> None:
     """The report: tables, NVE runs and training curves transform by transform, and the figures of each cell."""
-    pictures = shared_pictures(cells, reference, list(settings.transforms))
+    pictures = shared_pictures(cells, reference, [*settings.transforms, MODELS])
     for cell in cells:
         pictures += [replace(p, title=f"{cell.title}: {p.title}") for p in cell.read_pictures()]
     report = Report(

@@ -45,6 +45,9 @@ def run(
         Path | None, typer.Option(help="Frames to evaluate on.", autocompletion=completion.FRAMES)
     ] = None,
     cells: Annotated[str, typer.Option(help="Which of the preset's flows, like smooth/nll,smooth/nll+fm.")] = "",
+    models: Annotated[
+        str, typer.Option(help="Models that are there already, by file or name, to measure alike, with commas.")
+    ] = "",
     transforms: Annotated[
         str | None,
         typer.Option(help="Names, with commas.", show_default=TRANSFORMS, autocompletion=completion.TRANSFORMS),
@@ -110,6 +113,8 @@ def run(
         for name in names:
             registry().transform(name)
         if target is not None:
+            if models:
+                raise ConfigurationError("Models are of molecules, and a target is none: leave out --models.")
             _on_target(target, names, steps, seed or 0, output, as_json)
             return
         training = TrainSettings() if config is None else read_settings(config)
@@ -125,7 +130,8 @@ def run(
             "dynamics": dynamics,
         }
         settings = settings.model_copy(update=changes)
-    found = _on_frames(settings, frames, held_out, [cell for cell in cells.split(",") if cell], output)
+    chosen = [registry().model_path(model) for model in _list(models)]
+    found = _on_frames(settings, frames, held_out, _list(cells), chosen, output)
     if as_json:
         print_json(comparison_dict(found.cells, found.reference))
     else:
@@ -134,8 +140,17 @@ def run(
     errors.print(f"Report: {output / 'report.html'}", soft_wrap=True)
 
 
+def _list(text: str) -> list[str]:
+    return [name for name in (part.strip() for part in text.split(",")) if name]
+
+
 def _on_frames(
-    settings: ComparisonSettings, frames: Path | None, held_out: Path | None, cells: list[str], output: Path
+    settings: ComparisonSettings,
+    frames: Path | None,
+    held_out: Path | None,
+    cells: list[str],
+    models: list[Path],
+    output: Path,
 ) -> Comparison:
     from ..analysis.comparison import compare, made_frames, split_frames
     from ..analysis.conservation import PotentialSource
@@ -152,7 +167,7 @@ def _on_frames(
         else:
             raise ConfigurationError("Held-out frames need frames to train on as well: give both, or none.")
         return compare(
-            settings, source, training, test, output, origin(["smoothflow", *sys.argv[1:]]), on_progress, cells
+            settings, source, training, test, output, origin(["smoothflow", *sys.argv[1:]]), on_progress, cells, models
         )
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from smoothflow.analysis.comparison_cell import Measured, read_measured
+from smoothflow.analysis.comparison_cell import MODELS
 from smoothflow.analysis.comparison_report import comparison_tables, markdown, shared_pictures
+from smoothflow.analysis.measured import Measured, read_measured
 from smoothflow.analysis.report import Picture
 from smoothflow.core.errors import FileFormatError, SmoothflowError
 from smoothflow.core.files import write_atomically
@@ -46,9 +47,9 @@ def build(folder: Path, page: Path) -> None:
     images = page.with_suffix("")
     images.mkdir(parents=True, exist_ok=True)
     last = list(grid["objectives"])[-1]
-    pictures = shared_pictures(cells, reference, list(grid["transforms"]))
+    pictures = shared_pictures(cells, reference, [*grid["transforms"], MODELS])
     for cell in cells:
-        if cell.title.endswith(f"/{last}"):
+        if cell.title.endswith(f"/{last}") or cell.title.startswith(f"{MODELS}/"):
             pictures += [
                 Picture(f"{cell.title}: {picture.title}", picture.caption, picture.png)
                 for picture in cell.read_pictures()
@@ -93,18 +94,20 @@ def _origins(rows: list[Measured]) -> Iterator[str]:
 
 def _data(content: dict[str, Any], folder: Path) -> Iterator[str]:
     """The frames, by their digests and provenance, and the seeds."""
-    known = {(folder / cell["title"] / "frames.json").read_text(encoding="utf-8") for cell in content["cells"]}
+    trained = [cell["identity"] for cell in content["cells"] if "training" in cell["identity"]]
+    kept = (folder / cell["title"] / "frames.json" for cell in content["cells"])
+    known = {path.read_text(encoding="utf-8") for path in kept if path.exists()}
     for frames in map(json.loads, sorted(known)):
         made = ", ".join(f"{name} {value}" for name, value in frames["provenance"].items())
         yield f"- {frames['frames']} frames to train on: {made}"
     for name, what in (("frames", "Frames to train on"), ("held_out", "Held-out frames")):
-        digests = {cell["identity"][name] for cell in content["cells"]}
+        digests = {identity[name] for identity in trained}
         yield from (f"- {what}, SHA-256 of the arrays: `{digest}`" for digest in sorted(digests))
     seeds = {
         "samples": [cell["identity"]["seed"] for cell in content["cells"]],
         "dynamics": [cell["identity"]["dynamics"]["seed"] for cell in content["cells"]],
-        "training": [cell["identity"]["training"]["seed"] for cell in content["cells"]],
-        "initial weights": [cell["identity"]["training"]["flow"]["seed"] for cell in content["cells"]],
+        "training": [identity["training"]["seed"] for identity in trained],
+        "initial weights": [identity["training"]["flow"]["seed"] for identity in trained],
     }
     shown = (f"{name} {', '.join(map(str, sorted(set(values))))}" for name, values in seeds.items())
     yield from (f"- seeds: {'; '.join(shown)}", "")

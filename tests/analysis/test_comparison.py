@@ -160,6 +160,24 @@ def test_new_questions_are_answered_without_training_again(
     assert found.cells[0].metrics["ess"].n == 22
 
 
+def test_models_are_measured_beside_the_grid(folder: Path, data: tuple[Frames, Frames], tmp_path: Path) -> None:
+    again = shutil.copytree(folder, tmp_path / "again")
+    model = shutil.copy(folder / "smooth" / "nll" / "model.safetensors", tmp_path / "mine.safetensors")
+    stages = Stages()
+    found = compare(GRID, SOURCE, *data, again, WHERE, stages, models=[model])
+    assert stages.seen == ["evaluate models/mine", "dynamics models/mine"]
+    assert [cell.title for cell in found.cells[2:]] == ["smooth/nll", "smooth/nll+fm+kl", "models/mine"]
+    # it is the model of a cell, so it has the cell's numbers
+    cell, same = found.cells[2].metrics, found.cells[4].metrics
+    assert {name: str(cell[name]) for name in same} == {name: str(value) for name, value in same.items()}
+    assert "Energy conservation of models" in (again / "report.html").read_text()
+    stages = Stages()
+    compare(GRID, SOURCE, *data, again, WHERE, stages, models=[model])
+    assert stages.seen == []
+    with pytest.raises(ConfigurationError, match="have one name: mine, mine"):
+        compare(GRID, SOURCE, *data, again, WHERE, silent, models=[model, tmp_path / "x" / "mine.safetensors"])
+
+
 def test_other_trainings_are_refused(folder: Path, data: tuple[Frames, Frames]) -> None:
     longer = GRID.model_copy(update={"training": GRID.training.model_copy(update={"steps": 5})})
     with pytest.raises(ConfigurationError, match="steps is 4 there and 5 here"):

@@ -56,6 +56,8 @@ def test_transforms_by_name(smoothflow: Smoothflow, chain: Chain, tmp_path: Path
         (["--preset", "alanine-dipeptide", "--held-out", "x.h5"], "give both, or none"),
         (["--target", "rings", "--preset", "no.yaml"], "--target"),
         (["x.h5", "--target", "rings"], "Give either a frames file"),
+        (["--target", "rings", "--models", "ala2-smooth"], "leave out --models"),
+        (["x.h5", "--models", "ala2-smoth"], "ala2-smooth"),
     ],
 )
 def test_what_cannot_work_is_one_line(
