@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core.errors import TrainingError
 from .frames import Frames
-from .processes import Rank
+from .processes import ALONE, Rank
 
 N_BLOCKS = 20
 """Frames are divided into at least this many contiguous blocks, some of which are held out."""
@@ -66,7 +66,7 @@ class Batches:
     first_step: Callable[[], int]
     stretch: int
     last_step: int
-    rank: Rank = Rank()
+    rank: Rank = ALONE
 
     def batch(self, step: int) -> Int[Tensor, "size"]:
         """The frames of a step."""

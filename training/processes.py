@@ -55,6 +55,9 @@ class Rank:
         return slice(self.index, None, self.count)
 
 
+ALONE = Rank()
+
+
 def launched_rank() -> Rank | None:
     """Which process this is, if ``torchrun`` started it."""
     if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():

@@ -32,7 +32,7 @@ from .config import TrainSettings
 from .fit import VALIDATION_BATCH, Work, fit
 from .frames import Frames
 from .locks import lock_folder
-from .processes import Rank, in_processes, launched_rank
+from .processes import ALONE, Rank, in_processes, launched_rank
 from .progress import OnProgress, Progress, silent
 from .run_folder import Journal, RunFolder, claim, journal_of, last_step
 from .sample_losses import Target
@@ -112,7 +112,7 @@ def train(
         if rank is None and settings.processes > 1:
             in_processes(settings.processes, fit, work, tell)
         else:
-            fit(work, rank or Rank(), tell)
+            fit(work, rank or ALONE, tell)
         journal("finished")
     return run.model
 
