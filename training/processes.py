@@ -113,9 +113,8 @@ def in_processes(
 
 
 def _listen(watched: Watched, count: int, on_message: Callable[[Any], object]) -> None:
-    """Pass messages on until all processes have ended; what went wrong first is raised."""
+    """Pass messages on until all processes have ended, one has died, or what went wrong is known."""
     raised: list[BaseException] = []
-    deaths: list[SmoothflowError] = []
     deadline: float | None = None
     while watched and (deadline is None or time.monotonic() < deadline):
         for pipe in wait(list(watched), None if deadline is None else PATIENCE):
@@ -127,17 +126,16 @@ def _listen(watched: Watched, count: int, on_message: Callable[[Any], object]) -
                 del watched[pipe]
                 process.join()
                 if process.exitcode != 0:
-                    deaths.append(_death(index, count, process.exitcode))
+                    raise _death(index, count, process.exitcode) from None
             else:
                 if isinstance(message, BaseException):
                     raised.append(message)
                 else:
                     on_message(message)
-        if deadline is None and (raised or deaths):
+        if deadline is None and raised:
             deadline = time.monotonic() + PATIENCE
-    # a process that died says nothing, and of one that knows why it stopped the others say that a connection broke
-    ours = [error for error in raised if isinstance(error, SmoothflowError)]
-    for error in [*deaths, *ours, *raised]:
+    # of a process that knows why it stopped the others say that a connection broke
+    for error in sorted(raised, key=lambda error: not isinstance(error, SmoothflowError)):
         raise error
 
 
