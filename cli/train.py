@@ -52,6 +52,9 @@ def run(
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Of the data's order and the initial weights.")] = None,
     device: Annotated[str | None, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, ...")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share each batch; on cuda, each has a device of its own.")
+    ] = None,
     dtype: Annotated[Precision | None, typer.Option(help="Precision in training.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -74,6 +77,8 @@ def run(
         changes["device"] = device
     if steps is not None:
         changes["steps"] = steps
+    if processes is not None:
+        changes["processes"] = processes
     if compiled:
         changes["compile"] = True
     if dtype is not None:

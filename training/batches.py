@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core.errors import TrainingError
 from .frames import Frames
+from .processes import ALONE, Rank
 
 N_BLOCKS = 20
 """Frames are divided into at least this many contiguous blocks, some of which are held out."""
@@ -56,6 +57,7 @@ class Batches:
         first_step: Tells the step that comes next, whenever a stretch begins.
         stretch: Steps in a stretch.
         last_step: Where training ends.
+        rank: The process that takes its share of each batch.
     """
 
     indices: Int[Tensor, "n_frames"]
@@ -64,6 +66,7 @@ class Batches:
     first_step: Callable[[], int]
     stretch: int
     last_step: int
+    rank: Rank = ALONE
 
     def batch(self, step: int) -> Int[Tensor, "size"]:
         """The frames of a step."""
@@ -76,7 +79,7 @@ class Batches:
     def __iter__(self) -> Iterator[Int[Tensor, "size"]]:
         first = self.first_step()
         for step in range(first, min(first + self.stretch, self.last_step)):
-            yield self.batch(step)
+            yield self.batch(step)[self.rank.share]
 
 
 @dataclass(frozen=True)

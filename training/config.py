@@ -106,6 +106,7 @@ class TrainSettings(BaseModel):
             time, so that it pays from some thousand steps on. Steps on the likelihood alone are not compiled.
         dtype: Precision of the weights in training.
         device: ``cpu``, ``cuda``, ``cuda:1``...
+        processes: Processes that share each batch, by Lightning's DDP; with ``cuda``, each has a device of its own.
         seed: Seed of the order of frames, the held-out blocks and the samples.
     """
 
@@ -130,6 +131,7 @@ class TrainSettings(BaseModel):
     compile: bool = False
     dtype: Literal["float32", "float64"] = "float32"
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    processes: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
 
     @model_validator(mode="after")

@@ -122,7 +122,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         terms = self._frame_terms(self.averaged_potential, self._tensors(batch), create_graph=False)
         for name, values in terms.items():
             self.validation_sums[name] = self.validation_sums.get(name, 0.0) + values.detach().double().sum()
-        self.validation_sums["n"] = self.validation_sums.get("n", torch.zeros(())) + len(batch)
+        self.validation_sums["n"] = self.validation_sums.get("n", torch.zeros((), device=batch.device)) + len(batch)
         if index == 0:
             with torch.no_grad():
                 # the same noise every time, so that models are compared by what differs between them
@@ -136,9 +136,10 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         kT, ``force_mse`` (raw) and ``force`` (damped) in (kT/nm)^2, ``loss`` is the weighted sum that chooses the best
         model. ``energy_evaluations`` are those of the target since training began.
         """
-        found = {f"train_{name}": float(total / n_steps) for name, (total, n_steps) in self.training_sums.items()}
-        n = self.validation_sums.pop("n")
-        means = {name: total / n for name, total in self.validation_sums.items()} | self.validation_means
+        trained, validated = self._over_processes(self.training_sums), self._over_processes(self.validation_sums)
+        found = {f"train_{name}": float(total / n_steps) for name, (total, n_steps) in trained.items()}
+        n = validated.pop("n")
+        means = {name: total / n for name, total in validated.items()} | self.validation_means
         loss = self._total(means)
         if not bool(torch.isfinite(loss)):
             name = next(name for name, mean in means.items() if not bool(torch.isfinite(mean)))
@@ -164,6 +165,10 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.best = float(checkpoint["best"])
         if self.target is not None:
             self.target.n_evaluations = int(checkpoint["energy_evaluations"])
+
+    def _over_processes(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sums over the frames of all processes; samples of the flow are the same in each of them."""
+        return {name: self.trainer.strategy.reduce(total, reduce_op="sum") for name, total in sums.items()}
 
     def _tensors(self, batch: Int[Tensor, "size"]) -> Tensors:
         """Positions, forces and weights of the frames of a batch, as far as there are any."""

@@ -12,18 +12,22 @@ from contextlib import contextmanager
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Lightning's notes on devices and tips, which are of no use here, are not printed."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
+    logs = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             # training on the CPU beside a GPU is what was asked for
             warnings.filterwarnings("ignore", message="GPU available but not used")
             # Lightning 2.6 asks torch 2.13 about trees in the old way
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+            # torch before 2.13 has no other name for it
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 @contextmanager

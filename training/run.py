@@ -6,11 +6,9 @@ the model file.
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,32 +20,24 @@ from ..coordinates.internal import InternalCoordinates
 from ..coordinates.zmatrix import Row, ZMatrix
 from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart
-from ..core.errors import ConfigurationError, FileFormatError, MissingDependencyError, TrainingError
-from ..core.files import file_digest, write_atomically
+from ..core.errors import ConfigurationError, FileFormatError
+from ..core.files import file_digest
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..core.units import thermal_energy
 from ..potentials.flow_potential import FlowPotential
-from ..potentials.model_file import load_model, read_header, save_model
-from .batches import Batches, Parts, split
+from ..potentials.model_file import load_model, read_header
+from .batches import split
 from .config import TrainSettings
+from .fit import VALIDATION_BATCH, Work, fit
 from .frames import Frames
 from .locks import lock_folder
-from .module import FlowTraining
+from .processes import ALONE, Rank, in_processes, launched_rank
 from .progress import OnProgress, Progress, silent
-from .quiet import interruptible, quiet_lightning
 from .run_folder import Journal, RunFolder, claim, journal_of, last_step
 from .sample_losses import Target
 
-try:
-    from lightning.pytorch import Callback, LightningModule, Trainer
-except ImportError as error:
-    raise MissingDependencyError("Training", "lightning", "train") from error
-
 N_REFERENCE_ENERGIES = 256
-PROGRESS_EVERY = 10
-VALIDATION_BATCH = 1024
-SHOWN = ("val_nll", "val_force_mse", "val_reverse_kl", "val_alpha_two")
 
 
 def train(
@@ -58,6 +48,11 @@ def train(
     on_progress: OnProgress = silent,
 ) -> Path:
     """Train a flow on frames, or go on with the run that is in the folder, bit for bit on one device.
+
+    With several processes each step is that of one process up to rounding: they share the frames of each batch and
+    the held-out frames, and draw the same samples of the flow, each of them all of these. A run may go on with another
+    number of them. They are started here, unless ``torchrun`` started this one. A script needs the guard
+    ``if __name__ == "__main__":`` then, because each process imports it.
 
     Args:
         frames: Training data; blocks of them are held out.
@@ -70,14 +65,16 @@ def train(
         The file of the best model.
 
     Raises:
-        ConfigurationError: If settings and data do not go together, the folder belongs to another run, or another
-            process is training in it.
+        ConfigurationError: If settings and data do not go together, the folder belongs to another run, another
+            process is training in it, or there cannot be so many processes.
         FileFormatError: If forces are asked for and missing, or the folder cannot be written.
-        TrainingError: If a loss or a gradient is not finite; names step and frame.
+        TrainingError: If a loss or a gradient is not finite, which names step and frame; or if a process dies.
     """
-    target = _checked(frames, settings, target)
+    rank = launched_rank()
+    target = _checked(frames, settings, target, rank)
     # before the folder, so that frames that cannot be trained on leave none
     training, validation = split(frames, settings.validation_fraction, settings.seed)
+    _require_shares(settings, len(training), len(validation))
     origin = None
     if settings.initial_model is None:
         potential = initial_potential(frames[training], settings)
@@ -86,59 +83,53 @@ def train(
         potential, settings = begin_with(model, frames, settings)
         origin = _origin(model)
     run = RunFolder(Path(run_folder))
-    try:
-        run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileFormatError(f'The folder "{run.path}" cannot be made: {error.strerror}.') from error
-    with lock_folder(run.path), journal_of(run.log) as journal:
+    is_first = rank is None or rank.index == 0
+    with _hold(run) if is_first else nullcontext(_unheard) as journal:
         digest = frames.digest()
-        claim(run, frames, digest, settings, origin)
+        if is_first:
+            claim(run, frames, digest, settings, origin)
         reference = None
         if target is not None:
             threshold = _threshold(frames[training], target, settings)
             reference = Target(target, thermal_energy(frames.temperature), threshold)
-        module = FlowTraining(potential.to(settings.torch_dtype), frames, settings, reference)
-        keeper = _Keeper(run, _provenance(frames, digest, settings, origin), journal, on_progress)
-        train_indices, validation_indices = torch.from_numpy(training), torch.from_numpy(validation)
         journal(f"{len(training)} frames to train on, {len(validation)} held out")
         step = last_step(run)
         if step is not None:
             journal(f"going on from step {step}")
         if step == settings.steps:
             return run.model
-        with quiet_lightning(), interruptible():
-            accelerator, _, index = settings.device.partition(":")
-            trainer = Trainer(
-                accelerator="gpu" if accelerator == "cuda" else "cpu",
-                devices=[int(index or 0)] if accelerator == "cuda" else 1,
-                max_epochs=-1,
-                max_steps=settings.steps,
-                callbacks=[keeper],
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                inference_mode=False,
-                use_distributed_sampler=False,
-                default_root_dir=run.path,
-            )
-            trainer.fit(
-                module,
-                Batches(
-                    train_indices,
-                    settings.batch_size,
-                    settings.seed,
-                    lambda: trainer.global_step,
-                    settings.validate_every,
-                    settings.steps,
-                ),
-                Parts(validation_indices, VALIDATION_BATCH),
-                ckpt_path=None if step is None else run.checkpoint,
-                weights_only=True,
-            )
+        provenance = _provenance(frames, digest, settings, origin)
+        work = Work(potential, frames, settings, reference, training, validation, run, provenance, step)
+
+        def tell(message: str | Progress) -> None:
+            if isinstance(message, str):
+                journal(message)
+            else:
+                on_progress(message)
+
+        if settings.processes > 1:
+            journal(f"{settings.processes} processes share each batch")
+        if rank is None and settings.processes > 1:
+            in_processes(settings.processes, fit, work, tell)
+        else:
+            fit(work, rank or ALONE, tell)
         journal("finished")
     return run.model
+
+
+@contextmanager
+def _hold(run: RunFolder) -> Iterator[Journal]:
+    """The folder of a run, made if it is missing and kept from others, and its log."""
+    try:
+        run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileFormatError(f'The folder "{run.path}" cannot be made: {error.strerror}.') from error
+    with lock_folder(run.path), journal_of(run.log) as journal:
+        yield journal
+
+
+def _unheard(text: str) -> None:
+    """The log of a process that is not the first."""
 
 
 def initial_potential(frames: Frames, settings: TrainSettings) -> FlowPotential:
@@ -192,9 +183,20 @@ def _origin(model: Path) -> dict[str, Any]:
     return {"sha256": file_digest(model), **read_header(model)["provenance"]}
 
 
-def _checked(frames: Frames, settings: TrainSettings, target: Potential | None) -> Potential | None:
+def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, rank: Rank | None) -> Potential | None:
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigurationError(f'There is no device "{settings.device}" here. Train on "cpu".')
+    if rank is not None and rank.count != settings.processes:
+        raise ConfigurationError(
+            f"torchrun started {rank.count} processes, and processes is {settings.processes}. Set it to {rank.count}."
+        )
+    if settings.processes > 1 and settings.device != "cpu":
+        needed, found = rank.on_machine if rank else settings.processes, torch.cuda.device_count()
+        if settings.device != "cuda" or needed > found:
+            raise ConfigurationError(
+                f"{needed} processes need as many devices, from the first one on: here are {found}, and device is "
+                f'"{settings.device}". Set processes to at most {found} and device to "cuda".'
+            )
     if settings.weights.force > 0:
         frames.require_forces()
     if not settings.weights.needs_target:
@@ -207,6 +209,19 @@ def _checked(frames: Frames, settings: TrainSettings, target: Potential | None) 
     if target.topology is not None:
         frames.require_topology(target.topology, "the potential")
     return target
+
+
+def _require_shares(settings: TrainSettings, n_training: int, n_validation: int) -> None:
+    n, size = settings.processes, min(settings.batch_size, n_training)
+    if size % n != 0:
+        raise ConfigurationError(
+            f"{n} processes cannot share a batch of {size} frames equally. Choose a batch_size that is a multiple of "
+            "processes, and at most the number of frames to train on."
+        )
+    if n > n_validation:
+        raise ConfigurationError(
+            f"{n} processes cannot share {n_validation} held-out frames. Take fewer processes, or more frames."
+        )
 
 
 def _threshold(frames: Frames, target: Potential, settings: TrainSettings) -> float:
@@ -232,60 +247,3 @@ def _provenance(
         "frames": {"sha256": digest, "number": len(frames), **frames.provenance},
         "versions": versions,
     }
-
-
-@dataclass(eq=False)
-class _Keeper(Callback):  # type: ignore[misc]
-    """After each validation: keep the best model, write down the metrics, and where to go on."""
-
-    run: RunFolder
-    provenance: dict[str, Any]
-    journal: Journal
-    on_progress: OnProgress
-    rows: list[dict[str, str]] = field(default_factory=list)
-    step: int = 0
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.step = trainer.global_step
-        if self.run.metrics.exists():
-            with self.run.metrics.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= self.step]
-
-    def on_train_batch_end(self, trainer: Trainer, module: FlowTraining, *_: Any) -> None:
-        self.step = trainer.global_step
-        total = module.settings.steps
-        if self.step % PROGRESS_EVERY == 0 or self.step == total:
-            row = self.rows[-1] if self.rows else {}
-            last = {name: float(row[name]) for name in SHOWN if name in row}
-            self.on_progress(Progress("Training", self.step, total, last))
-
-    def on_train_epoch_end(self, trainer: Trainer, module: FlowTraining) -> None:
-        if not module.training_sums:
-            # a run that goes on begins with the end of the epoch in its checkpoint
-            return
-        results = module.results()
-        best = results["val_loss"] < module.best
-        if best:
-            module.best = results["val_loss"]
-            provenance = {**self.provenance, "step": self.step, "validation": results}
-            save_model(module.averaged_potential, module.settings.flow, self.run.model, provenance)
-        row = {"step": self.step, **results, "best": int(best)}
-        self.rows.append({name: str(value) for name, value in row.items()})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self.rows for name in row)))
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.run.metrics, text.getvalue().encode())
-        self.journal(" ".join(f"{name}={value:.6g}" for name, value in row.items()))
-        temporary = self.run.checkpoint.with_suffix(".part")
-        try:
-            trainer.save_checkpoint(temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(self.run.checkpoint)
-        except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
-            raise TrainingError(
-                f'The checkpoint of step {self.step} cannot be written to "{self.run.path}": {error}. '
-                "Make room and start again: the run goes on from the checkpoint before."
-            ) from error

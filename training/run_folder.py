@@ -67,7 +67,8 @@ def claim(
         write_atomically(run.frames, json.dumps(identity, indent=1).encode())
         return
     ours, theirs = settings.model_dump(mode="json"), read_settings(run.config).model_dump(mode="json")
-    different = [name for name in ours if ours[name] != theirs[name]]
+    # how many processes share the work is no part of what is computed
+    different = [name for name in ours if ours[name] != theirs[name] and name != "processes"]
     if different:
         name = different[0]
         raise ConfigurationError(

@@ -68,10 +68,11 @@ def _begin(stop: Any) -> None:
     # Ctrl-C reaches every process of the terminal; the first one tells the others
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Wait for the end of the process that started this one, and end with it; for a thread."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
