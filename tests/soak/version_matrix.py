@@ -35,7 +35,11 @@ TOOLS = ("pytest", "pytest-randomly", "hypothesis", "scipy", "psutil", "pymbar",
 
 SHOWN = ("torch", "openmm", "ase", "numpy", "h5py", "lightning", "pydantic", "typer", "torch-sim-atomistic")
 TESTS = ("tests/core", "tests/backends", "tests/potentials", "tests/training")
-SELECTION = ("-m", "not slow", "--ignore=tests/backends/engines/test_openmmml.py")
+SELECTION = (
+    *("-m", "not slow", "--ignore=tests/backends/engines/test_openmmml.py", "--continue-on-collection-errors"),
+    # what old versions of others say to new versions of others
+    *("-W", "ignore::DeprecationWarning"),
+)
 QUICK = ("tests/core/test_manifolds.py", "tests/backends/flows/test_closed_forms.py")
 
 
@@ -82,7 +86,7 @@ def resolve_for_cpu(python: str, resolution: str, constraints: Path) -> dict[str
         return resolve(python, resolution, constraints, f"{pinned[0]}+cpu")
     except UnavailableError as error:
         raise UnavailableError(
-            f"not tested: no CPU build of torch {versions['torch']}, nor of {pinned[0]}, is to be had for Python {python}"
+            f"not tested: for Python {python} there is no CPU build of torch {versions['torch']}, nor of {pinned[0]}"
         ) from error
 
 
