@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import smoothflow
+import smoothflow.testing
 import typer
 from smoothflow.cli.app import app
 from smoothflow.core.files import write_atomically
@@ -22,8 +23,9 @@ OF_TYPER = {"--install-completion", "--show-completion", "--help"}
 
 def public_names() -> Iterator[str]:
     """Names that can be imported, hooks of plug-ins, and commands with their arguments and options."""
-    for name in smoothflow.__all__:
-        yield f"{smoothflow.__name__}.{name}"
+    for module in (smoothflow, smoothflow.testing):
+        for name in module.__all__:
+            yield f"{module.__name__}.{name}"
     for hook in KINDS.values():
         yield f"hook {hook} of the entry points {GROUP}"
     program = typer.main.get_command(app)
