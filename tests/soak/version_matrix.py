@@ -34,7 +34,13 @@ TOOLS = ("pytest", "pytest-randomly", "hypothesis", "scipy", "psutil", "pymbar",
 """What the tests take; of these, versions are not promised."""
 
 SHOWN = ("torch", "openmm", "ase", "numpy", "h5py", "lightning", "pydantic", "typer", "torch-sim-atomistic")
-TESTS = ("tests/core", "tests/backends", "tests/potentials", "tests/training")
+TESTS = (
+    *("tests/test_old_files.py", "tests/core", "tests/backends"),
+    *(f"tests/potentials/test_{name}.py" for name in ("flow_potential", "force_field", "model_file")),
+    *(f"tests/training/test_{name}.py" for name in ("config", "exchange", "frames_file", "reporters", "run")),
+)
+"""Every dependency at work; without what kills processes, which tests none of them."""
+
 SELECTION = (
     *("-m", "not slow", "--ignore=tests/backends/engines/test_openmmml.py", "--continue-on-collection-errors"),
     # what old versions of others say to new versions of others
