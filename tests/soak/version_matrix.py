@@ -2,8 +2,8 @@
 
     python tests/soak/version_matrix.py
 
-Each environment is made anew in a temporary folder. uv (``pip install uv``) resolves it, from wheels alone, and must
-find the interpreters: those on the PATH, and those it can get. A CUDA build of torch, some gigabytes with its
+Each environment is made anew in a temporary folder. uv resolves it, from wheels alone, and finds the
+interpreters: those on the PATH, and those it can get. A CUDA build of torch, some gigabytes with its
 libraries, is never installed: where torch can be had in no other build, the CPU build of the version in constraints.txt
 is tested in its place, and where there is none either, the row says so. ``UV_TORCH_BACKEND=cpu`` lets uv look for CPU
 builds where PyTorch keeps them; wheels on disk that pip is told of by ``PIP_FIND_LINKS`` are found, too.
