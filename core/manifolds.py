@@ -54,6 +54,8 @@ class Circle(Manifold):
     def wrap(self, x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """The representative of ``x`` in [0, period)."""
         wrapped = x - self.period * torch.floor(x / self.period)
+        # a quotient just below a whole number rounds up to it
+        wrapped = torch.where(wrapped < 0, wrapped + self.period, wrapped)
         # a tiny negative x rounds up to the period itself, which is the point 0
         return torch.where(wrapped >= self.period, wrapped - self.period, wrapped)
 

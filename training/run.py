@@ -158,7 +158,7 @@ def begin_with(model: Path, frames: Frames, settings: TrainSettings) -> tuple[Fl
         TopologyError: If the model is of another molecule.
     """
     potential = load_model(model)
-    flow = read_header(model)["settings"]
+    flow = asdict(FlowSettings(**read_header(model)["settings"]))
     if "flow" not in settings.model_fields_set:
         settings = settings.model_copy(update={"flow": FlowSettings(**flow)})
     different = [name for name, value in asdict(settings.flow).items() if flow[name] != value]

@@ -25,6 +25,15 @@ def test_wrapping_a_tiny_negative_number_gives_a_point_of_the_circle() -> None:
     assert Circle().wrap(torch.tensor([-1e-20], dtype=torch.float64)).item() == 0.0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_wrapping_numbers_next_to_whole_turns_gives_points_of_the_circle(dtype: torch.dtype) -> None:
+    # their quotients by the period round to whole numbers, one above the right one for half of them
+    turns = (2 * math.pi * torch.arange(-1000, 1001, dtype=torch.float64)).to(dtype)
+    for x in (turns, turns.nextafter(turns - 1), turns.nextafter(turns + 1)):
+        wrapped = Circle(2 * math.pi).wrap(x)
+        assert bool(((wrapped >= 0) & (wrapped < 2 * math.pi)).all())
+
+
 def test_difference_on_a_circle_is_the_shorter_way_around() -> None:
     a, b = torch.tensor([0.95, 0.1]), torch.tensor([0.05, 0.9])
     torch.testing.assert_close(Circle().difference(a, b), torch.tensor([-0.1, 0.2]))

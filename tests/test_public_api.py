@@ -1,0 +1,50 @@
+"""What the deprecation policy (docs/reference/compatibility.md) protects is listed, so that a removal is noticed.
+
+Write the list anew when something was added, or when what was deprecated goes:
+
+    python tests/test_public_api.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import smoothflow
+import smoothflow.testing
+import typer
+from smoothflow.cli.app import app
+from smoothflow.core.files import write_atomically
+from smoothflow.core.plugins import GROUP, KINDS
+
+LIST = Path(__file__).parent / "data" / "public_api.txt"
+OF_TYPER = {"--install-completion", "--show-completion", "--help"}
+
+
+def public_names() -> Iterator[str]:
+    """Names that can be imported, hooks of plug-ins, and commands with their arguments and options."""
+    for module in (smoothflow, smoothflow.testing):
+        for name in module.__all__:
+            yield f"{module.__name__}.{name}"
+    for hook in KINDS.values():
+        yield f"hook {hook} of the entry points {GROUP}"
+    program = typer.main.get_command(app)
+    for command, parameters in [("", program.params), *((f" {n}", c.params) for n, c in program.commands.items())]:
+        yield f"smoothflow{command}"
+        for parameter in parameters:
+            spellings = [*parameter.opts, *parameter.secondary_opts]
+            if parameter.param_type_name == "argument":
+                yield f"smoothflow{command} {parameter.name.upper()}"
+            elif not OF_TYPER.intersection(spellings):
+                yield f"smoothflow{command} {'/'.join(spellings)}"
+
+
+def test_what_is_public_is_what_is_listed() -> None:
+    listed, found = LIST.read_text(encoding="utf-8").splitlines(), sorted(public_names())
+    gone, new = sorted(set(listed) - set(found)), sorted(set(found) - set(listed))
+    assert not gone, "removed without two minor releases of a DeprecationWarning: docs/reference/compatibility.md"
+    assert not new, "public from now on: python tests/test_public_api.py"
+
+
+if __name__ == "__main__":
+    write_atomically(LIST, "".join(f"{name}\n" for name in sorted(public_names())).encode())
