@@ -189,7 +189,15 @@ def load_model(
                     )
             flow = build_flow(settings, Chart(coordinates.codomain, charts))
             weights = {name: file.get_tensor(name) for name in shapes}
-    except (SafetensorError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (
+        SafetensorError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         raise FileFormatError(
             f'The header of "{path}" is damaged ({type(error).__name__}: {error}). Get the file again.'
         ) from error
