@@ -28,7 +28,20 @@ WATER = Topology(tuple(Atom(n[0], n, "HOH", 0) for n in ("O", "H1", "H2")), ((0,
 VALUES: list[Any] = [None, True, 0, -1, 1, 2.5, 10**9, 2**70, 1e308, float("nan"), float("inf"), "", "x", "../x", "\0"]
 VALUES += [[], {}, [[]], {"x": {}}, [0] * 100, "9" * 400, "smooth", [[0, -1, -1, -1]]]
 
-SIGNATURES = (b"OHDR", b"OCHK", b"FRHP", b"FHDB", b"FHIB", b"BTHD", b"BTLF", b"BTIN", b"EAHD", b"EAIB", b"EADB", b"FAHD")
+SIGNATURES = (
+    b"OHDR",
+    b"OCHK",
+    b"FRHP",
+    b"FHDB",
+    b"FHIB",
+    b"BTHD",
+    b"BTLF",
+    b"BTIN",
+    b"EAHD",
+    b"EAIB",
+    b"EADB",
+    b"FAHD",
+)
 """How parts of HDF5 files begin that end with a checksum."""
 
 
@@ -116,7 +129,9 @@ class Kind:
 
 def make_model(path: Path) -> None:
     coordinates = InternalCoordinates(WATER)
-    settings = FlowSettings({"line": "affine"}, line_pairs=1, interval_pairs=0, circle_pairs=0, hidden=1, n_hidden_layers=1)
+    settings = FlowSettings(
+        {"line": "affine"}, line_pairs=1, interval_pairs=0, circle_pairs=0, hidden=1, n_hidden_layers=1
+    )
     flow = build_flow(settings, Chart(coordinates.codomain, [ColumnChart("standard", 0.1, 0.01)] * 3))
     save_model(FlowPotential(flow, coordinates, WATER, 300.0), settings, path, {"a": [1, {"b": "c"}]})
 
@@ -181,7 +196,9 @@ def change_frames(seed: bytes, random: Random) -> bytes:
             place = random.randrange(start, end)
             n_bytes = random.choice((1, 1, 2, 4, 8))
             new = random.choice((random.randbytes(n_bytes), b"\xff" * n_bytes, bytes(n_bytes), seed[place : place + 8]))
-            changed[place : min(place + n_bytes, end)] = new[: min(n_bytes, end - place)].ljust(min(n_bytes, end - place))
+            changed[place : min(place + n_bytes, end)] = new[: min(n_bytes, end - place)].ljust(
+                min(n_bytes, end - place)
+            )
         changed[end : end + 4] = struct.pack("<I", lookup3(bytes(changed[start:end])))
     return bytes(changed)
 
