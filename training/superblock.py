@@ -26,6 +26,9 @@ CHECKSUM = slice(44, 48)
 
 LAYOUT_MESSAGE = 8
 MAX_OBJECT_HEADER = 2**16
+UNDEFINED = 2**64 - 1
+"""The address of what is not there yet."""
+
 INDEX_SLOTS = slice(44, 52)
 """Where the header of an extensible array says how many of its elements are in use."""
 
@@ -92,8 +95,10 @@ def n_chunk_slots(path: Path, address: int) -> int:
     """
     with path.open("rb") as file:
         file.seek(address)
-        header = file.read(MAX_OBJECT_HEADER)
-        file.seek(_index_address(header))
+        place = _index_address(file.read(MAX_OBJECT_HEADER))
+        if place == UNDEFINED:
+            return 0
+        file.seek(place)
         index = file.read(INDEX_SLOTS.stop)
     if index[:4] != b"EAHD" or len(index) < INDEX_SLOTS.stop:
         raise ValueError("its chunks are not in an extensible array")

@@ -2,10 +2,11 @@
 
     python tests/soak/fuzz.py 1000000 --json docs/reliability/fuzz.json
 
-Inputs are seeded: each is made of a small good file by its number alone, with bytes flipped, cut, repeated and exchanged,
-and with fields of the JSON header, of the HDF5 metadata (checksums mended) and of the YAML replaced. They are opened in
-worker processes, so that a crash of a library is seen and counted, with 512 MiB beside what the imports take. Counted are
-other exceptions, crashes, inputs that take longer than a second, and those that need more memory; all are kept in a folder.
+Inputs are seeded: each is made of a small good file by its number alone, with bytes flipped, cut, repeated and
+exchanged, and with fields of the JSON header, of the HDF5 metadata (checksums mended) and of the YAML replaced. They
+are opened in workers, so that a crash of a library is seen and counted, with 512 MiB beside what the imports take.
+Counted are other exceptions, crashes, inputs that take longer than a second, and those that need more memory; all are
+kept in a folder.
 """
 
 from __future__ import annotations
