@@ -25,6 +25,10 @@ MAX_MESSAGE = 400
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
+class _RefusedError(yaml.MarkedYAMLError):
+    """What is YAML, but not read here."""
+
+
 class _Loader(yaml.SafeLoader):
     """Plain values alone: no aliases, which can make gigabytes of a few lines, and no numbers beyond 64 bits."""
 
@@ -33,11 +37,11 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise yaml.MarkedYAMLError(
+            raise _RefusedError(
                 problem="anchors and aliases are not used here; write it out", problem_mark=event.start_mark
             )
         if self.depth == MAX_DEPTH:
-            raise yaml.MarkedYAMLError(
+            raise _RefusedError(
                 problem=f"it is nested more than {MAX_DEPTH} levels deep", problem_mark=event.start_mark
             )
         self.depth += 1
@@ -48,9 +52,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         if len(node.value) > MAX_DIGITS:
-            raise yaml.MarkedYAMLError(
-                problem=f"a whole number has {len(node.value)} digits", problem_mark=node.start_mark
-            )
+            raise _RefusedError(problem=f"a whole number has {len(node.value)} digits", problem_mark=node.start_mark)
         return super().construct_yaml_int(node)
 
 
@@ -92,7 +94,9 @@ def read_yaml(path: str | Path, kind: type[Settings]) -> Settings:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         reason = _brief(str(getattr(error, "problem", None) or error))
-        raise FileFormatError(f'"{path}"{place}: this is no YAML that is read here: {reason}.') from error
+        if isinstance(error, _RefusedError):
+            raise ConfigurationError(f'"{path}"{place}: {reason}.') from error
+        raise FileFormatError(f'"{path}"{place}: this is no YAML: {reason}.') from error
     if data is None:
         data = {}
     if not isinstance(data, dict):
