@@ -103,7 +103,8 @@ def read_measured(path: Path) -> Measured | None:
             },
             breakdowns=data["breakdowns"],
             nve=None if kept is None else NVERuns(torch.tensor(kept["times"]), torch.tensor(kept["total_energy"])),
-            pictures=tuple((title, caption, name) for title, caption, name in data["pictures"]),
+            # names of files in the folder: a path would show whatever it leads to
+            pictures=tuple((title, caption, Path(name).name) for title, caption, name in data["pictures"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileFormatError(f'"{path}" is damaged: {error}. Remove it to measure again.') from error

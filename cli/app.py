@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from ..core.errors import SmoothflowError
 from . import bench, check, compare, compile, convert, demo, evaluate, info, init, md, plugins, sample, simulate, train
-from .console import errors
+from .console import errors, printable
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, 128 + SIGINT as of any program."""
@@ -120,4 +120,4 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
+    return printable(text).replace("[", r"\[")

@@ -30,6 +30,9 @@ from ..training.progress import Progress as Stage
 NUMBER = re.compile(r"[-+]?(\d|nan\b|inf\b)|$")
 """How a cell with a number begins; an empty one fits everywhere."""
 
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+"""Characters that move the cursor, change colours or do worse."""
+
 results = Console()
 """Standard output: what was asked for."""
 
@@ -117,13 +120,18 @@ def exit_after(stopped_by: int, after: str) -> NoReturn:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on standard output: columns of numbers to the right, others to the left."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(printable(title), "table.title"), title_justify="left")
     for i, column in enumerate(columns):
         numbers = all(NUMBER.match(row[i]) for row in rows)
         table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(printable(cell)) for cell in row))
     results.print(table)
+
+
+def printable(text: str) -> str:
+    """Text from a file without what could control a terminal."""
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def print_json(data: Mapping[str, Any] | Sequence[Any]) -> None:

@@ -36,7 +36,7 @@ class ZMatrix:
     def __post_init__(self) -> None:
         try:
             rows = tuple(Row(*(int(entry) for entry in row)) for row in self.rows)
-        except TypeError as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise TopologyError(
                 "Every row of a z-matrix holds four atom indices: atom, bond, angle and torsion reference, with -1 "
                 "where there is none."

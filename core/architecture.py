@@ -20,6 +20,19 @@ from .transforms import Transform
 
 DEFAULT_TRANSFORMS = MappingProxyType({"circle": "smooth", "interval": "smooth", "line": "affine"})
 
+SIZES = MappingProxyType(
+    {
+        "line_pairs": (0, 32),
+        "interval_pairs": (0, 32),
+        "circle_pairs": (0, 32),
+        "hidden": (1, 2**16),
+        "n_hidden_layers": (1, 8),
+        "n_harmonics": (1, 1000),
+        "seed": (0, 2**63 - 1),
+    }
+)
+"""The smallest and the largest value of each whole number in `FlowSettings`; larger flows are mistakes, or attacks."""
+
 
 @dataclass(frozen=True)
 class FlowSettings:
@@ -61,14 +74,12 @@ class FlowSettings:
         unused = sorted(set(self.options) - set(self.transforms.values()))
         if unused:
             raise ConfigurationError(f"Options are given for transforms that are not used: {', '.join(unused)}.")
-        for name in ("line_pairs", "interval_pairs", "circle_pairs"):
-            if getattr(self, name) < 0:
-                raise ConfigurationError(f"{name} must not be negative; it is {getattr(self, name)}.")
-        for name in ("hidden", "n_hidden_layers", "n_harmonics"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be at least 1; it is {getattr(self, name)}.")
-        if not self.tail_scale > 0:
-            raise ConfigurationError(f"tail_scale must be positive; it is {self.tail_scale}.")
+        for name, (smallest, largest) in SIZES.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not smallest <= value <= largest:
+                raise ConfigurationError(f"{name} must be a whole number from {smallest} to {largest}; it is {value}.")
+        if not 0 < self.tail_scale <= 1000:
+            raise ConfigurationError(f"tail_scale must be positive and at most 1000; it is {self.tail_scale}.")
 
     @property
     def cuts_circles(self) -> bool:

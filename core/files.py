@@ -1,13 +1,21 @@
-"""Files that are complete or not there."""
+"""Files that are complete or not there, and what strangers write into their headers."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from .errors import FileFormatError
+
+MAX_DEPTH = 32
+"""Headers are nested less deeply than this."""
+
+MAX_DIGITS = 20
+"""Whole numbers in headers and settings fit into 64 bits."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -38,3 +46,41 @@ def file_digest(path: Path) -> str:
     """The SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text from a file that may be a stranger's.
+
+    Raises:
+        ValueError: If it is no JSON, gives one name twice, has a number beyond 64 bits, or is nested deeply.
+    """
+    too_deep = f"it is nested more than {MAX_DEPTH} levels deep"
+    try:
+        value = json.loads(text, object_pairs_hook=_named_once, parse_int=_whole_number)
+    except RecursionError as error:
+        raise ValueError(too_deep) from error
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return value
+    raise ValueError(too_deep)
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a whole number has {len(text)} digits")
+    return int(text)
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        raise ValueError(f'"{twice}" is there twice')
+    return found

@@ -209,8 +209,11 @@ class Registry:
             PluginError: As `entry` does.
         """
         path = Path(model)
-        if path.is_file():
-            return path
+        try:
+            if path.is_file():
+                return path
+        except OSError as error:
+            raise FileFormatError(f'"{model}" cannot be read: {error.strerror}.') from error
         names = self.names("model")
         if str(model) not in names and (path.suffix or len(path.parts) > 1):
             raise FileFormatError(

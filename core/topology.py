@@ -67,7 +67,7 @@ class Topology:
         try:
             atoms = tuple(Atom(str(e), str(name), str(residue), int(i)) for e, name, residue, i in data["atoms"])
             bonds = tuple((int(first), int(second)) for first, second in data["bonds"])
-        except (TypeError, ValueError, KeyError, IndexError) as error:
+        except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
             raise TopologyError(f"This is no topology: {type(error).__name__}: {error}.") from error
         return cls(atoms, bonds)
 

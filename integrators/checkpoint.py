@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.engine import DynamicsSettings
 from ..core.errors import ConfigurationError, FileFormatError
-from ..core.files import write_atomically
+from ..core.files import parse_json, write_atomically
 from ..core.integrator import State
 from ..core.reporter import EnergyRecord
 
@@ -85,7 +85,7 @@ def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         raise FileFormatError(f'There is no checkpoint "{path}".')
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["smoothflow"])
+            header = parse_json((file.metadata() or {})["smoothflow"])
             # cloned, so that the memory is aligned as that of any tensor: vectorized sums may depend on it
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         if header["format"] != FORMAT:
@@ -109,7 +109,7 @@ def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
             energies=EnergyRecord.restored(*recorded) if recorded else EnergyRecord(),
             provenance=dict(header["provenance"]),
         )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, ConfigurationError) as error:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError, ConfigurationError) as error:
         raise FileFormatError(
             f'"{path}" is no checkpoint of a run, or it is damaged ({type(error).__name__}: {error}). Remove it and '
             "start the run again."

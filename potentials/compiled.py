@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.errors import CompilationError, ConfigurationError
+from ..core.errors import CompilationError, ConfigurationError, FileFormatError
 from ..core.external import attach_forces
 from ..core.plugins import PotentialLoader, hookimpl
 from ..core.potential import Potential
@@ -143,8 +143,13 @@ def load_compiled(path: str | Path) -> CompiledPotential:
         CompilationError: If it was made for another version of torch or another machine.
     """
     header, content = read_package(path)
-    topology = None if header["topology"] is None else Topology.from_dict(header["topology"])
-    return CompiledPotential(header, content, topology)
+    try:
+        topology = None if header["topology"] is None else Topology.from_dict(header["topology"])
+        return CompiledPotential(header, content, topology)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise FileFormatError(
+            f'The header of "{path}" is damaged ({type(error).__name__}: {error}). Compile again.'
+        ) from error
 
 
 @hookimpl

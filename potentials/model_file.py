@@ -6,6 +6,7 @@ Nothing in the file is code, and nothing is unpickled: opening a stranger's mode
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,14 +23,26 @@ from ..coordinates.zmatrix import ZMatrix
 from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart, ColumnChart
 from ..core.errors import FileFormatError, PluginError, SmoothflowError
-from ..core.files import write_atomically
+from ..core.files import parse_json, write_atomically
 from ..core.plugins import PotentialLoader, hookimpl, registry
 from ..core.topology import Topology
 from .flow_potential import FlowPotential
 
 FORMAT = "smoothflow-model"
 SCHEMA = 1
-MAX_HEADER_BYTES = 16 * 2**20
+MAX_HEADER_BYTES = 4 * 2**20
+"""Enough for ten thousand atoms, and parsed in a fraction of a second."""
+
+PARTS: dict[str, type | tuple[type, ...]] = {
+    "settings": dict,
+    "charts": list,
+    "zmatrix": list,
+    "topology": dict,
+    "temperature": (int, float),
+    "plugins": dict,
+    "provenance": dict,
+}
+"""What a header must hold, and of which type."""
 
 
 def save_model(
@@ -97,6 +110,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        # opening a pipe would wait for whoever writes into it
+        if path.exists() and not path.is_file():
+            raise FileFormatError(f'"{path}" is no file. Give the path of a model written by "smoothflow train".')
         with path.open("rb") as file:
             start = file.read(8)
             n_header = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -104,7 +120,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
             raise FileFormatError(f'"{path}" is no smoothflow model: it does not begin like a safetensors file.')
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        header = json.loads(metadata["smoothflow"])
+        header = parse_json(metadata["smoothflow"])
     except FileNotFoundError as error:
         raise FileFormatError(
             f'There is no file "{path}". Give the path of a model written by "smoothflow train".'
@@ -118,10 +134,15 @@ def read_header(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise FileFormatError(f'"{path}" is a safetensors file, but no smoothflow model.')
-    if not isinstance(header.get("schema"), int) or header["schema"] > SCHEMA:
+    if not isinstance(header.get("schema"), int) or not 1 <= header["schema"] <= SCHEMA:
         raise FileFormatError(
             f'"{path}" has schema {header.get("schema")}; this version reads up to {SCHEMA}. Update smoothflow.'
         )
+    for name, kind in PARTS.items():
+        if not isinstance(header.get(name), kind):
+            raise FileFormatError(f'The header of "{path}" is damaged: it has no {name}, or none that can be read.')
+    if not 0 < header["temperature"] < math.inf:
+        raise FileFormatError(f'The header of "{path}" is damaged: its temperature is {header["temperature"]} K.')
     return header
 
 
@@ -148,7 +169,8 @@ def load_model(
         charts = [ColumnChart(**column) for column in header["charts"]]
         temperature = float(header["temperature"])
         with safe_open(Path(path), framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(weight.get_shape()) for name, weight in stored.items()}
             # without memory for the weights, so that a header that lies about its size costs nothing
             with torch.device("meta"):
                 sketch = build_flow(settings, Chart(coordinates.codomain, charts)).state_dict()
@@ -159,9 +181,23 @@ def load_model(
                     f'The weights in "{path}" do not fit the architecture in its header (first at {wrong[0]}). '
                     "The file is damaged; get it again."
                 )
+            for name, weight in stored.items():
+                if weight.get_dtype() not in ("F32", "F64"):
+                    raise FileFormatError(
+                        f'The weight {name} in "{path}" has type {weight.get_dtype()}, not F32 or F64. The file is '
+                        "damaged; get it again."
+                    )
             flow = build_flow(settings, Chart(coordinates.codomain, charts))
             weights = {name: file.get_tensor(name) for name in shapes}
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        SafetensorError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         raise FileFormatError(
             f'The header of "{path}" is damaged ({type(error).__name__}: {error}). Get the file again.'
         ) from error
@@ -174,7 +210,9 @@ def load_model(
 
 
 def _require_plugins(header: Mapping[str, Any], path: Path) -> None:
-    for name, origin in header.get("plugins", {}).items():
+    for name, origin in header["plugins"].items():
+        if not isinstance(origin, dict):
+            raise FileFormatError(f'The header of "{path}" is damaged: it does not say whose transform "{name}" is.')
         try:
             registry().transform(name)
         except SmoothflowError as error:

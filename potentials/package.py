@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..core.errors import CompilationError, FileFormatError
+from ..core.files import parse_json
 from ..core.potential import Potential
 
 FORMAT = "smoothflow-compiled"
@@ -69,10 +70,12 @@ def read_package(path: str | Path) -> tuple[dict[str, Any], bytes]:
         content = path.read_bytes()
         with zipfile.ZipFile(path) as archive:
             members = [entry for entry in archive.infolist() if Path(entry.filename).name == HEADER]
-            if len(members) != 1 or members[0].file_size > MAX_HEADER_BYTES:
+            # nothing in a package is compressed: a small file cannot unpack to a large one
+            plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+            if len(members) != 1 or members[0].file_size > MAX_HEADER_BYTES or not plain:
                 raise FileFormatError(f'"{path}" is no package written by "smoothflow compile".')
             broken = archive.testzip()
-            header = json.loads(archive.read(members[0]))
+            header = parse_json(archive.read(members[0]))
     except FileNotFoundError as error:
         raise FileFormatError(
             f'There is no file "{path}". Give the path of a package written by "smoothflow compile".'

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +26,62 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         # neighbours stay together, for the sake of what a module's tests share, until a worker has nothing left
         config.option.dist = "worksteal"
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """How the opening of a file ended: ``read``, ``refused`` or another error, in how much time and memory."""
+
+    outcome: str
+    message: str
+    seconds: float
+    mebibytes: float
+
+
+OpenHostile = Callable[[str, Path, Mapping[str, str | Path]], dict[str, Opened]]
+
+
+@pytest.fixture(scope="session")
+def open_hostile() -> Iterator[OpenHostile]:
+    """Open files of a kind in a process of its own, after one that is in order; what each of them came to."""
+    program = Path(__file__).parent / "open_hostile.py"
+    with subprocess.Popen(
+        [sys.executable, str(program)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        requests, answers = process.stdin, process.stdout
+
+        def opened(kind: str, path: str | Path) -> Opened:
+            requests.write(json.dumps({"kind": kind, "path": str(path)}) + "\n")
+            requests.flush()
+            answer = answers.readline()
+            assert answer, f"{path} ended the process"
+            return Opened(**json.loads(answer))
+
+        def run(kind: str, good: Path, files: Mapping[str, str | Path]) -> dict[str, Opened]:
+            # what is imported for the first file counts for no other
+            assert opened(kind, good).outcome == "read"
+            return {name: opened(kind, path) for name, path in files.items()}
+
+        yield run
+
+
+@pytest.fixture(scope="session")
+def assert_refused() -> Callable[[Mapping[str, Opened]], None]:
+    """Every file was refused with one line that is meant for people, quickly and in little memory."""
+
+    def check(found: Mapping[str, Opened]) -> None:
+        assert {name: opened for name, opened in found.items() if opened.outcome != "refused"} == {}
+        for name, opened in found.items():
+            assert "\n" not in opened.message, name
+            assert len(opened.message) < 2000, name
+            # the promise is a second; CPU time, since other processes may be at work
+            assert opened.seconds < 1, name
+            assert opened.mebibytes < 200, name
+
+    return check

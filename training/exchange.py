@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,6 +38,16 @@ KILOCALORIE = 4.184
 
 LENGTH_UNITS = {"Ang": ANGSTROM, "A": ANGSTROM, "angstrom": ANGSTROM, "nm": 1.0}
 ENERGY_UNITS = {"kcal/mol": KILOCALORIE, "kJ/mol": 1.0, "eV": ELECTRONVOLT}
+MAX_EXPANSION = 20
+"""Arrays of numbers are not compressed by more than this factor."""
+
+SMALL = 2**24
+"""Bytes that any npz file may unpack to."""
+
+MAX_COMMENT = 2**14
+"""Bytes in the second line of a frame in an XYZ file."""
+
+MAX_XYZ_COLUMNS = 100
 GUESSED = "guessed from covalent radii"
 XYZ_SUFFIXES = (".xyz", ".extxyz")
 TRAJECTORY_SUFFIXES = (".xtc", ".dcd", ".pdb", ".trr", ".nc", ".h5md")
@@ -151,6 +163,7 @@ def _import_ase() -> Any:
 
 def _read_xyz(path: Path, temperature: float | None, topology: Topology | None) -> Frames:
     ase = _import_ase()
+    _require_whole_xyz(path)
     try:
         images = ase.io.read(path, index=":", format="extxyz")
     # ASE's reader raises whatever a wrong column gives
@@ -179,6 +192,24 @@ def _read_xyz(path: Path, temperature: float | None, topology: Topology | None) 
     )
 
 
+def _require_whole_xyz(path: Path) -> None:
+    """Raise a `FileFormatError` unless every frame has the lines it claims, and few columns: ASE believes any claim."""
+    with path.open("rb") as file:
+        for i, line in enumerate(iter(lambda: file.readline(MAX_COMMENT), b"")):
+            if not line.strip() or line.startswith(b"VEC"):
+                continue
+            comment = file.readline(MAX_COMMENT)
+            widths = re.findall(rb":\s*(\d+)", comment)
+            claimed = int(line) if re.fullmatch(rb"\s*\d{1,9}\s*", line) else 0
+            if (
+                claimed == 0
+                or not comment.endswith(b"\n")
+                or any(len(width) > 3 or int(width) > MAX_XYZ_COLUMNS for width in widths)
+                or not all(file.readline(MAX_COMMENT) for _ in range(claimed))
+            ):
+                raise FileFormatError(f'"{path}" is no extended XYZ file, or it is truncated in its frame {i}.')
+
+
 def _xyz(frames: Frames) -> bytes:
     ase = _import_ase()
     from ase.calculators.singlepoint import SinglePointCalculator
@@ -201,10 +232,22 @@ def _xyz(frames: Frames) -> bytes:
 
 def _read_npz(path: Path, temperature: float | None, topology: Topology | None) -> Frames:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files if key in ("z", "R", "E", "F", *NPZ_EXTRA)}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(path) as archive:
+            names = {f"{key}.npy": key for key in ("z", "R", "E", "F", *NPZ_EXTRA)}
+            members = [member for member in archive.infolist() if member.filename in names]
+            size = sum(member.file_size for member in members)
+            if size > max(SMALL, MAX_EXPANSION * path.stat().st_size):
+                raise FileFormatError(f'"{path}" would unpack to {size} bytes, which is no compression of frames.')
+            arrays = {
+                names[member.filename]: np.lib.format.read_array(io.BytesIO(archive.read(member)), allow_pickle=False)
+                for member in members
+            }
+    # besides damage: arrays that claim more than there is, and compression that Python does not know
+    except (*NPZ_ERRORS, MemoryError, NotImplementedError, RuntimeError) as error:
         raise FileFormatError(f'"{path}" is no npz file, or it is truncated: {error}.') from error
+    for key, kinds in NPZ_KINDS.items():
+        if key in arrays and arrays[key].dtype.kind not in kinds:
+            raise FileFormatError(f'"{path}": {key} must hold numbers, not {arrays[key].dtype}.')
     missing = [key for key in ("z", "R") if key not in arrays]
     if missing:
         raise FileFormatError(f'"{path}" lacks the key "{missing[0]}". sGDML\'s keys are expected: z, R, E and F.')
@@ -228,7 +271,9 @@ def _read_npz(path: Path, temperature: float | None, topology: Topology | None) 
 
     return Frames(
         topology=_checked(path, elements, topology, guess),
-        temperature=_temperature(path, temperature, float(arrays["temperature"]) if "temperature" in arrays else None),
+        temperature=_temperature(
+            path, temperature, arrays["temperature"].tolist() if "temperature" in arrays else None
+        ),
         positions=positions,
         forces=arrays["F"] * (energy / length) if "F" in arrays else None,
         energies=arrays["E"].reshape(-1) * energy if "E" in arrays else None,
@@ -237,11 +282,15 @@ def _read_npz(path: Path, temperature: float | None, topology: Topology | None) 
 
 
 NPZ_EXTRA = ("r_unit", "e_unit", "temperature")
+NPZ_KINDS = {"z": "iu", "R": "fiu", "E": "fiu", "F": "fiu", "temperature": "fiu"}
+"""Kinds of numbers, as numpy calls them."""
+
+NPZ_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 def _unit(path: Path, arrays: dict[str, Any], key: str, known: dict[str, float]) -> float:
     value = arrays.get(key, np.array("")).reshape(-1)[:1]
-    text = "".join(v.decode() if isinstance(v, bytes) else str(v) for v in value.tolist())
+    text = "".join(v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in value.tolist())
     if text not in known:
         said = f'says {key} "{text}"' if text else f'does not say its unit (key "{key}")'
         raise FileFormatError(f'"{path}" {said}. Known: {", ".join(known)}. Add the key with numpy.savez.')

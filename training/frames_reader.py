@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -12,9 +11,10 @@ import numpy as np
 from numpy import ndarray
 
 from ..core.errors import FileFormatError, MissingDependencyError, SmoothflowError
+from ..core.files import parse_json
 from ..core.topology import Topology
 from .frames import BLOCK, COLUMNS, Frames
-from .superblock import ClearedFile, is_marked
+from .superblock import ClearedFile, is_marked, n_chunk_slots
 
 FORMAT = "smoothflow-frames"
 SCHEMA = 1
@@ -26,7 +26,13 @@ UNITS = {
     "replica": "1",
     "times": "ps",
 }
-MAX_JSON_BYTES = 16 * 2**20
+MAX_JSON_BYTES = 2 * 2**20
+"""Enough for twenty thousand atoms, and parsed in a fraction of a second."""
+
+MAX_STATE_ARRAYS = 64
+
+LARGEST_SHRINKAGE = 100
+"""File systems compress frames by a factor of two at best; what takes a hundredth of its size on disk has no data."""
 
 HDF5_ERRORS = (OSError, RuntimeError, OverflowError)
 """What comes of a damaged file or a full disk."""
@@ -96,6 +102,11 @@ class FramesReader:
             columns = {name: self._file[name][start:stop] for name in self.columns}
         except HDF5_ERRORS as error:
             self._damaged(str(error))
+        except MemoryError as error:
+            raise FileFormatError(
+                f'{stop - start} frames of "{self.path}" do not fit into the memory. Split the file, or use a larger '
+                "machine."
+            ) from error
         try:
             return Frames(topology=self.topology, temperature=self.temperature, provenance=self.provenance, **columns)
         except SmoothflowError as error:
@@ -125,6 +136,9 @@ class FramesReader:
             raise FileFormatError(
                 f'"{self.path}" has schema {schema}; this version reads up to {SCHEMA}. Update smoothflow.'
             )
+        status = self.path.stat()
+        if 0 < 512 * status.st_blocks < status.st_size // LARGEST_SHRINKAGE:
+            self._damaged(f"of its {status.st_size} bytes, {512 * status.st_blocks} are there")
         self.temperature = float(attributes["temperature"])
         self.topology = Topology.from_dict(self._json("topology"))
         self.provenance: dict[str, Any] = dict(self._json("provenance"))
@@ -137,7 +151,9 @@ class FramesReader:
             self._damaged("it holds no positions")
         for name in self.columns:
             self._check_column(name)
-        group = self._file["state"]
+        group = self._own("state")
+        if not isinstance(group, import_h5py().Group) or len(group) > MAX_STATE_ARRAYS:
+            self._damaged('"state" is no group of few arrays')
         for name in group:
             dataset = self._dataset(f"state/{name}", None, None)
             if dataset.ndim == 0 or dataset.shape[0] != 2 or dataset.dtype.kind not in "fiu":
@@ -154,6 +170,10 @@ class FramesReader:
             self._damaged(f"its {name} are in {_text(dataset.attrs['units'])}, not {UNITS[name]}")
         if dataset.chunks is None or dataset.chunks[1:] != tail or dataset.id.get_create_plist().get_nfilters():
             self._damaged(f"its {name} are stored in an unknown way")
+        # before HDF5 counts them one by one
+        n_slots = n_chunk_slots(self.path, import_h5py().h5o.get_info(dataset.id).addr)
+        if n_slots > self.path.stat().st_size:
+            self._damaged(f"its {name} claim {n_slots} chunks for shape {dataset.shape}")
         # HDF5 reads zeros where a file in this mode was cut off, so that has to be found here
         n_needed = -(-self._n_frames // dataset.chunks[0])
         n_chunks = dataset.id.get_num_chunks()
@@ -173,21 +193,25 @@ class FramesReader:
             self._damaged(f"it is truncated: {name} should end at byte {offset + size}, and the file has {n_bytes}")
 
     def _dataset(self, name: str, shape: tuple[int, ...] | None, dtype: Any) -> Any:
-        h5py = import_h5py()
-        link = self._file.get(name, getlink=True)
-        dataset = self._file[name] if isinstance(link, h5py.HardLink) else None
-        if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        dataset = self._own(name)
+        if not isinstance(dataset, import_h5py().Dataset) or dataset.is_virtual or dataset.external:
             self._damaged(f'"{name}" is not stored in it')
         if (shape is not None and dataset.shape != shape) or (dtype is not None and dataset.dtype != np.dtype(dtype)):
             self._damaged(f'"{name}" has shape {dataset.shape} and type {dataset.dtype}')
         return dataset
+
+    def _own(self, name: str) -> Any:
+        """What is stored under a name in this file; links to elsewhere are not followed."""
+        if not isinstance(self._file.get(name, getlink=True), import_h5py().HardLink):
+            self._damaged(f'"{name}" is not stored in it')
+        return self._file[name]
 
     def _json(self, name: str) -> Any:
         dataset = self._dataset(name, (), None)
         if dataset.dtype.kind != "S" or dataset.dtype.itemsize > MAX_JSON_BYTES:
             self._damaged(f'"{name}" has type {dataset.dtype}')
         self._require_bytes(dataset.id.get_offset() or 0, dataset.dtype.itemsize, name)
-        return json.loads(dataset[()])
+        return parse_json(dataset[()])
 
     def _damaged(self, how: str) -> NoReturn:
         raise FileFormatError(f'"{self.path}" is damaged: {how}. Get the file again, or make it anew.')
@@ -195,9 +219,11 @@ class FramesReader:
 
 def _open_for_reading(path: Path) -> Any:
     h5py = import_h5py()
-    if not path.is_file():
-        raise FileFormatError(f'There is no file "{path}". Give the path of a file written by "smoothflow simulate".')
     try:
+        if not path.is_file():
+            raise FileFormatError(
+                f'There is no file "{path}". Give the path of a file written by "smoothflow simulate".'
+            )
         if not h5py.is_hdf5(path):
             raise FileFormatError(
                 f'"{path}" is no frames file (HDF5). Import XYZ, npz and trajectories with "smoothflow convert".'

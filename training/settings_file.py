@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from ..core.errors import ConfigurationError, FileFormatError, MissingDependencyError
+from ..core.files import MAX_DEPTH, MAX_DIGITS
 
 try:
     import yaml
@@ -15,9 +16,47 @@ try:
 except ImportError as error:
     raise MissingDependencyError("Reading settings", error.name or "pydantic", "train") from error
 
-MAX_BYTES = 2**20
+MAX_BYTES = 2**15
+"""Read in half a second, and enough for the rows of a thousand atoms."""
+
+MAX_MESSAGE = 400
+"""Letters of a file that are quoted in an error."""
 
 Settings = TypeVar("Settings", bound=BaseModel)
+
+
+class _RefusedError(yaml.MarkedYAMLError):
+    """What is YAML, but not read here."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values alone: no aliases, which can make gigabytes of a few lines, and no numbers beyond 64 bits."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise _RefusedError(
+                problem="anchors and aliases are not used here; write it out", problem_mark=event.start_mark
+            )
+        if self.depth == MAX_DEPTH:
+            raise _RefusedError(
+                problem=f"it is nested more than {MAX_DEPTH} levels deep", problem_mark=event.start_mark
+            )
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > MAX_DIGITS:
+            raise _RefusedError(problem=f"a whole number has {len(node.value)} digits", problem_mark=node.start_mark)
+        return super().construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 Place = tuple[str, ...]
 """The names that lead to a field, outermost first."""
@@ -36,26 +75,27 @@ def read_yaml(path: str | Path, kind: type[Settings]) -> Settings:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise FileFormatError(f'"{path}" cannot be read as text: it is no file.')
         if path.stat().st_size > MAX_BYTES:
             raise FileFormatError(f'"{path}" is larger than {MAX_BYTES} bytes, so it is no configuration.')
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise FileFormatError(f'There is no file "{path}". Give the path of a YAML configuration.') from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise FileFormatError(f'"{path}" cannot be read as text: {error}.') from error
     lines: dict[Place, int] = {}
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                line = event.start_mark.line + 1 if event.start_mark else 1
-                raise ConfigurationError(f'"{path}", line {line}: anchors and aliases are not used here; write it out.')
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = _Loader(text)
+        root = loader.get_single_node()
         _collect_lines(root, (), lines, path)
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        data = None if root is None else loader.construct_document(root)
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or error
+        reason = _brief(str(getattr(error, "problem", None) or error))
+        if isinstance(error, _RefusedError):
+            raise ConfigurationError(f'"{path}"{place}: {reason}.') from error
         raise FileFormatError(f'"{path}"{place}: this is no YAML: {reason}.') from error
     if data is None:
         data = {}
@@ -67,7 +107,7 @@ def read_yaml(path: str | Path, kind: type[Settings]) -> Settings:
         first = error.errors()[0]
         reason = _reason(first, kind)
         where = _where(_named(tuple(str(part) for part in first["loc"]), reason, lines), lines)
-        raise ConfigurationError(f'"{path}"{where}: {_ended(reason)}') from error
+        raise ConfigurationError(f'"{path}"{_brief(where)}: {_ended(_brief(reason))}') from error
 
 
 def write_yaml(settings: BaseModel) -> str:
@@ -84,6 +124,12 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
     return f'there is no field "{name}"; {hint}'
 
 
+def _brief(text: str) -> str:
+    """The text on one line, without what could control a terminal, and its middle left out where it is long."""
+    plain = "".join(character if character.isprintable() else " " for character in text)
+    return plain if len(plain) <= MAX_MESSAGE else f"{plain[: MAX_MESSAGE // 2]} ... {plain[-MAX_MESSAGE // 2 :]}"
+
+
 def _ended(text: str) -> str:
     return text if text.endswith("?") else f"{text}."
 
@@ -97,7 +143,7 @@ def _collect_lines(node: Any, path: Place, lines: dict[Place, int], file: Path) 
         line = key.start_mark.line + 1
         if place in lines:
             raise ConfigurationError(
-                f'"{file}", line {line}: "{".".join(place)}" is set in line {lines[place]} already.'
+                f'"{file}", line {line}: "{_brief(".".join(place))}" is set in line {lines[place]} already.'
             )
         lines[place] = line
         _collect_lines(value, place, lines, file)

@@ -1,11 +1,14 @@
-"""Reading HDF5 files whose writer was killed, or is at work.
+"""Reading HDF5 files whose writer was killed, or is at work, and what HDF5 does not check before it believes it.
 
 Such a file is marked in its first 48 bytes, the superblock, as being written, and HDF5 opens it only as a reader that
 waits for a writer: on a damaged file it waits for ever. Here the file is shown to HDF5 as `h5clear` would leave it,
 with the mark taken off and the end of the file where it is; the file itself is not touched.
 
-Reference: HDF5 File Format Specification 3.0, "Disk Format: Level 0A - Format Signature and Superblock", version 3, and
-"Checksum" (Jenkins' lookup3).
+HDF5 counts the chunks of an array one by one up to a number that the file states, though it be 2^62.
+
+Reference: HDF5 File Format Specification 3.0, "Disk Format: Level 0A - Format Signature and Superblock", version 3,
+"Version 2 Data Object Header Prefix", "Data Layout Message", version 4, "The Extensible Array Index", and "Checksum"
+(Jenkins' lookup3).
 """
 
 from __future__ import annotations
@@ -20,6 +23,14 @@ SIZE = 48
 FLAGS = 11
 END_OF_FILE = slice(28, 36)
 CHECKSUM = slice(44, 48)
+
+LAYOUT_MESSAGE = 8
+MAX_OBJECT_HEADER = 2**16
+UNDEFINED = 2**64 - 1
+"""The address of what is not there yet."""
+
+INDEX_SLOTS = slice(44, 52)
+"""Where the header of an extensible array says how many of its elements are in use."""
 
 
 def is_marked(path: Path) -> bool:
@@ -70,6 +81,53 @@ class ClearedFile(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def n_chunk_slots(path: Path, address: int) -> int:
+    """The number of chunks that HDF5 will go through to count those of an array with one growing axis.
+
+    Args:
+        path: The file.
+        address: Where the array's object header is.
+
+    Raises:
+        ValueError: If there is no such array.
+    """
+    with path.open("rb") as file:
+        file.seek(address)
+        place = _index_address(file.read(MAX_OBJECT_HEADER))
+        if place == UNDEFINED:
+            return 0
+        file.seek(place)
+        index = file.read(INDEX_SLOTS.stop)
+    if index[:4] != b"EAHD" or len(index) < INDEX_SLOTS.stop:
+        raise ValueError("its chunks are not in an extensible array")
+    return int.from_bytes(index[INDEX_SLOTS], "little")
+
+
+def _index_address(header: bytes) -> int:
+    """Where the chunks' index is, from the layout message in the first part of an object header."""
+    if header[:5] != b"OHDR\x02":
+        raise ValueError("its object header is of another version")
+    flags = header[5]
+    start = 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
+    width = 1 << (flags & 3)
+    place = start + width
+    end = place + int.from_bytes(header[start:place], "little")
+    before = 6 if flags & 4 else 4
+    while place + before <= min(end, len(header)):
+        size = int.from_bytes(header[place + 1 : place + 3], "little")
+        message = header[place + before : place + before + size]
+        if header[place] == LAYOUT_MESSAGE:
+            # version 4, chunked, flags, n dimensions, width of each, the dimensions, the index and its five parameters
+            if message[:2] != b"\x04\x02" or len(message) < 5:
+                break
+            kind = 5 + message[3] * message[4]
+            if message[kind : kind + 1] != b"\x04":
+                break
+            return int.from_bytes(message[kind + 6 : kind + 14], "little")
+        place += before + size
+    raise ValueError("its layout is none of chunks along one growing axis")
 
 
 def lookup3(key: bytes) -> int:

@@ -92,8 +92,16 @@ def _read_force_field(app: Any, names: list[str]) -> Any:
     shipped = _shipped(app)
     for name in names:
         if Path(name).is_file():
-            if _root_tag(Path(name)) != "ForceField":
+            root = _root(Path(name))
+            if root.tag != "ForceField":
                 raise FileFormatError(f'"{name}" is no OpenMM force field: its XML is of another kind.')
+            # OpenMM runs what is in a script, also in files that are included
+            for tag in ("Script", "InitializationScript", "Include"):
+                if next(root.iter(tag), None) is not None:
+                    raise ConfigurationError(
+                        f'"{name}" has the element {tag}, and reading it may run code. If you trust it, make '
+                        "a System with it yourself and use OpenMMPotential."
+                    )
         elif name not in shipped:
             near = difflib.get_close_matches(name, shipped, n=3, cutoff=0.5)
             hint = f" Close: {', '.join(near)}." if near else ""

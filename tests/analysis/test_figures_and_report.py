@@ -150,6 +150,31 @@ def test_report_escapes_and_loads_nothing() -> None:
     assert not re.search(r"(https?:)?//|url\(|@import", outside)
 
 
+HOSTILE = "<script src='//evil.example/x.js'>alert(1)</script>\"><img src=http://evil.example onerror=alert(1)>"
+
+
+def test_hostile_names_are_text_wherever_they_stand() -> None:
+    """Plug-ins, atoms, files and cells of a comparison may be named by strangers."""
+    figure = training_figure({"loss": {HOSTILE: ([0, 1], [1.0, 2.0])}}, size=(3, 2))
+    report = Report(
+        title=HOSTILE,
+        paragraphs=[HOSTILE],
+        tables=[Table(HOSTILE, (HOSTILE, HOSTILE), [(HOSTILE, HOSTILE)], note=HOSTILE)],
+        pictures=[Picture(HOSTILE, HOSTILE, figure)],
+        provenance={HOSTILE: {HOSTILE: HOSTILE}, "list": [HOSTILE]},
+    )
+    plain = Links()
+    plain.feed(render_report(example()))
+    page = Links()
+    html = render_report(report)
+    page.feed(html)
+    assert set(page.tags) <= set(plain.tags)
+    assert all(address.startswith("data:image/png;base64,") for address in page.loaded)
+    assert page.text.count(HOSTILE) >= 9
+    # whatever a browser would still find is stopped by the page's own policy
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in html
+
+
 def test_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_report(example(), path)

@@ -142,7 +142,7 @@ def test_layers_that_do_not_fit_are_refused() -> None:
     [
         ({"transforms": {"sphere": "smooth"}}, ConfigurationError, '"sphere" is no kind of manifold'),
         ({"options": {"spline": {"n_bins": 3}}}, ConfigurationError, "not used: spline"),
-        ({"hidden": 0}, ConfigurationError, "hidden must be at least 1"),
+        ({"hidden": 0}, ConfigurationError, "hidden must be a whole number from 1 to 65536; it is 0"),
     ],
 )
 def test_settings_that_cannot_work_say_why(settings: dict, error: type, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,9 +117,34 @@ def test_third_party_plugins_can_be_switched_off(monkeypatch: pytest.MonkeyPatch
         SimpleNamespace(name="theirs", dist=SimpleNamespace(name="third", version="1"), load=identity_plugin),
     ]
     monkeypatch.setattr("smoothflow.core.plugins.entry_points", lambda group: points)
-    for value, expected in [("", []), ("other", []), ("theirs", ["identity"]), (None, ["identity"])]:
+    for value, expected in [
+        ("", []),
+        ("other", []),
+        ("theirs", ["identity"]),
+        ("a, theirs", ["identity"]),
+        (None, ["identity"]),
+    ]:
         if value is None:
             monkeypatch.delenv("SMOOTHFLOW_PLUGINS")
         else:
             monkeypatch.setenv("SMOOTHFLOW_PLUGINS", value)
         assert registry.__wrapped__().names("transform") == expected
+
+
+def test_a_plugin_that_is_switched_off_is_not_imported_and_built_ins_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = SimpleNamespace(name="ours", dist=SimpleNamespace(name="smoothflow", version="1"), load=identity_plugin)
+
+    def explode() -> None:
+        pytest.fail("it was imported")
+
+    theirs = SimpleNamespace(name="theirs", dist=SimpleNamespace(name="third", version="1"), load=explode)
+    monkeypatch.setattr("smoothflow.core.plugins.entry_points", lambda group: [theirs, ours])
+    monkeypatch.setenv("SMOOTHFLOW_PLUGINS", "")
+    assert registry.__wrapped__().names("transform") == ["identity"]
+
+
+def test_plugins_come_from_installed_entry_points_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "smoothflow_sneaky.py").write_text("raise SystemExit('it was imported')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert registry.__wrapped__().names("transform") == registry().names("transform")

@@ -51,6 +51,15 @@ def test_a_serialized_system_with_code_inside_is_refused(chain: Potential, struc
         openmm_provider(str(path), structure)
 
 
+@pytest.mark.parametrize("tag", ["Script", "InitializationScript", "Include"])
+def test_a_force_field_with_code_inside_is_refused(structure: Path, tmp_path: Path, tag: str) -> None:
+    path = tmp_path / "field.xml"
+    path.write_text(f"<ForceField><{tag}>open({str(tmp_path / 'written')!r}, 'w')</{tag}></ForceField>")
+    with pytest.raises(ConfigurationError, match=f"has the element {tag}"):
+        openmm_provider(str(path), structure)
+    assert not (tmp_path / "written").exists()
+
+
 def test_an_unknown_force_field_is_named_with_the_nearest(structure: Path) -> None:
     with pytest.raises(ConfigurationError, match=r'no force-field file "amber99sbildm\.xml".*amber99sbildn\.xml'):
         openmm_provider("amber99sbildm.xml,amber99_obc.xml", structure)
