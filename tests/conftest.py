@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import signal
 
+import hypothesis
 import pytest
 
 # A shell starts background jobs with SIGINT ignored, and children inherit that; tests of Ctrl-C need it to arrive.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.hookimpl(tryfirst=True)

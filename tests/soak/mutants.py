@@ -33,11 +33,10 @@ ROOT = Path(__file__).resolve().parents[2]
 TITLE = "Mutation testing of core"
 
 TESTS = {
-    "charts": "core/test_charts.py core/test_layers.py",
     "engine": "core/test_engine.py integrators/test_simulation.py",
     "errors": "core/test_errors.py core/test_plugins.py",
+    "flow": "core/test_flow.py core/test_layers.py",
     "integrator": "core/test_integrator.py integrators/test_langevin.py",
-    "inversion": "core/test_inversion.py core/test_solvers.py",
     "layers": "core/test_layers.py core/test_architecture.py",
     "manifolds": "core/test_manifolds.py core/test_inversion.py",
     "solvers": "core/test_solvers.py core/test_inversion.py",
@@ -133,11 +132,11 @@ def mutants(module: str) -> list[Mutant]:
         node = container if index is None else container[index]
         # operators have neither a line nor a text of their own
         shown = node if isinstance(node, ast.stmt | ast.expr) else parent
-        line: int = shown.lineno  # type: ignore[attr-defined]
-        before = ast.unparse(shown).splitlines()[0]
+        before = ast.unparse(node).splitlines()[0] if shown is node else ast.unparse(parent)
         for change in changes(node, in_function):
+            line: int = shown.lineno  # type: ignore[attr-defined]
             exchange(parent, field, index, change)
-            after = ast.unparse(change if shown is node else parent).splitlines()[0]
+            after = ast.unparse(change).splitlines()[0] if shown is node else ast.unparse(parent)
             found.append(Mutant(module, line, lines[line - 1].strip(), before, after, ast.unparse(tree)))
             exchange(parent, field, index, node)
     return found
