@@ -25,8 +25,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import hypothesis  # noqa: F401 (loaded once, for all forks)
 import pytest
+import scipy.stats  # noqa: F401 (slow to load, and loaded once for all forks)
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,8 +196,9 @@ def main() -> None:
     modules = options.module or sorted(path.stem for path in (ROOT / "core").glob("[!_]*.py"))
     everything = [mutant for module in modules for mutant in mutants(module)]
     sample = random.Random(options.seed).sample(everything, min(options.n, len(everything)))
-    # once, for all forks; without compiled files, which a change within a second would not renew
+    # loads the compiler, once for all forks
     torch.compiler.disable(len)
+    # compiled files are not renewed by a change within a second
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     sys.dont_write_bytecode = True
     found: dict[str, list[Mutant]] = {"passed": [], "failed": [], "timeout": []}
