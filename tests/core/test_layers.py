@@ -9,10 +9,12 @@ import torch
 from scipy import stats
 from smoothflow.core.architecture import FlowSettings, build_flow, transforms_for
 from smoothflow.core.charts import Chart, ColumnChart, NormalInterval
+from smoothflow.core.conditioners import Conditioner
 from smoothflow.core.errors import ConfigurationError, ManifoldError, UnknownNameError
 from smoothflow.core.flow import Flow
 from smoothflow.core.layers import Coupling, Sequential
 from smoothflow.core.manifolds import FULL_TURN, Circle, Column, Interval, Line, Product
+from smoothflow.core.transforms import Transform
 
 PHYSICAL = Product(
     (
@@ -129,6 +131,79 @@ def test_coupling_without_a_transform_for_a_column_names_it() -> None:
     transforms = FlowSettings(transforms={"circle": "smooth"}).make_transforms()
     with pytest.raises(ConfigurationError, match='Column "r" lives on the interval'):
         Coupling(domain, [0, 1], [], transforms, torch.nn.Identity())  # type: ignore[arg-type]
+
+
+class Given(Conditioner):
+    """Outputs that say where they come from: sums of the conditioning columns, times 1, 2, 3, ..."""
+
+    def __init__(self, n_outputs: int) -> None:
+        super().__init__()
+        self.factors = torch.arange(1, n_outputs + 1, dtype=torch.float64) / 10
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sum(-1, keepdim=True) * self.factors
+
+
+class Affine(Transform):
+    """y = exp(p_0) x + p_1."""
+
+    name = "plain"
+    manifolds = frozenset({Line, Interval})
+    smoothness = math.inf
+    n_params = 2
+
+    def forward(self, x: torch.Tensor, params: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return params[..., 0].exp() * x + params[..., 1], params[..., 0]
+
+    def initial_params(self) -> torch.Tensor:
+        return torch.tensor([float(isinstance(self.manifold, Line)), 5.0])
+
+
+MIXED = Product((Column("a", Line()), Column("r", Interval()), Column("b", Line()), Column("c", Line())))
+AFFINE = {Interval: Affine(Interval()), Line: Affine(Line())}
+
+
+@pytest.mark.parametrize("analytic", ["encode", "decode"])
+def test_a_coupling_is_its_closed_form(analytic: str) -> None:
+    # outputs belong to r, then to c and a, in the order of the columns given
+    coupling = Coupling(MIXED, [3, 0], [2], AFFINE, Given(4), analytic)  # type: ignore[arg-type]
+    x = torch.tensor([[0.5, 0.25, 2.0, -1.0], [0.1, 0.75, -1.0, 3.0]], dtype=torch.float64)
+    analytically, back = (
+        (coupling.encode, coupling.decode) if analytic == "encode" else (coupling.decode, coupling.encode)
+    )
+    z, log_abs_det = analytically(x)
+    b = x[:, 2]
+    expected = torch.stack([(0.3 * b).exp() * x[:, 0] + 0.4 * b, x[:, 1], b, (0.1 * b).exp() * x[:, 3] + 0.2 * b], -1)
+    torch.testing.assert_close(z, expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(log_abs_det, 0.4 * b, rtol=1e-14, atol=0)
+    again, log_back = back(z)
+    torch.testing.assert_close(again, x, rtol=1e-13, atol=1e-15)
+    torch.testing.assert_close(log_back, -log_abs_det, rtol=1e-13, atol=0)
+    both = Coupling(MIXED, [3, 1], [2], AFFINE, Given(4))
+    assert both.grouped.tolist() == [1, 3]
+    z, log_abs_det = both.encode(x)
+    torch.testing.assert_close(z[:, 1], (0.1 * b).exp() * x[:, 1] + 0.2 * b, rtol=1e-14, atol=0)
+    torch.testing.assert_close(z[:, 3], (0.3 * b).exp() * x[:, 3] + 0.4 * b, rtol=1e-14, atol=0)
+    torch.testing.assert_close(z[:, [0, 2]], x[:, [0, 2]], rtol=0, atol=0)
+
+
+def test_initial_outputs_are_in_the_order_of_the_couplings_columns() -> None:
+    assert Coupling.initial_outputs(MIXED, [3, 1], AFFINE).tolist() == [0, 5, 1, 5]
+    assert Coupling.initial_outputs(MIXED, [3, 0], AFFINE).tolist() == [1, 5, 1, 5]
+
+
+def test_log_determinants_of_layers_add_up() -> None:
+    coupling = Coupling(MIXED, [0], [2], AFFINE, Given(2))
+    three = Sequential([coupling] * 3)
+    x = torch.tensor([[0.5, 0.25, 2.0, -1.0]], dtype=torch.float64)
+    z, total = three.encode(x)
+    assert total.item() == pytest.approx(0.6, rel=1e-14)
+    back, total_back = three.decode(z)
+    assert total_back.item() == pytest.approx(-0.6, rel=1e-14)
+    torch.testing.assert_close(back, x, rtol=1e-13, atol=0)
+    assert (three.domain, three.codomain) == (MIXED, MIXED)
+    with pytest.raises(ConfigurationError, match="at least one layer"):
+        Sequential([])
 
 
 def test_layers_that_do_not_fit_are_refused() -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from smoothflow.core.errors import ManifoldError, UnknownNameError
-from smoothflow.core.manifolds import Circle, Column, Interval, Line, Product
+from smoothflow.core.manifolds import FULL_TURN, UNIT_MANIFOLDS, Circle, Column, Interval, Line, Product
 
 
 @given(st.floats(-1e6, 1e6), st.sampled_from([1.0, 2 * math.pi]))
@@ -56,3 +56,55 @@ def test_columns_are_found_by_name() -> None:
     assert product.index("psi") == 1
     with pytest.raises(UnknownNameError, match=r'No column is called "psii"\. Did you mean "psi"'):
         product.index("psii")
+
+
+@given(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3), st.sampled_from([1.0, 2 * math.pi]))
+def test_a_difference_on_a_circle_leads_back(a: float, b: float, period: float) -> None:
+    circle = Circle(period)
+    first, second = (torch.tensor(x, dtype=torch.float64) for x in (a, b))
+    delta = circle.difference(first, second)
+    assert abs(delta.item()) <= period / 2 + 1e-12
+    # rounding at 1e3, and of as many turns
+    assert abs(circle.difference(second + delta, first).item()) < 1e-10
+
+
+@given(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3))
+def test_a_difference_elsewhere_is_that_of_numbers(a: float, b: float) -> None:
+    first, second = (torch.tensor(x, dtype=torch.float64) for x in (a, b))
+    assert Line().difference(first, second).item() == Interval(-5, 5).difference(first, second).item() == a - b
+
+
+def test_points_of_each_manifold() -> None:
+    x = torch.tensor([-math.inf, -0.1, 0.0, 0.5, 1.0, 1.1, math.nan])
+    inside = [False, False, True, True, True, False, False]
+    assert Interval().contains(x).tolist() == inside
+    finite = [False, True, True, True, True, True, False]
+    assert Circle().contains(x).tolist() == Line().contains(x).tolist() == finite
+    assert Interval(0.5, math.inf).contains(x).tolist() == [False, False, False, True, True, True, False]
+
+
+def test_unit_manifolds_go_by_their_names() -> None:
+    assert {"circle": Circle(1.0), "interval": Interval(0.0, 1.0), "line": Line()} == UNIT_MANIFOLDS
+    assert [manifold.name for manifold in UNIT_MANIFOLDS.values()] == list(UNIT_MANIFOLDS)
+    assert pytest.approx(math.tau) == FULL_TURN
+
+
+def test_parts_of_a_product() -> None:
+    product = Product((Column("phi", Circle()), Column("r", Interval()), Column("z", Line()), Column("psi", Circle())))
+    assert len(product) == 4
+    assert [column.name for column in product] == list(product.names) == ["phi", "r", "z", "psi"]
+    assert [product.indices(kind) for kind in (Circle, Interval, Line)] == [[0, 3], [1], [2]]
+    assert product.select([2, 0]).columns == (Column("z", Line()), Column("phi", Circle()))
+    replaced = product.replace({1: Line(), 3: Interval()})
+    assert replaced.names == product.names
+    assert [column.manifold for column in replaced] == [Circle(), Line(), Line(), Interval()]
+    assert Product.of(Line(), ["a", "b"]) == Product((Column("a", Line()), Column("b", Line())))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1), (2, 2, 2)])
+def test_vectors_of_another_shape_are_not_inside(shape: tuple[int, ...]) -> None:
+    product = Product.of(Line(), ["a", "b"])
+    product.require_inside(torch.zeros(2, 2), "The samples")
+    product.require_inside(torch.zeros(0, 2), "The samples")
+    with pytest.raises(ManifoldError, match=r"The samples must have shape \(batch, 2\), one column"):
+        product.require_inside(torch.zeros(shape), "The samples")

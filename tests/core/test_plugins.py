@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from smoothflow.core.errors import PluginError, UnknownNameError
+from smoothflow.core.errors import FileFormatError, PluginError, UnknownNameError
 from smoothflow.core.manifolds import Line
 from smoothflow.core.plugins import Registry, hookimpl, registry
 from smoothflow.core.transforms import Transform
@@ -105,6 +105,90 @@ def test_a_plugin_that_raises_on_import_is_listed_and_raises_only_when_asked_for
     assert found.transform("identity") is Identity
     with pytest.raises(PluginError, match=r"exploding.*explosives 0.1.*gunpowder"):
         found.transform("exploding")
+
+
+@pytest.mark.parametrize(
+    ("hook", "offered", "message"),
+    [
+        ("smoothflow_models", {"tiny": "tiny.safetensors"}, '"tiny" must be a path, not str'),
+        ("smoothflow_providers", {"rdkit": 3}, '"rdkit" must be callable, not int'),
+        ("smoothflow_loaders", {".x": None}, '".x" must be callable, not NoneType'),
+        ("smoothflow_engines", {"lj": Identity}, '"lj" must be a subclass of Engine'),
+        ("smoothflow_integrators", {"verlet": Identity}, '"verlet" must be a subclass of Integrator'),
+        ("smoothflow_transforms", {"identity": Line()}, '"identity" must be a subclass of Transform, not Line()'),
+    ],
+)
+def test_every_hook_checks_what_it_is_given(hook: str, offered: Any, message: str) -> None:
+    found = Registry()
+    found.register(plugin_with(**{hook: lambda: offered}), "bad", "someone", "3")
+    (broken,) = found.broken
+    assert (broken.plugin, broken.distribution, broken.version) == ("bad", "someone", "3")
+    assert broken.error.startswith(f"PluginError: {hook}")
+    assert message in broken.error
+    assert found.entries == {}
+
+
+def test_everything_about_a_plugin_is_forgotten() -> None:
+    found = Registry()
+    found.register(identity_plugin(), "first", "alpha")
+    found.register(identity_plugin(), "second", "beta")
+    found.register(plugin_with(smoothflow_models=lambda: 3), "third")
+    found.unregister("second")
+    assert found.conflicts == {}
+    assert found.transform("identity") is Identity
+    assert [broken.plugin for broken in found.broken] == ["third"]
+    found.unregister("third")
+    assert found.broken == []
+    assert found.names("transform") == ["identity"]
+
+
+def test_names_are_those_of_one_kind_sorted(tmp_path: Path) -> None:
+    found = Registry()
+    offered = {"b": tmp_path, "a": tmp_path}
+    found.register(plugin_with(smoothflow_models=lambda: offered), "models")
+    found.register(identity_plugin(), "transforms")
+    assert found.names("model") == ["a", "b"]
+    assert found.names("engine") == []
+
+
+def test_a_model_is_a_file_or_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[Path] = []
+
+    def load(path: Path) -> str:
+        loaded.append(path)
+        return "potential"
+
+    shipped = tmp_path / "shipped.toy"
+    shipped.write_text("x")
+    found = Registry()
+    found.register(
+        plugin_with(smoothflow_models=lambda: {"tiny": shipped}, smoothflow_loaders=lambda: {".toy": load}), "toys"
+    )
+    assert found.load("tiny") == "potential"
+    assert found.load(shipped) == "potential"
+    assert loaded == [shipped, shipped]
+    with pytest.raises(FileFormatError, match=r'no file "none\.toy".*comes with the package: tiny\.'):
+        found.load("none.toy")
+    with pytest.raises(FileFormatError, match="There is no file"):
+        found.load(tmp_path / "none")
+    with pytest.raises(UnknownNameError, match=r'No model is called "tny"\. Did you mean "tiny"'):
+        found.load("tny")
+    (tmp_path / "other.xyz").write_text("x")
+    with pytest.raises(UnknownNameError, match=r'No loader is called "\.xyz".*Known: \.toy'):
+        found.load(tmp_path / "other.xyz")
+    with pytest.raises(FileFormatError, match=r"comes with the package: none\."):
+        Registry().load("none.toy")
+    # a file of a model's name comes first
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").write_text("x")
+    assert found.model_path("tiny") == Path("tiny")
+
+
+def test_a_plugin_without_a_distribution_is_of_nobody_known() -> None:
+    found = Registry()
+    found.load_entry_point(SimpleNamespace(name="loose", dist=None, load=identity_plugin))  # type: ignore[arg-type]
+    entry = found.entry("transform", "identity")
+    assert (entry.plugin, entry.distribution, entry.version) == ("loose", "unknown", "unknown")
 
 
 def test_every_built_in_plugin_loads() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from smoothflow.core.errors import GeometryError, TopologyError
@@ -56,3 +58,67 @@ def test_positions_of_no_molecule_are_seen_in_the_bonds(positions: np.ndarray, m
 
 def test_without_bonds_nothing_is_known_of_their_lengths() -> None:
     Topology(PEROXIDE.atoms, ()).require_bond_lengths(10 * POSITIONS)
+
+
+def test_a_topology_survives_json() -> None:
+    assert Topology.from_dict(json.loads(json.dumps(PEROXIDE.to_dict()))) == PEROXIDE
+    assert Topology.from_dict(Topology((), ()).to_dict()) == Topology((), ())
+    assert len(PEROXIDE) == 4
+    assert PEROXIDE.elements == ("O", "O", "H", "H")
+    assert str(PEROXIDE.atoms[3]) == "HOO1-H2"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [],
+        {"atoms": []},
+        {"atoms": [["O", "O1", "HOO"]], "bonds": []},
+        {"atoms": [["O", "O1", "HOO", "first"]], "bonds": []},
+        {"atoms": [], "bonds": [[0, 1, 2]]},
+        {"atoms": 3, "bonds": []},
+    ],
+)
+def test_what_is_no_topology_is_refused(data: object) -> None:
+    with pytest.raises(TopologyError, match="This is no topology"):
+        Topology.from_dict(data)
+
+
+@pytest.mark.parametrize("bond", [(1, 0), (0, 0), (0, 4), (-1, 2)])
+def test_bonds_join_two_atoms_smaller_index_first(bond: tuple[int, int]) -> None:
+    with pytest.raises(TopologyError, match=r"does not join two of the 4 atoms, smaller index first"):
+        Topology(PEROXIDE.atoms, (bond,))
+    assert Topology(PEROXIDE.atoms, ((2, 3),)).bonds == ((2, 3),)
+
+
+def test_neighbours_are_in_order() -> None:
+    assert PEROXIDE.neighbours() == [[1, 2], [0, 3], [0], [1]]
+    assert Topology(PEROXIDE.atoms, ((1, 2), (0, 2))).neighbours() == [[2], [2], [0, 1], []]
+
+
+def test_other_elements_are_named() -> None:
+    PEROXIDE.require_elements(("O", "O", "H", "H"), "the model", "the file")
+    with pytest.raises(TopologyError, match=r"^the model has 4 atoms and the file has 3\. Use the molecule"):
+        PEROXIDE.require_elements(("O", "O", "H"), "the model", "the file")
+    with pytest.raises(TopologyError, match="the model and the file: atom 1 is O in the first and H in the second"):
+        PEROXIDE.require_elements(("O", "H", "O", "H"), "the model", "the file")
+
+
+def test_bonds_that_only_the_other_one_has_are_named() -> None:
+    more = Topology(PEROXIDE.atoms, (*PEROXIDE.bonds, (2, 3)))
+    message = r"atoms 2 \(HOO1-H1\) and 3 \(HOO1-H2\) are bonded in the file but not in the model"
+    with pytest.raises(TopologyError, match=message):
+        PEROXIDE.require_bonds(more, "the model", "the file")
+    Topology(PEROXIDE.atoms, ()).require_bonds(more, "the model", "the file")
+
+
+@pytest.mark.parametrize(("length", "fits"), [(0.049, False), (0.051, True), (0.399, True), (0.401, False)])
+def test_one_bond_among_others_may_be_between_the_limits(length: float, fits: bool) -> None:
+    positions = POSITIONS.copy()
+    positions[2] = positions[0] + [0, length, 0]
+    if fits:
+        PEROXIDE.require_bond_lengths(positions)
+    else:
+        with pytest.raises(GeometryError, match=rf"0 \(HOO1-O1\) and 2 \(HOO1-H1\) is {length:.2g} nm long"):
+            PEROXIDE.require_bond_lengths(positions)

@@ -177,6 +177,20 @@ def test_a_hessian_is_refused_as_forces_are(flow: FlowPotential, chain: Potentia
         atoms.calc.get_hessian(atoms)
 
 
+class Corner(Diatomic):
+    """The bond, with a term that has no second derivative where the first atom is at the origin."""
+
+    def energy(self, positions: Tensor) -> Tensor:
+        return super().energy(positions) + positions[:, 0, 0].abs() ** 1.5
+
+
+def test_a_hessian_that_is_not_finite_is_refused() -> None:
+    atoms = ase.Atoms("CO", positions=[[0, 0, 0], [1.1, 0, 0]], calculator=SmoothflowCalculator(Corner()))
+    assert np.isfinite(atoms.get_forces()).all()
+    with pytest.raises(SimulationError, match="second derivatives of the energy are not finite"):
+        atoms.calc.get_hessian(atoms)
+
+
 class DoubleWell(Potential):
     """One atom in two wells 0.1 nm from a barrier, which is 20 kJ/mol high and curved sideways."""
 

@@ -147,6 +147,44 @@ def test_what_cannot_run_is_refused(lammps_of: NewLammps, chain: Potential, chai
     lmp.close()
 
 
+def test_ids_count_from_one(lammps_of: NewLammps, chain: Potential, chain_positions: Tensor) -> None:
+    lmp = lammps_of(CHAIN, chain_positions[0])
+    lmp.command("set atom 4 type 1")
+    for line in ("group last id 1", "delete_atoms group last compress no"):
+        lmp.command(line)
+    lmp.create_atoms(1, [7], [1], [9.0, 9.0, 9.0], [0.0, 0.0, 0.0])
+    with pytest.raises(TopologyError, match="atom IDs are not 1 to 4"):
+        attach_to_lammps(lmp, chain, ELEMENTS)
+
+
+class Interrupted(Exception):
+    """Nothing of ours."""
+
+
+def test_what_else_a_potential_raises_comes_out_as_it_is(
+    lammps_of: NewLammps, chain: Potential, chain_positions: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # without a topology, elements are not compared
+    chain.topology = None
+    lmp = lammps_of(("H", "H", "H", "H"), chain_positions[0])
+    attach_to_lammps(lmp, chain, ELEMENTS)
+    lmp.command("run 1")
+
+    def interrupted(positions: Tensor) -> Tensor:
+        raise Interrupted("in the potential")
+
+    monkeypatch.setattr(chain, "energy", interrupted)
+    with pytest.raises(Interrupted, match=r"^in the potential$"):
+        lmp.command("run 1")
+
+
+def test_the_engine_has_no_thermostat(chain: Potential, chain_positions: Tensor) -> None:
+    masses = torch.tensor([MASSES[element] for element in CHAIN], dtype=torch.float64)
+    settings = DynamicsSettings(1, ensemble="nvt")
+    with pytest.raises(ConfigurationError, match="The engine lammps runs nve only"):
+        registry().engine("lammps")().run(chain, masses, chain_positions, 0 * chain_positions, settings)
+
+
 def test_boundaries_and_units_are_seen_when_it_runs(
     lammps_of: NewLammps, chain: Potential, chain_positions: Tensor
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 import smoothflow
 import torch
 from smoothflow import load_model
-from smoothflow.backends.engines.atomic_numbers import SYMBOLS, atomic_numbers
+from smoothflow.backends.engines.atomic_numbers import SYMBOLS, atomic_numbers, symbol
 from smoothflow.backends.engines.metatomic import to_metatomic
 from smoothflow.backends.engines.openmm import OpenMMPotential
 from smoothflow.core.errors import ConfigurationError, FileFormatError, TopologyError
@@ -80,6 +80,35 @@ def test_the_model_refuses_other_molecules(atoms: ase.Atoms, message: str, chain
         atoms.get_potential_energy()
 
 
+@pytest.mark.parametrize("n_systems", [1, 3])
+def test_the_model_before_it_is_compiled(chain: Potential, chain_positions: Tensor, n_systems: int) -> None:
+    registry().provider("metatomic")  # its import, with torch's warnings
+    from smoothflow.backends.engines.metatomic import without_deprecations
+
+    with without_deprecations():
+        from metatomic.torch import ModelOutput, System
+        from smoothflow.backends.engines.metatomic_model import EnergyModel
+
+    numbers = torch.tensor(atomic_numbers(chain.topology))
+    model = EnergyModel(chain, numbers)
+    free = torch.zeros(3, dtype=torch.bool)
+    cell = torch.zeros((3, 3), dtype=torch.float64)
+    systems = [System(numbers, x, cell, free) for x in chain_positions[:n_systems]]
+    wanted = {"energy": ModelOutput(unit="kJ/mol", sample_kind="system")}
+    block = model(systems, wanted)["energy"].block()
+    torch.testing.assert_close(block.values[:, 0], chain.energy(chain_positions[:n_systems]), rtol=1e-14, atol=0)
+    assert block.samples.values.tolist() == [[i] for i in range(n_systems)]
+    assert model(systems, {}) == {}
+    with pytest.raises(ValueError, match="not for single atoms"):
+        model(systems, {"energy": ModelOutput(unit="kJ/mol", sample_kind="atom")})
+    periodic = System(numbers, chain_positions[0], 9 * torch.eye(3, dtype=torch.float64), ~free)
+    with pytest.raises(ValueError, match="Periodic boundaries are on"):
+        model([periodic], wanted)
+    for other in (numbers.flip(0), numbers[:3]):
+        with pytest.raises(ValueError, match="Number, elements or order"):
+            model([System(other, chain_positions[0, : len(other)], cell, free)], wanted)
+
+
 class Branching(Potential):
     """A spring on one side and nothing on the other: a trace holds the side that it saw."""
 
@@ -121,5 +150,6 @@ def test_bad_input_is_refused(chain: Potential, chain_positions: Tensor, structu
 
 def test_atomic_numbers_are_those_of_ase() -> None:
     assert ase.data.chemical_symbols[1 : len(SYMBOLS) + 1] == SYMBOLS
+    assert [symbol(number) for number in (1, 86, 0, 87)] == ["H", "Rn", "0", "87"]
     with pytest.raises(TopologyError, match=r'Atom 0 \(MOL1-Q1\) is of an unknown element "Q"'):
         atomic_numbers(Topology((Atom("Q", "Q1", "MOL", 0),), ()))

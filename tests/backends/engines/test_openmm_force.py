@@ -45,6 +45,14 @@ def test_openmm_computes_the_same_energies_and_forces(chain: Potential, chain_po
         torch.testing.assert_close(force, forces[i], rtol=1e-14, atol=0)
 
 
+def test_a_potential_that_knows_no_elements_takes_any(chain: Potential, chain_positions: Tensor, pdb: Any) -> None:
+    chain.topology = None
+    found = context(to_openmm_force(chain, pdb.topology, [4, 5, 6, 7]), 22)
+    x = np.zeros((22, 3))
+    x[4:8] = chain_positions[0]
+    assert energy_and_forces(found, x)[0] == pytest.approx(chain.energy(chain_positions[:1]).item(), rel=1e-14)
+
+
 def test_a_force_field_survives_the_way_through_a_python_force(amber: OpenMMPotential, positions: Tensor) -> None:
     energy, force = energy_and_forces(context(to_openmm_force(amber, amber.topology), 22), positions[0].numpy())
     energies, forces = amber.energy_and_forces(positions[:1])

@@ -101,6 +101,30 @@ def test_files_that_are_missing_or_of_another_kind_are_named(structure: Path, tm
         openmm_provider(str(other), structure)
 
 
+def test_files_that_openmm_cannot_read_are_named(structure: Path, tmp_path: Path) -> None:
+    system = tmp_path / "system.xml"
+    system.write_text('<System openmmVersion="8.6" type="System" version="999"></System>')
+    with pytest.raises(FileFormatError, match=r'system\.xml" is no System that this OpenMM can read: .*version'):
+        openmm_provider(str(system), structure)
+    field = tmp_path / "field.xml"
+    field.write_text("<ForceField><AtomTypes><Type/></AtomTypes></ForceField>")
+    with pytest.raises(FileFormatError, match=r"OpenMM cannot read the force field .*field\.xml"):
+        openmm_provider(str(field), structure)
+
+
+def test_force_fields_may_be_files_of_ones_own(
+    amber: OpenMMPotential, structure: Path, positions: Tensor, tmp_path: Path
+) -> None:
+    names = []
+    for name in AMBER.split(","):
+        shipped = Path(openmm.app.__file__).parent / "data" / name
+        names.append(str(tmp_path / f"my-{name}"))
+        Path(names[-1]).write_bytes(shipped.read_bytes())
+    potential = openmm_provider(",".join(names), structure)
+    potential.platform = "Reference"
+    torch.testing.assert_close(potential.energy(positions), amber.energy(positions), rtol=1e-14, atol=0)
+
+
 def test_without_openmm_the_extra_to_install_is_named(monkeypatch: pytest.MonkeyPatch, structure: Path) -> None:
     monkeypatch.setitem(sys.modules, "openmm", None)
     with pytest.raises(MissingDependencyError, match=r"smoothflow\[openmm\]"):

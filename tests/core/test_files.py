@@ -1,0 +1,59 @@
+"""Files are complete or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from smoothflow.core.errors import FileFormatError
+from smoothflow.core.files import file_digest, write_atomically
+
+
+def test_a_file_is_written_and_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    for content in (b"first" * 100_000, b"second", b""):
+        write_atomically(path, content)
+        assert path.read_bytes() == content
+        assert file_digest(path) == hashlib.sha256(content).hexdigest()
+        assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a_file_has_the_permissions_of_any_other(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "ours", b"x")
+        (tmp_path / "any").write_bytes(b"x")
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    ours, other = ((tmp_path / name).stat().st_mode for name in ("ours", "any"))
+    assert stat.S_IMODE(ours) == stat.S_IMODE(other) == 0o666 & ~umask
+
+
+def test_content_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, sync, seen = tmp_path / "f", os.fsync, []
+
+    def spy(descriptor: int) -> None:
+        assert not path.exists()
+        (temporary,) = tmp_path.iterdir()
+        # in the same folder, hidden, and by its name somebody can tell whose it was
+        assert temporary.name.startswith(".f.")
+        seen.append(temporary.read_bytes())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    write_atomically(path, b"content")
+    assert seen == [b"content"]
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match=r'none/f" cannot be written: No such file or directory'):
+        write_atomically(tmp_path / "none" / "f", b"x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileFormatError, match=r'folder" cannot be written: Is a directory'):
+        write_atomically(tmp_path / "folder", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -1,0 +1,142 @@
+"""Root problems: brackets, residuals on every manifold, and what solvers say of what they found."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from smoothflow.core.manifolds import Circle, Interval, Line
+from smoothflow.core.solvers import Bisection, MultiBinBisection, RootProblem, SafeguardedNewton, Solver
+from torch import Tensor
+
+F64 = torch.float64
+NONE = torch.zeros((3, 1), dtype=F64)
+Y = torch.tensor([0.2, 0.5, 0.9], dtype=F64)
+
+
+def identity(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    return x + 0 * params[..., 0], 0 * x
+
+
+def rotation(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    """x + p on the circle, in another turn."""
+    return x + params[..., 0] + 2, 0 * x
+
+
+def cube(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    """x^3 + p x."""
+    p = params[..., 0]
+    return x**3 + p * x, torch.log(3 * x**2 + p)
+
+
+def test_an_interval_is_its_own_bracket() -> None:
+    y = torch.tensor([-1.0, 0.5, 9.0], dtype=F64)
+    problem = RootProblem.start(identity, y, NONE, Interval(0, 2))
+    assert (problem.lower.tolist(), problem.upper.tolist()) == ([0, 0, 0], [2, 2, 2])
+    assert problem.guess.tolist() == [0, 0.5, 2]
+    residual, log_dydx = problem.residual(torch.tensor([0.0, 1.0, 2.0], dtype=F64))
+    assert (residual.tolist(), log_dydx.tolist()) == ([1, 0.5, -7], [0, 0, 0])
+
+
+def test_a_line_has_an_open_bracket() -> None:
+    problem = RootProblem.start(identity, Y, NONE, Line())
+    assert problem.lower.tolist() == 3 * [-math.inf]
+    assert problem.upper.tolist() == 3 * [math.inf]
+    assert torch.equal(problem.guess, Y)
+    assert torch.equal(problem.size(torch.tensor([-3.0, 0.0, 2.0], dtype=F64)), torch.tensor([3.0, 0, 2], dtype=F64))
+
+
+def test_a_circle_is_cut_open_at_zero() -> None:
+    params = torch.tensor([[0.3], [0.7], [0.0]], dtype=F64)
+    problem = RootProblem.start(rotation, Y, params, Circle())
+    # right for rotations
+    expected = torch.tensor([0.9, 0.8, 0.9], dtype=F64)
+    torch.testing.assert_close(problem.guess, expected, rtol=0, atol=1e-15)
+    torch.testing.assert_close(problem.lower_residual, -expected, rtol=0, atol=1e-15)
+    assert (problem.lower.tolist(), problem.upper.tolist()) == ([0, 0, 0], [1, 1, 1])
+    # over the whole bracket, in one piece, for several points of each element
+    x = torch.linspace(0, 0.999, 50, dtype=F64)[:, None].expand(-1, 3)
+    residual, _ = problem.residual(x)
+    torch.testing.assert_close(residual, x - expected, rtol=0, atol=1e-14)
+    # a whole turn is nothing
+    sizes = problem.size(torch.tensor([1.0, -0.9, 0.25], dtype=F64))
+    torch.testing.assert_close(sizes, torch.tensor([0, 0.1, 0.25], dtype=F64), rtol=0, atol=1e-15)
+
+
+def test_a_part_of_a_problem_has_its_own_elements() -> None:
+    params = torch.tensor([[0.3], [0.7], [0.0]], dtype=F64)
+    problem = RootProblem.start(rotation, Y, params, Circle())
+    part = problem.select(torch.tensor([2, 0]))
+    x = torch.tensor([0.1, 0.2], dtype=F64)
+    whole, _ = problem.residual(torch.tensor([0.2, 0.0, 0.1], dtype=F64))
+    assert torch.equal(part.residual(x)[0], whole[[2, 0]])
+    assert part.manifold == Circle()
+
+
+def test_rounding_is_that_of_the_image_and_of_the_slope() -> None:
+    problem = RootProblem.start(cube, torch.tensor([0.5, -8.0, 1.0], dtype=F64), NONE + 1, Line())
+    found = problem.rounding(torch.tensor([2.0, -3.0, 0.0], dtype=F64), torch.tensor([0.0, 1.0, 5.0], dtype=F64))
+    expected = 2.0**-52 * torch.tensor([1 + 2, 8 + 3 * math.e, 1], dtype=F64)
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("solver", [SafeguardedNewton(max_iterations=2), Bisection(max_iterations=2)])
+def test_elements_that_did_not_converge_are_marked(solver: Solver) -> None:
+    y = torch.tensor([0.0, 1e6, -1e6], dtype=F64)
+    result = solver.solve(RootProblem.start(cube, y, NONE + 1, Line()))
+    assert not bool(result.converged[1:].any())
+    assert result.iterations == 2
+    n_failed = int((~result.converged).sum())
+    assert result.reason == f"{n_failed} of 3 elements did not converge in 2 iterations"
+    assert bool((result.residual[1:] > 1).all())
+
+
+@pytest.mark.parametrize("solver", [SafeguardedNewton(), Bisection(), MultiBinBisection(7, 1e-15)])
+def test_roots_far_away_are_found_on_the_line(solver: Solver) -> None:
+    x = torch.tensor([1e-3, -40.0, 1e4, -1e4, 0.0], dtype=F64)
+    params = torch.full((5, 1), 0.5, dtype=F64)
+    y, log_dydx = cube(x, params)
+    result = solver.solve(RootProblem.start(cube, y, params, Line()))
+    assert bool(result.converged.all())
+    torch.testing.assert_close(result.x, x, rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(result.log_dydx, log_dydx, rtol=0, atol=1e-12)
+    torch.testing.assert_close(result.residual, (cube(result.x, params)[0] - y).abs(), rtol=0, atol=0)
+    assert result.reason == f"all 5 elements converged in {result.iterations} iterations"
+
+
+def step(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    """x with a jump from 0.4 to 0.6 at 1/2, which holds no root in between."""
+    return torch.where(x < 0.5, 0.8 * x, 0.2 + 0.8 * x) + 0 * params[..., 0], math.log(0.8) + 0 * x
+
+
+@pytest.mark.parametrize("solver", [SafeguardedNewton(), Bisection(), MultiBinBisection(10, 1e-8)])
+def test_a_jump_holds_no_root(solver: Solver) -> None:
+    y = torch.tensor([0.2, 0.5, 0.9], dtype=F64)
+    result = solver.solve(RootProblem.start(step, y, NONE, Interval()))
+    assert result.converged.tolist() == [True, False, True]
+    assert result.x[1].item() == pytest.approx(0.5, abs=1e-8)
+    assert result.residual[1].item() == pytest.approx(0.1, abs=1e-7)
+    torch.testing.assert_close(result.x[::2], torch.tensor([0.25, 0.875], dtype=F64), rtol=0, atol=1e-8)
+
+
+def test_newton_needs_one_evaluation_where_its_guess_is_right() -> None:
+    assert SafeguardedNewton().solve(RootProblem.start(identity, Y, NONE, Interval())).iterations == 1
+    assert SafeguardedNewton().solve(RootProblem.start(rotation, Y, NONE + 0.3, Circle())).iterations == 1
+    # quadratic: six halvings would give two digits
+    params = torch.full((3, 1), 0.5, dtype=F64)
+    assert SafeguardedNewton().solve(RootProblem.start(cube, Y, params, Line())).iterations <= 7
+
+
+def test_brackets_end_as_wide_as_asked_for() -> None:
+    # one decimal place of the bracket each round
+    problem = RootProblem.start(cube, Y, NONE + 0.5, Interval(0, 1))
+    assert MultiBinBisection(10, 1e-6).solve(problem).iterations in (6, 7)
+    assert MultiBinBisection(100, 1e-6).solve(problem).iterations in (3, 4)
+    # one bit each, of 52
+    assert 50 <= Bisection().solve(problem).iterations <= 53
+    assert Bisection(tolerance=2.0**12).solve(problem).iterations <= 41
+    # no finer than the numbers are
+    fine = MultiBinBisection(2, 0.0).solve(problem)
+    assert bool(fine.converged.all())
+    assert fine.iterations <= 53
