@@ -180,8 +180,9 @@ def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, o
         raise FileFormatError(f'The folder "{folder}" cannot be made: {error.strerror}.') from error
     with lock_file(path):
         target = inputs.source.load()
+        source = {**inputs.origin, "target": inputs.source.reference, "structure": str(inputs.source.structure)}
         try:
-            model = train(inputs.frames, training, folder, target, _stage(on_progress, f"train {title}"))
+            model = train(inputs.frames, training, folder, target, _stage(on_progress, f"train {title}"), source)
         except BREAKDOWNS as error:
             found.breakdowns["training"] = str(error)
             return _saved(found, path)

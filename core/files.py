@@ -28,10 +28,13 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+        temporary = None
     except OSError as error:
+        raise FileFormatError(f'"{path}" cannot be written: {error.strerror or error}.') from error
+    finally:
+        # Ctrl-C and SIGTERM leave nothing behind either
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise FileFormatError(f'"{path}" cannot be written: {error.strerror or error}.') from error
 
 
 def file_digest(path: Path) -> str:

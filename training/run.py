@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -56,6 +57,7 @@ def train(
     run_folder: str | Path,
     target: Potential | None = None,
     on_progress: OnProgress = silent,
+    source: Mapping[str, Any] | None = None,
 ) -> Path:
     """Train a flow on frames, or go on with the run that is in the folder, bit for bit on one device.
 
@@ -65,6 +67,7 @@ def train(
         run_folder: Made if it is missing.
         target: The force field, for divergences on the flow's samples.
         on_progress: Told of steps and losses.
+        source: The command, and where frames and target came from, in JSON types: kept in the folder.
 
     Returns:
         The file of the best model.
@@ -93,6 +96,8 @@ def train(
     with lock_folder(run.path), journal_of(run.log) as journal:
         digest = frames.digest()
         claim(run, frames, digest, settings, origin)
+        if source is not None and not run.source.exists():
+            write_atomically(run.source, json.dumps(dict(source), indent=1).encode())
         reference = None
         if target is not None:
             threshold = _threshold(frames[training], target, settings)
