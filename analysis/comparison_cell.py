@@ -188,6 +188,7 @@ def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, o
             return _saved(found, path)
         potential = load_model(model)
         found.metrics.update(_cost(potential, RunFolder(folder)))
+        evaluation: Evaluation | None = None
         with _noted(found, "evaluation"):
             evaluation = evaluate(
                 potential,
@@ -198,6 +199,8 @@ def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, o
                 _counter(on_progress, f"evaluate {title}"),
             )
             found.metrics.update(_quality(evaluation))
+        if evaluation is not None:
+            # a picture that cannot be written is no breakdown of the flow
             found = _with_pictures(found, evaluation_pictures(evaluation, potential.coordinates.codomain))
         return _saved(_with_dynamics(found, potential, inputs, on_progress), path)
 

@@ -36,7 +36,7 @@ def quiet_lightning() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C stays a `KeyboardInterrupt` and SIGTERM ends with its exit code; Lightning would end the process with 0."""
+    """Ctrl-C stays a `KeyboardInterrupt`, and SIGTERM ends with its own exit code, where Lightning would end with 0."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield

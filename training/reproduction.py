@@ -17,6 +17,7 @@ from ..core.files import file_digest
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..potentials.model_file import load_model, read_header
+from .batches import split
 from .config import TrainSettings, read_settings
 from .frames import Frames
 from .progress import OnProgress, silent
@@ -141,7 +142,7 @@ def reproduce(
         again.path,
         (*numbers, _weights(run, again)),
         len(recorded),
-        round(settings.validation_fraction * len(frames)),
+        len(split(frames, settings.validation_fraction, settings.seed)[1]),
         {name: (then[name], now[name]) for name in then if name in now and then[name] != now[name]},
     )
 

@@ -9,7 +9,6 @@ name must be complete and readable, and hold what the uninterrupted run's file b
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -18,23 +17,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import mdtraj
-import numpy as np
-import torch
+from examine import difference, files
 from record import keep
-from safetensors.torch import load_file
-from smoothflow.analysis.comparison_cell import read_measured
 from smoothflow.coordinates.molecules import molecule_path
 from smoothflow.integrators.checkpoint import read_checkpoint
-from smoothflow.potentials.model_file import load_model
 from smoothflow.training.config import read_settings
-from smoothflow.training.frames import COLUMNS
 from smoothflow.training.frames_file import read_frames
 from smoothflow.training.run_folder import RunFolder, last_step
 
@@ -113,76 +105,6 @@ JOBS = (
 )
 
 
-def content(path: Path) -> dict[str, Any]:
-    """What a file holds, as arrays by name; raises if it is not complete or cannot be read."""
-    match path.suffix:
-        case ".h5":
-            frames = read_frames(path)
-            return {name: getattr(frames, name) for name in COLUMNS if getattr(frames, name) is not None}
-        case ".csv":
-            text = path.read_text(encoding="utf-8")
-            if not text.endswith("\n"):
-                raise ValueError("the last line is not complete")
-            return {"lines": np.array(text.splitlines())}
-        case ".xtc" | ".dcd":
-            kind = mdtraj.formats.XTCTrajectoryFile if path.suffix == ".xtc" else mdtraj.formats.DCDTrajectoryFile
-            if path.stat().st_size == 0:
-                return {"xyz": np.zeros((0,))}
-            with kind(str(path)) as file:
-                return {"xyz": file.read()[0]}
-        case ".safetensors":
-            load_model(path)
-            return dict(load_file(path))
-        case ".checkpoint":
-            read_checkpoint(path)
-            return dict(load_file(path))
-        case ".ckpt":
-            return dict(tensors(torch.load(path, weights_only=True)))
-        case ".yaml":
-            return {"text": path.read_text(encoding="utf-8")}
-        case ".json" if path.name in ("evaluation.json", "reference.json"):
-            found = read_measured(path)
-            assert found is not None
-            return {name: value for name, value in found.to_dict()["metrics"].items() if name != "training_seconds"}
-        case ".json":
-            return {"text": json.loads(path.read_text(encoding="utf-8")) and ""}
-        case ".png" | ".html" | ".log":
-            end = {".png": b"IEND\xaeB`\x82", ".html": b"</html>", ".log": b""}[path.suffix]
-            if not path.read_bytes().rstrip(b"\n").endswith(end):
-                raise ValueError("the end is missing")
-            return {}
-    raise ValueError("nothing is known of such a file")
-
-
-GROWING = (".h5", ".csv", ".xtc", ".dcd")
-"""Files that hold the beginning of the uninterrupted run's; others are replaced as a whole."""
-
-
-def tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
-        yield name, value
-    elif isinstance(value, dict | list | tuple):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from tensors(item, f"{name}/{key}")
-
-
-def same(ours: Any, theirs: Any) -> bool:
-    if isinstance(ours, torch.Tensor):
-        return torch.equal(ours, theirs)
-    if isinstance(ours, np.ndarray):
-        return np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f")
-    return bool(ours == theirs)
-
-
-def files(folder: Path) -> list[Path]:
-    """All files under their final names."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".") and path.suffix != ".part"
-    ]
-
-
 @dataclass
 class Soak:
     """What was counted."""
@@ -256,30 +178,13 @@ class Soak:
             path = run / name
             self.checked += 1
             try:
-                ours = content(path)
+                found = difference(path, whole / name, at_end)
             # whatever a reader says of a file that is cut short
             except Exception as error:
                 self.say("corrupted", path, f"{type(error).__name__}: {error}")
                 continue
-            if not at_end and path.suffix not in GROWING:
-                continue
-            if not (whole / name).exists():
-                self.say("different", path, "the uninterrupted run has no such file")
-                continue
-            theirs = content(whole / name)
-            if at_end or path.suffix in GROWING:
-                wrong = [key for key in theirs if not self.agree(ours.get(key), theirs[key], at_end)]
-                if wrong:
-                    self.say("different", path, wrong[0])
-
-    @staticmethod
-    def agree(ours: Any, theirs: Any, at_end: bool) -> bool:
-        if ours is None:
-            return False
-        if not at_end:
-            # a run that is cut short is the beginning of the whole
-            return len(ours) <= len(theirs) and (len(ours) == 0 or same(ours, theirs[: len(ours)]))
-        return same(ours, theirs)
+            if found:
+                self.say("different", path, found)
 
     def say(self, kind: str, path: Path, what: str) -> None:
         setattr(self, kind, getattr(self, kind) + 1)
