@@ -32,8 +32,9 @@ n_gradients: 2
 dynamics: {{replicas: 1, timestep: 1.0e-4, duration: 1.0e-3, equilibration: 0, timesteps: []}}
 """
 MD = "--steps 400 --timestep 0.1 --report-every 1 --dtype float32 --energy-bound 1e6 --checkpoint-every 0.1"
+SIMULATION = "capped-alanine --interval 0.02 --timestep 2 --walkers 1 --equilibration 0 --ladder none"
 COMMANDS = {
-    "simulate": "capped-alanine --interval 0.02 --timestep 2 --walkers 1 --equilibration 0 --ladder none -n 2000 --out {run}/f.h5",
+    "simulate": SIMULATION + " -n 2000 --out {run}/f.h5",
     "train": "{frames} --config {tmp}/train.yaml --out {run}/run",
     "sample": "{model} -n 4000 --out {run}/f.h5 --reweight " + AMBER,
     "md": "{model} --start {frames} " + MD + " --out {run}/run.h5 --log {run}/run.csv --trajectory {run}/run.xtc",
