@@ -110,6 +110,7 @@ def run(
     energies = report.energies
     rows = [
         ["simulated time", f"{report.steps * timestep / 1000:g} ps x {replicas}"],
+        ["energies recorded", f"{len(energies)} x {replicas}"],
         ["potential energy", f"{mean_of_series(energies.potential_energy.mean(1))} kJ/mol"],
         ["kinetic energy", f"{mean_of_series(energies.kinetic_energy.mean(1))} kJ/mol"],
     ]
