@@ -56,7 +56,8 @@ def run(
         found = reproduce(folder, data, output, target, on_progress, source)
     agrees = found.agrees(tolerance)
     if as_json:
-        print_json({**plain(found), "folder": str(output), "tolerance": tolerance, "agrees": agrees})
+        numbers: dict[str, object] = plain(found)
+        print_json({**numbers, "folder": str(output), "tolerance": tolerance, "agrees": agrees})
     else:
         rows = [
             [
