@@ -50,14 +50,13 @@ def run(
     if "target" in recorded:
         target = provider_potential(recorded["target"], structure_path(recorded["structure"]))
     kept = {name: recorded[name] for name in ("target", "structure") if name in recorded}
-    source = {**origin(["smoothflow", *sys.argv[1:]]), "frames": str(frames.resolve()), **kept}
+    source: dict[str, object] = {**origin(["smoothflow", *sys.argv[1:]]), "frames": str(frames.resolve()), **kept}
     data = _recorded_frames(folder, frames)
     with task_progress() as on_progress:
         found = reproduce(folder, data, output, target, on_progress, source)
     agrees = found.agrees(tolerance)
     if as_json:
-        numbers: dict[str, object] = plain(found)
-        print_json({**numbers, "folder": str(output), "tolerance": tolerance, "agrees": agrees})
+        print_json({**plain(found), "folder": str(output), "tolerance": tolerance, "agrees": agrees})
     else:
         rows = [
             [
