@@ -52,8 +52,8 @@ def content(path: Path) -> dict[str, Any]:
             return {name: value for name, value in found.to_dict()["metrics"].items() if name != "training_seconds"}
         case ".json":
             return {"is json": bool(json.loads(path.read_text(encoding="utf-8")))}
-        case ".png" | ".html" | ".log":
-            end = {".png": b"IEND\xaeB`\x82", ".html": b"</html>", ".log": b""}[path.suffix]
+        case ".png" | ".html" | ".log" | ".md":
+            end = {".png": b"IEND\xaeB`\x82", ".html": b"</html>", ".log": b"", ".md": b""}[path.suffix]
             if not path.read_bytes().rstrip(b"\n").endswith(end):
                 raise ValueError("the end is missing")
             return {}
