@@ -17,6 +17,7 @@ from ..training.batches import generator
 from ..training.frames import BLOCK, Frames, concatenate
 from ..training.frames_file import FramesReader, write_blocks
 from .correlation import statistical_inefficiency
+from .estimates import Estimate, mean_of_series, percent
 from .reweighted import observe_weights, require_torsions
 from .reweighting import metropolis_chain
 
@@ -33,7 +34,7 @@ class ChainReport:
     """
 
     n_steps: int
-    acceptance: float
+    acceptance: Estimate
     autocorrelation_times: Mapping[str, float]
 
     def rows(self) -> list[list[str]]:
@@ -41,7 +42,7 @@ class ChainReport:
         times = self.autocorrelation_times.items()
         return [
             ["steps", str(self.n_steps)],
-            ["acceptance", f"{100 * self.acceptance:.1f} %"],
+            ["acceptance", percent(self.acceptance)],
             *([f"autocorrelation time of {name}", f"{time:.2f} steps"] for name, time in times),
         ]
 
@@ -76,7 +77,7 @@ def write_chain(potential: FlowPotential, samples: Path, output: Path, seed: int
     series |= {name: np.exp(1j * angle[chain].numpy()) for name, angle in draws.torsions.items()}
     return ChainReport(
         n_steps=len(chain),
-        acceptance=float((chain[1:] != chain[:-1]).double().mean()),
+        acceptance=mean_of_series((chain[1:] != chain[:-1]).double()),
         autocorrelation_times={name: statistical_inefficiency(values) for name, values in series.items()},
     )
 

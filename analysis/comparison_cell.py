@@ -121,8 +121,9 @@ def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, o
         raise FileFormatError(f'The folder "{folder}" cannot be made: {error.strerror}.') from error
     with lock_file(path):
         target = inputs.source.load()
+        source = {**inputs.origin, "target": inputs.source.reference, "structure": str(inputs.source.structure)}
         try:
-            model = train(inputs.frames, training, folder, target, _stage(on_progress, f"train {title}"))
+            model = train(inputs.frames, training, folder, target, _stage(on_progress, f"train {title}"), source)
         except BREAKDOWNS as error:
             found.breakdowns["training"] = str(error)
             return write_measured(found, path)
@@ -203,6 +204,7 @@ def _measured(
     found: Measured, potential: FlowPotential, target: Potential, inputs: Inputs, on_progress: OnProgress
 ) -> Measured:
     """Adds densities, samples and forces, their pictures, and dynamics."""
+    evaluation: Evaluation | None = None
     with _noted(found, "evaluation"):
         evaluation = evaluate(
             potential,
@@ -213,6 +215,8 @@ def _measured(
             _counter(on_progress, f"evaluate {found.title}"),
         )
         found.metrics.update(_quality(evaluation))
+    if evaluation is not None:
+        # a picture that cannot be written is no breakdown of the flow
         found = _with_pictures(found, evaluation_pictures(evaluation, potential.coordinates.codomain))
     return _with_dynamics(found, potential, inputs, on_progress)
 

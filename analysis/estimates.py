@@ -90,10 +90,14 @@ def fraction_of(flags: Tensor) -> Estimate:
 
     Where none (or all) have it, the error is 1/n: fewer than one in n cannot be seen.
     """
-    n = flags.numel()
+    return fraction(flags.numel(), int(flags.sum()))
+
+
+def fraction(n: int, n_with: int) -> Estimate:
+    """The same from counts: of ``n`` draws, ``n_with`` have it."""
     if n == 0:
         raise ConfigurationError("A fraction of no configurations was asked for; give at least one.")
-    p = float(flags.double().mean())
+    p = n_with / n
     return Estimate(p, max(math.sqrt(p * (1 - p) / n), 1 / n), n)
 
 

@@ -217,14 +217,12 @@ class _Watch:
         self.flipped = 0
         if topology is not None:
             self.handedness = handedness(start.positions, topology)
-            self.limits = BROKEN * covalent_lengths(topology)
-            hydrogen = torch.tensor(["H" in (topology.elements[i], topology.elements[j]) for i, j in topology.bonds])
-            self.limits[hydrogen] = self.limits[hydrogen].clamp(max=LOST_HYDROGEN)
+            self.limits = broken_lengths(topology)
 
     def __call__(self, done: int, state: State) -> None:
         self.done = done
         self.count(done, self.settings.nvt_steps)
-        self.temperatures.append(_atom_temperatures(state, self.settings.timestep))
+        self.temperatures.append(atom_temperatures(state, self.settings.timestep))
         if self.topology is not None:
             self._look(state, self.topology)
 
@@ -276,7 +274,15 @@ class _Watch:
         return Finding("temperature", f"kinetic temperature of {what}, K", found, target - width, target + width)
 
 
-def _atom_temperatures(state: State, timestep: float) -> Float[Tensor, "atoms"]:
+def broken_lengths(topology: Topology) -> Float[Tensor, "bonds"]:
+    """The length of each bond that counts as broken, nm."""
+    limits = BROKEN * covalent_lengths(topology)
+    hydrogen = torch.tensor(["H" in (topology.elements[i], topology.elements[j]) for i, j in topology.bonds])
+    limits[hydrogen] = limits[hydrogen].clamp(max=LOST_HYDROGEN)
+    return limits
+
+
+def atom_temperatures(state: State, timestep: float) -> Float[Tensor, "atoms"]:
     r"""Kinetic temperature of each atom, mean over the replicas, K.
 
     .. math:: T_i = \frac{m_i |v_i + \tfrac{\Delta t}{2 m_i} F_i|^2}{3 k}

@@ -101,6 +101,7 @@ class Reweighting:
             ["without finite energy", str(self.not_finite), *blank],
             ["energy evaluations", str(self.n_evaluations), *blank],
             ["Kish ESS, raw", percent(self.ess), *blank],
+            ["configurations averaged over", *(str(a.mean_energy.n) for a in sources)],
             ["log Z", *("" if a.log_z is None else str(a.log_z) for a in sources)],
             ["mean energy, kJ/mol", *(str(a.mean_energy) for a in sources)],
         ]

@@ -12,7 +12,24 @@ import typer
 from typer.core import TyperGroup
 
 from ..core.errors import SmoothflowError
-from . import bench, check, compare, compile, convert, demo, evaluate, info, init, md, plugins, sample, simulate, train
+from ..training.stopping import TERMINATED, Terminated, terminable
+from . import (
+    bench,
+    check,
+    compare,
+    compile,
+    convert,
+    demo,
+    evaluate,
+    info,
+    init,
+    md,
+    plugins,
+    reproduce,
+    sample,
+    simulate,
+    train,
+)
 from .console import errors, printable
 
 INTERRUPTED = 130
@@ -37,7 +54,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Any command takes --debug to show the traceback of an error.",
 )
-COMMANDS = (demo, simulate, init, train, evaluate, sample, md, compile, compare, convert, check, plugins, info, bench)
+COMMANDS = (
+    *(demo, simulate, init, train, reproduce, evaluate, sample, md),
+    *(compile, compare, convert, check, plugins, info, bench),
+)
 for module in COMMANDS:
     app.command(module.__name__.rpartition(".")[2])(module.run)
 
@@ -58,10 +78,14 @@ def _program(
 
 
 def main() -> None:
-    """Run the program; exit code 0 on success, 2 on bad input, 130 after Ctrl-C, 1 on anything unforeseen."""
+    """Run the program.
+
+    Exit code 0 on success, 2 on bad input, 130 after Ctrl-C, 143 after SIGTERM, 1 on anything unforeseen.
+    """
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        code = _run()
+        with terminable():
+            code = _run()
         try:
             sys.stdout.flush()
         except BrokenPipeError:
@@ -84,6 +108,9 @@ def _run() -> int:
     except (KeyboardInterrupt, _Interrupted):
         errors.print("Interrupted.")
         return INTERRUPTED
+    except Terminated:
+        errors.print("Terminated.")
+        return TERMINATED
     except typer.TyperException as error:
         return _failed("error", _usage(error), 2)
     except SmoothflowError as error:

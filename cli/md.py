@@ -55,6 +55,9 @@ def run(
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of torch; at a molecule's size more cost more.")] = 1,
+    checkpoint_every: Annotated[
+        float, typer.Option(min=0, help="Seconds of wall-clock time after which all files are brought up to date.")
+    ] = 10.0,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: DType = Precision.float64,
@@ -91,7 +94,7 @@ def run(
         report_every=report_every,
         seed=seed,
     )
-    plan = DynamicsPlan(settings, engine, integrator, energy_bound, output, trajectory, log)
+    plan = DynamicsPlan(settings, engine, integrator, energy_bound, output, trajectory, log, checkpoint_every)
     generator = torch.Generator(where).manual_seed(seed)
     positions = starting_positions(potential, start, replicas, generator)
     mass = masses(topology).to(where, dtype.torch)
@@ -107,6 +110,7 @@ def run(
     energies = report.energies
     rows = [
         ["simulated time", f"{report.steps * timestep / 1000:g} ps x {replicas}"],
+        ["energies recorded", f"{len(energies)} x {replicas}"],
         ["potential energy", f"{mean_of_series(energies.potential_energy.mean(1))} kJ/mol"],
         ["kinetic energy", f"{mean_of_series(energies.kinetic_energy.mean(1))} kJ/mol"],
     ]

@@ -64,6 +64,7 @@ def run(
     Example: smoothflow simulate capped-alanine -n 200 --out frames.h5
     """
     from ..analysis.correlation import independent_frames
+    from ..analysis.estimates import fraction, percent
     from ..training.frames_file import read_frames
     from ..training.simulate import SimulateSettings, simulate, slow_torsions
 
@@ -89,8 +90,9 @@ def run(
     rows = [["file", str(output)], ["frames", str(report.n_frames)], ["of an earlier run", str(report.resumed_from)]]
     temps = settings.temperatures
     rows += [
-        [f"exchanges accepted, {low:g} to {high:g} K", f"{100 * share:.0f} %"]
-        for low, high, share in zip(temps[:-1], temps[1:], report.acceptance, strict=True)
+        [f"exchanges accepted, {low:g} to {high:g} K", f"{percent(fraction(n, made))} of {n}"]
+        for low, high, n, made in zip(temps[:-1], temps[1:], report.attempted, report.accepted, strict=True)
+        if n
     ]
     frames = read_frames(output)
     independent = independent_frames(frames)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -62,6 +63,7 @@ def run(
 
     Example: smoothflow train smoothflow-demo/frames.h5 --out my-run --steps 200
     """
+    from ..analysis.origin import origin
     from ..core.architecture import transforms_for
     from ..training.config import TrainSettings, read_settings
     from ..training.frames_file import read_frames
@@ -97,8 +99,11 @@ def run(
     settings = TrainSettings.model_validate({**settings.model_dump(exclude_unset=True), **changes})
     potential = None if target is None else provider_potential(target, structure_path(structure))
     data = read_frames(frames)
+    source = {**origin(["smoothflow", *sys.argv[1:]]), "frames": str(frames.resolve())}
+    if target is not None:
+        source |= {"target": target, "structure": str(structure_path(structure).resolve())}
     with task_progress() as on_progress:
-        model = train(data, settings, output, potential, on_progress)
+        model = train(data, settings, output, potential, on_progress, source)
     if as_json:
         print_json({"model": str(model)})
     else:

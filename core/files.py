@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +25,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         FileFormatError: If the folder is missing or not writable, or the disk is full; nothing is left behind.
     """
-    temporary: Path | None = None
+    # named before it is made, so that Ctrl-C and SIGTERM leave nothing behind either
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # temporary files are private; the final one has the permissions of any other new file
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise FileFormatError(f'"{path}" cannot be written: {error.strerror or error}.') from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def file_digest(path: Path) -> str:

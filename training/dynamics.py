@@ -51,6 +51,7 @@ class DynamicsPlan:
         frames: Frames file (HDF5).
         trajectory: XTC or DCD.
         log: CSV.
+        checkpoint_seconds: Wall-clock time after which files and checkpoint are brought up to date.
     """
 
     settings: DynamicsSettings
@@ -60,6 +61,7 @@ class DynamicsPlan:
     frames: Path | None = None
     trajectory: Path | None = None
     log: Path | None = None
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
     @property
     def checkpoint(self) -> Path | None:
@@ -143,11 +145,11 @@ def run_dynamics(
         if plan.engine == VerletEngine.name:
             simulation = _simulation(plan, potential, start, reporters, origin)
             resumed_from = simulation.step
-            simulation.run(plan.checkpoint, lambda: asked() is not None)
+            simulation.run(plan.checkpoint, lambda: asked() is not None, plan.checkpoint_seconds)
             energies, steps = simulation.energies, simulation.step
         else:
             _require_free(plan, len(positions))
-            observer = _Observer([energies, *reporters], asked)
+            observer = _Observer([energies, *reporters], asked, plan.checkpoint_seconds)
             with reporting(observer.reporters, None, start):
                 engine = registry().engine(plan.engine)()
                 with suppress(_Stopped):
@@ -223,8 +225,9 @@ class _Stopped(Exception):
 class _Observer:
     """Hands what an engine records to reporters, has it on disk now and then, and ends the run when asked."""
 
-    def __init__(self, reporters: list[Reporter], asked: Asked) -> None:
+    def __init__(self, reporters: list[Reporter], asked: Asked, seconds: float) -> None:
         self.reporters = reporters
+        self._seconds = seconds
         self.step = 0
         self._asked = asked
         self._synced = time.monotonic()
@@ -233,7 +236,7 @@ class _Observer:
         self.step = step
         for reporter in self.reporters:
             reporter.report(step, state)
-        if time.monotonic() - self._synced > CHECKPOINT_SECONDS:
+        if time.monotonic() - self._synced > self._seconds:
             for reporter in self.reporters:
                 reporter.sync()
             self._synced = time.monotonic()

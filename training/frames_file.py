@@ -19,6 +19,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -67,7 +68,7 @@ class FramesWriter:
             os.close(self._descriptor)
             self._temporary.unlink(missing_ok=True)
             if isinstance(error, OSError):
-                raise FileFormatError(f'"{path}" cannot be written: {error.strerror or error}.') from error
+                raise FileFormatError(f'"{path}" cannot be written: {_reason(error)}.') from error
             raise
 
     @classmethod
@@ -85,6 +86,7 @@ class FramesWriter:
         """
         path = Path(path)
         with _turn_in(path.parent):
+            _sweep(path)
             if path.exists():
                 raise ConfigurationError(f'"{path}" exists. Resume it, remove it, or choose another name.')
             writer = cls(path, kind, state or {})
@@ -110,6 +112,7 @@ class FramesWriter:
             raise FileFormatError(f'There is no file "{path}" to go on with.')
         with _turn_in(path.parent), path.open("rb") as old:
             lock_descriptor(old.fileno(), f'"{path}"')
+            _sweep(path)
             with FramesReader(path) as reader:
                 end = len(reader) if n_frames is None else n_frames
                 if end > len(reader):
@@ -173,7 +176,7 @@ class FramesWriter:
             os.fsync(self._descriptor)
         except HDF5_ERRORS as error:
             raise FileFormatError(
-                f'"{self.path}" cannot be written: {error}. The {self._n_frames} frames in it are safe; '
+                f'"{self.path}" cannot be written: {_reason(error)}. The {self._n_frames} frames in it are safe; '
                 "make room and resume."
             ) from error
         self._n_frames, self._n_commits = end, n_commits
@@ -217,7 +220,7 @@ class FramesWriter:
         try:
             self._file.close()
         except HDF5_ERRORS as error:
-            raise FileFormatError(f'"{self.path}" cannot be closed: {error}.') from error
+            raise FileFormatError(f'"{self.path}" cannot be closed: {_reason(error)}.') from error
         finally:
             os.close(self._descriptor)
 
@@ -287,6 +290,18 @@ def _lay_out(file: Any, kind: Frames, state: State) -> None:
         group.create_dataset(name, data=np.stack([values, values]))
     file.create_dataset("commit", data=np.zeros(2, dtype=np.int64))
     file.flush()
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong in a few words: HDF5's own are several lines of names and numbers."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else " ".join(str(error).split())
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes that were killed before they published left in a folder; its turn is held."""
+    for stale in path.parent.glob(f".{escape(path.name)}.*.part"):
+        stale.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -8,6 +8,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..core.errors import MissingDependencyError
+from .stopping import TERMINATED
+
+try:
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+except ImportError as error:
+    raise MissingDependencyError("Training", "lightning", "train") from error
+
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
@@ -32,7 +40,7 @@ def quiet_lightning() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C stays a `KeyboardInterrupt`; Lightning would turn it into the end of the process."""
+    """Ctrl-C stays a `KeyboardInterrupt`, and SIGTERM ends with its own exit code, where Lightning would end with 0."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -40,4 +48,6 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
+        if isinstance(error, SIGTERMException):
+            raise SystemExit(TERMINATED) from error
         raise

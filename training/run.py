@@ -6,6 +6,7 @@ the model file.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -21,7 +22,7 @@ from ..coordinates.zmatrix import Row, ZMatrix
 from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart
 from ..core.errors import ConfigurationError, FileFormatError
-from ..core.files import file_digest
+from ..core.files import file_digest, write_atomically
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..core.units import thermal_energy
@@ -46,6 +47,7 @@ def train(
     run_folder: str | Path,
     target: Potential | None = None,
     on_progress: OnProgress = silent,
+    source: Mapping[str, Any] | None = None,
 ) -> Path:
     """Train a flow on frames, or go on with the run that is in the folder, bit for bit on one device.
 
@@ -60,6 +62,7 @@ def train(
         run_folder: Made if it is missing.
         target: The force field, for divergences on the flow's samples.
         on_progress: Told of steps and losses.
+        source: The command, and where frames and target came from, in JSON types: kept in the folder.
 
     Returns:
         The file of the best model.
@@ -88,6 +91,8 @@ def train(
         digest = frames.digest()
         if is_first:
             claim(run, frames, digest, settings, origin)
+            if source is not None and not run.source.exists():
+                write_atomically(run.source, json.dumps(dict(source), indent=1).encode())
         reference = None
         if target is not None:
             threshold = _threshold(frames[training], target, settings)

@@ -35,6 +35,11 @@ class RunFolder:
         return self.path / "frames.json"
 
     @property
+    def source(self) -> Path:
+        """The command, where frames and force field came from, and where it ran: what `reproduce` asks for."""
+        return self.path / "source.json"
+
+    @property
     def metrics(self) -> Path:
         """One row for each validation."""
         return self.path / "metrics.csv"

@@ -138,12 +138,14 @@ class SimulationReport:
     Attributes:
         n_frames: Frames in the file.
         resumed_from: Frames that were there before.
-        acceptance: Share of accepted exchanges between each temperature and the next.
+        attempted: Exchanges tried between each temperature and the next.
+        accepted: Of them, those that were made.
     """
 
     n_frames: int
     resumed_from: int
-    acceptance: tuple[float, ...]
+    attempted: tuple[int, ...]
+    accepted: tuple[int, ...]
 
 
 def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgress = silent) -> SimulationReport:
@@ -218,8 +220,7 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
             on_progress(Progress("Simulation", n_frames, total))
     attempted = np.sum([walker.attempted for walker in walkers], axis=0)
     accepted = np.sum([walker.accepted for walker in walkers], axis=0)
-    acceptance = tuple(float(a / n) if n else math.nan for a, n in zip(accepted, attempted, strict=True))
-    return SimulationReport(n_frames, resumed_from, acceptance)
+    return SimulationReport(n_frames, resumed_from, tuple(map(int, attempted)), tuple(map(int, accepted)))
 
 
 def default_ladder(structure: Path, temperature: float) -> tuple[float, ...]:

@@ -9,6 +9,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+TERMINATED = 128 + signal.SIGTERM
+"""The exit code after SIGTERM, as of any program that it ends."""
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised wherever the program is, as Ctrl-C raises `KeyboardInterrupt`."""
+
+
 Asked = Callable[[], int | None]
 """Tells the number of the signal that asked to stop, if one did."""
 
@@ -34,3 +42,19 @@ def stop_requests() -> Iterator[Asked]:
     finally:
         for noticed, handler in usual.items():
             signal.signal(noticed, handler)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """For the length of a ``with`` block SIGTERM raises `Terminated`, so that files are closed and workers end."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    usual = signal.signal(signal.SIGTERM, terminate) if in_main_thread else None
+    try:
+        yield
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, usual)

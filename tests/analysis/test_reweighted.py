@@ -108,7 +108,7 @@ def test_a_chain_is_worth_frames_of_the_target(potential: FlowPotential, samples
     assert (len(frames), frames.log_weights) == (N, None)
     assert report.n_steps == N
     moved = (np.diff(frames.positions, axis=0) != 0).any(axis=(1, 2))
-    assert report.acceptance == pytest.approx(moved.mean(), abs=1e-12)
+    assert report.acceptance.value == pytest.approx(moved.mean(), abs=1e-12)
     # a walk that moves half the time remembers a few steps
     assert all(1 <= time < 10 for time in report.autocorrelation_times.values())
     energies = target.energy(torch.from_numpy(frames.positions).double())

@@ -192,6 +192,21 @@ print(len(writer))
     assert_same(frames[:200], some_frames(200))
 
 
+def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    stale = [tmp_path / f".f.h5.{name}.part" for name in ("a1b2", "c3d4")]
+    others = tmp_path / ".g.h5.a1b2.part"
+    for part in (*stale, others):
+        part.write_bytes(b"the beginning of a copy")
+    with FramesWriter.create(path, some_frames(0)) as writer:
+        assert not any(part.exists() for part in stale)
+        writer.append(some_frames(2))
+    stale[0].write_bytes(b"the beginning of a copy")
+    with FramesWriter.resume(path) as writer:
+        assert len(writer) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".g.h5.a1b2.part", "f.h5"]
+
+
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "f.h5"
     with FramesWriter.create(path, some_frames(0)) as writer:

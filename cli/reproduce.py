@@ -1,0 +1,91 @@
+"""``smoothflow reproduce``: a training run made again from its folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..core.errors import ConfigurationError
+from . import completion
+from .console import note, print_json, print_table, task_progress
+from .options import AsJson, provider_potential, structure_path
+
+if TYPE_CHECKING:
+    from ..training.frames import Frames
+
+COLUMNS = ("number", "recorded", "reproduced", "differs by")
+
+
+def run(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished training run.")],
+    output: Annotated[Path, typer.Option("--out", help="Folder of the run that is made again; one in it goes on.")],
+    frames: Annotated[
+        Path | None,
+        typer.Option(
+            help="Frames that it was trained on.",
+            show_default="where they were",
+            autocompletion=completion.FRAMES,
+        ),
+    ] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Relative difference that is none; 0 is bit for bit.")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Train again what a run folder says, and compare all numbers that it wrote down; exit code 1 if any differs.
+
+    Example: smoothflow reproduce my-run --out my-run-again
+    """
+    from ..analysis.estimates import plain
+    from ..analysis.origin import origin
+    from ..training.reproduction import recorded_source, reproduce
+
+    recorded = recorded_source(folder)
+    if frames is None:
+        if "frames" not in recorded:
+            raise ConfigurationError(f'The run "{folder}" does not say where its frames are. Give them with --frames.')
+        frames = Path(recorded["frames"])
+    target = None
+    if "target" in recorded:
+        target = provider_potential(recorded["target"], structure_path(recorded["structure"]))
+    kept: dict[str, object] = {name: recorded[name] for name in ("target", "structure") if name in recorded}
+    source: dict[str, object] = {**origin(["smoothflow", *sys.argv[1:]]), "frames": str(frames.resolve()), **kept}
+    data = _recorded_frames(folder, frames)
+    with task_progress() as on_progress:
+        found = reproduce(folder, data, output, target, on_progress, source)
+    agrees = found.agrees(tolerance)
+    if as_json:
+        print_json({**plain(found), "folder": str(output), "tolerance": tolerance, "agrees": agrees})
+    else:
+        rows = [
+            [
+                each.name,
+                f"{each.recorded:.10g}",
+                f"{each.reproduced:.10g}",
+                f"{each.difference:.2g}" if each.difference else "equal",
+            ]
+            for each in found.numbers
+        ]
+        title = f"{folder} again: best of {found.n_validations} validations, each over {found.n_held_out} frames"
+        print_table(title, COLUMNS, rows)
+    for name, (then, now) in found.changed.items():
+        note(f"{name} is another one: {then} then, {now} now.")
+    if not agrees:
+        raise typer.Exit(1)
+
+
+def _recorded_frames(folder: Path, path: Path) -> Frames:
+    """The frames that the run was trained on: all of the file, or what a comparison leaves for training."""
+    from ..analysis.comparison import split_frames
+    from ..training.frames_file import read_frames
+    from ..training.reproduction import require_recorded
+
+    found = read_frames(path)
+    part = split_frames(found)[0]
+    try:
+        require_recorded(folder, part)
+    except ConfigurationError:
+        require_recorded(folder, found)
+        return found
+    return part

@@ -1,0 +1,84 @@
+"""``smoothflow reproduce``: the table, the exit code, and frames that are not where they were."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from smoothflow.analysis.comparison import split_frames
+from smoothflow.training.frames_file import read_frames, write_frames
+
+Smoothflow = Callable[..., Any]
+Chain = Any
+
+
+def test_a_run_is_made_again_from_its_folder_alone(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
+    run = chain.model.parent
+    source = json.loads((run / "source.json").read_text())
+    assert source["command"].startswith("smoothflow train ")
+    assert source["frames"] == str(chain.frames)
+    found = smoothflow("reproduce", run, "--out", tmp_path / "again", "--json")
+    assert (found.code, found.err) == (0, "")
+    printed = json.loads(found.out)
+    assert printed["agrees"]
+    assert printed["n_held_out"] == 50
+    numbers = {each["name"]: each for each in printed["numbers"]}
+    assert numbers["val_nll"]["recorded"] == numbers["val_nll"]["reproduced"]
+    # finished, it is compared once more
+    table = smoothflow("reproduce", run, "--out", tmp_path / "again").out
+    assert "best of 1 validations, each over 50 frames" in " ".join(table.split())
+    assert table.count("equal") == len(numbers)
+
+
+def test_numbers_that_differ_are_exit_code_1(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(chain.model.parent, run)
+    lines = (run / "metrics.csv").read_text().splitlines()
+    place = lines[0].split(",").index("val_nll")
+    cells = lines[1].split(",")
+    cells[place] = str(float(cells[place]) * (1 + 1e-9))
+    (run / "metrics.csv").write_text(f"{lines[0]}\n{','.join(cells)}\n")
+    source = json.loads((run / "source.json").read_text())
+    (run / "source.json").write_text(json.dumps({**source, "machine": "an abacus"}))
+    found = smoothflow("reproduce", run, "--out", tmp_path / "again")
+    assert found.code == 1
+    assert "1e-09" in found.out
+    assert "machine is another one: an abacus then" in found.err
+    assert smoothflow("reproduce", run, "--out", tmp_path / "again", "--tolerance", 1e-8).code == 0
+
+
+def test_frames_elsewhere_and_of_a_comparison(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
+    frames = read_frames(chain.frames)
+    write_frames(tmp_path / "part.h5", split_frames(frames)[0])
+    (tmp_path / "run.yaml").write_text("{steps: 2, batch_size: 16, flow: {hidden: 4, interval_pairs: 1}}")
+    command = ["train", tmp_path / "part.h5", "--config", tmp_path / "run.yaml", "--out", tmp_path / "run"]
+    assert smoothflow(*command).code == 0
+    (tmp_path / "part.h5").unlink()
+    missing = smoothflow("reproduce", tmp_path / "run", "--out", tmp_path / "again")
+    assert missing.code == 2
+    assert "part.h5" in missing.err
+    # a comparison trains on four fifths of a file
+    assert smoothflow("reproduce", tmp_path / "run", "--out", tmp_path / "again", "--frames", chain.frames).code == 0
+    write_frames(tmp_path / "other.h5", frames[np.arange(100)])
+    other = smoothflow("reproduce", tmp_path / "run", "--out", tmp_path / "third", "--frames", tmp_path / "other.h5")
+    assert other.code == 2
+    assert "trained on other frames (400 of them; here are 100)" in other.err
+    assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.parametrize(("name", "message"), [("nothing", "no folder of a training run"), ("bare", "Give them with")])
+def test_folders_that_say_too_little(
+    smoothflow: Smoothflow, chain: Chain, tmp_path: Path, name: str, message: str
+) -> None:
+    if name == "bare":
+        shutil.copytree(chain.model.parent, tmp_path / name)
+        (tmp_path / name / "source.json").unlink()
+    found = smoothflow("reproduce", tmp_path / name, "--out", tmp_path / "again")
+    assert found.code == 2
+    assert message in found.err
+    assert len(found.err.strip().splitlines()) == 1
