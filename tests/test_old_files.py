@@ -68,6 +68,7 @@ def test_settings_are_read() -> None:
     assert comparison.training_of("smooth", "nll+fm").weights.force == 0.01
 
 
+@pytest.mark.filterwarnings("ignore:The loaded checkpoint was produced with Lightning")
 def test_a_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(V1 / "run", run)
