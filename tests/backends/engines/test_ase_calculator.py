@@ -238,9 +238,9 @@ def test_equal_elements_in_another_order_are_seen_in_their_distances(flow: FlowP
 
 
 def test_ase_finds_the_calculator_among_its_plugins() -> None:
-    from ase._4.plugins import plugins
-
-    (plugin,) = (plugin for plugin in plugins.calculators if plugin.name == "smoothflow")
+    # ASE has plug-ins from 3.29 on; before, the calculator is imported
+    found = pytest.importorskip("ase._4.plugins").plugins
+    (plugin,) = (plugin for plugin in found.calculators if plugin.name == "smoothflow")
     assert plugin.package == "smoothflow"
     assert plugin() is SmoothflowCalculator
 
