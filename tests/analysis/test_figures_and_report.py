@@ -155,7 +155,7 @@ HOSTILE = "<script src='//evil.example/x.js'>alert(1)</script>\"><img src=http:/
 
 def test_hostile_names_are_text_wherever_they_stand() -> None:
     """Plug-ins, atoms, files and cells of a comparison may be named by strangers."""
-    figure = training_figure({"loss": {HOSTILE: ([0, 1], [1.0, 2.0])}}, size=(3, 2))
+    figure = training_figure({"loss": {"a": ([0, 1], [1.0, 2.0])}}, size=(3, 2))
     report = Report(
         title=HOSTILE,
         paragraphs=[HOSTILE],
