@@ -252,6 +252,20 @@ def test_function_transforms_agree_with_eager_derivatives(manifold: Manifold) ->
     close(table.diagonal().sum(), total(y), rtol=1e-12, atol=1e-12)
 
 
+def test_batches_run_along_any_axis() -> None:
+    transform = registry().transform("smooth")(Interval())
+    generator = torch.Generator().manual_seed(7)
+    y = torch.rand((4, 3), generator=generator, dtype=torch.float64)
+    params = torch.randn((4, transform.n_params, 3), generator=generator, dtype=torch.float64)
+    for y_dim, params_dim in ((1, 2), (None, 2), (1, None)):
+        some_y, some_params = y if y_dim else y[:, 0], params if params_dim else params[:, :, 0]
+        found = torch.vmap(transform.inverse, in_dims=(y_dim, params_dim))(some_y, some_params)
+        for i in range(3):
+            expected = transform.inverse(y[:, i if y_dim else 0], params[:, :, i if params_dim else 0])
+            for ours, theirs in zip(found, expected, strict=True):
+                torch.testing.assert_close(ours[i], theirs, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("manifold", [Interval(), Circle()])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's, between two graphs
 def test_compiled_code_gives_the_same_numbers(manifold: Manifold) -> None:
