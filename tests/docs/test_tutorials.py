@@ -174,6 +174,6 @@ def test_more_than_one_machine(tutorial: Tutorial) -> None:
     # positions are stored in float32: 1e-8 nm times forces of up to 1e4 kJ/mol/nm on 66 coordinates
     torch.testing.assert_close(energies, torch.from_numpy(frames.energies), rtol=0, atol=0.05)
     torch.testing.assert_close(by_cluster, energies, rtol=0, atol=1e-6)
-    for run in ("run-1", "run-2", "run-kl"):
+    for run in ("run-two", "run-1", "run-2", "run-kl"):
         assert (folder / run / "model.safetensors").is_file()
     assert "run-kl" in tutorial.printed
