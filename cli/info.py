@@ -73,7 +73,9 @@ def _model(name: str, path: Path, as_json: bool) -> None:
         print_json({**header, "n_parameters": n_parameters})
         return
     provenance = dict(header["provenance"])
-    evaluation = provenance.pop("evaluation", {})
+    # whoever made the model may have put anything there
+    measured = provenance.get("evaluation")
+    evaluation = provenance.pop("evaluation") if isinstance(measured, Mapping) else {}
     print_table(
         name,
         ["property", "value"],
@@ -116,11 +118,14 @@ def _flat(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _label(item: Mapping[str, Any], index: int) -> str:
     """What an item of a list goes by: its name or names, or its place."""
-    return str(item.get("name") or " and ".join(item.get("names", [])) or index)
+    names = item.get("names")
+    return str(item.get("name") or (" and ".join(map(str, names)) if isinstance(names, list) else "") or index)
 
 
 def _is_estimate(value: Any) -> bool:
-    return isinstance(value, Mapping) and set(value) == {"value", "error", "n"}
+    if not isinstance(value, Mapping) or set(value) != {"value", "error", "n"}:
+        return False
+    return all(value[name] is None or isinstance(value[name], (int, float)) for name in ("value", "error"))
 
 
 def _shown(value: Any) -> str:
