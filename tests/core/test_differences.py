@@ -52,6 +52,7 @@ def test_numerical_derivatives_of_a_polynomial() -> None:
     torch.testing.assert_close(found, hessian, rtol=0, atol=1e-7)
     assert asymmetry(found) < 1e-9
     assert asymmetry(torch.tensor([[0.0, 1.0], [-1.0, 0.0]])) == pytest.approx(2)
+    assert asymmetry(torch.zeros(2, 2)) == 0
 
 
 def test_net_force_and_torque_of_a_couple() -> None:
@@ -107,7 +108,8 @@ def test_parts_above_the_ceiling_are_not_looked_at() -> None:
     low, high = (float(potential.energy_and_forces(along_x(torch.tensor([x])))[0]) for x in (0.3, -0.4))
     assert high > low
     assert not worst_break(potential, Scan("x", -0.4, 0.5, along_x, ceiling=high), order=0).continuous
-    assert worst_break(potential, Scan("x", -0.4, 0.5, along_x, ceiling=low - 1), order=0).size == 0
+    nothing = worst_break(potential, Scan("x", -0.4, 0.5, along_x, ceiling=low - 1), order=0)
+    assert (nothing.size, nothing.share, nothing.at, nothing.continuous) == (0, 0, -0.4, True)
     assert worst_break(potential, Scan("x", 0.31, 0.5, along_x), order=0).continuous
 
 

@@ -53,6 +53,19 @@ def test_the_hessian_of_a_quartic_is_its_closed_form() -> None:
     torch.testing.assert_close(found.reshape(2, 90, 90), expected, rtol=1e-13, atol=1e-13)
 
 
+def test_a_potential_is_called_like_its_energy() -> None:
+    x = torch.randn(2, 30, 3, generator=torch.Generator().manual_seed(1), dtype=F64, requires_grad=True)
+    potential = Quartic()
+    assert torch.equal(potential(x), potential.energy(x))
+    energy, forces = potential.energy_and_forces(x)
+    assert not energy.requires_grad
+    assert not forces.requires_grad
+    (gradient,) = torch.autograd.grad(potential(x).sum(), x)
+    torch.testing.assert_close(forces, -gradient, rtol=1e-14, atol=0)
+    assert potential.explain(x[:1]) == ""
+    assert potential.topology is None
+
+
 def test_forces_that_cannot_be_differentiated_give_no_hessian() -> None:
     x = torch.ones(1, 30, 3, dtype=F64)
     torch.testing.assert_close(External().energy_and_forces(x), Quartic().energy_and_forces(x))
