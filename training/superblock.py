@@ -4,7 +4,8 @@ Such a file is marked in its first 48 bytes, the superblock, as being written, a
 waits for a writer: on a damaged file it waits for ever. Here the file is shown to HDF5 as `h5clear` would leave it,
 with the mark taken off and the end of the file where it is; the file itself is not touched.
 
-HDF5 counts the chunks of an array one by one up to a number that the file states, though it be 2^62.
+HDF5 counts the chunks of an array one by one up to a number that the file states, though it be 2^62, and divides by
+numbers in it, though they be 0.
 
 Reference: HDF5 File Format Specification 3.0, "Disk Format: Level 0A - Format Signature and Superblock", version 3,
 "Version 2 Data Object Header Prefix", "Data Layout Message", version 4, "The Extensible Array Index", and "Checksum"
@@ -29,8 +30,11 @@ MAX_OBJECT_HEADER = 2**16
 UNDEFINED = 2**64 - 1
 """The address of what is not there yet."""
 
-INDEX_SLOTS = slice(44, 52)
-"""Where the header of an extensible array says how many of its elements are in use."""
+INDEX_START = b"EAHD" + bytes((0, 0, 8, 32, 4, 16, 4, 10))
+"""How the header of an extensible array of chunks begins: signature, version, and the parameters that HDF5 chooses."""
+
+INDEX_IN_LAYOUT = bytes((4, 32, 4, 4, 16, 10))
+"""The same in the layout message: the kind of index, and its parameters."""
 
 
 def is_marked(path: Path) -> bool:
@@ -83,26 +87,28 @@ class ClearedFile(io.RawIOBase):
         super().close()
 
 
-def n_chunk_slots(path: Path, address: int) -> int:
-    """The number of chunks that HDF5 will go through to count those of an array with one growing axis.
+def require_chunk_index(path: Path, address: int) -> None:
+    """Raise a `ValueError` unless an array's chunks have the index that HDF5 makes for one growing axis.
+
+    HDF5 divides by the index' parameters, and goes through as many chunks as it states.
 
     Args:
         path: The file.
         address: Where the array's object header is.
-
-    Raises:
-        ValueError: If there is no such array.
     """
     with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
         file.seek(address)
         place = _index_address(file.read(MAX_OBJECT_HEADER))
         if place == UNDEFINED:
-            return 0
+            return
         file.seek(place)
-        index = file.read(INDEX_SLOTS.stop)
-    if index[:4] != b"EAHD" or len(index) < INDEX_SLOTS.stop:
+        index = file.read(60)
+    if index[:12] != INDEX_START or len(index) < 60:
         raise ValueError("its chunks are not in an extensible array")
-    return int.from_bytes(index[INDEX_SLOTS], "little")
+    counts = struct.unpack("<6Q", index[12:])
+    if max(counts) > size:
+        raise ValueError(f"the index of its chunks states {max(counts)} of them")
 
 
 def _index_address(header: bytes) -> int:
@@ -123,7 +129,7 @@ def _index_address(header: bytes) -> int:
             if message[:2] != b"\x04\x02" or len(message) < 5:
                 break
             kind = 5 + message[3] * message[4]
-            if message[kind : kind + 1] != b"\x04":
+            if message[kind : kind + 6] != INDEX_IN_LAYOUT:
                 break
             return int.from_bytes(message[kind + 6 : kind + 14], "little")
         place += before + size

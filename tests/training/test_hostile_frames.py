@@ -19,7 +19,7 @@ from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.training.exchange import export_frames
 from smoothflow.training.frames import Frames
 from smoothflow.training.frames_file import FramesWriter
-from smoothflow.training.superblock import INDEX_SLOTS, lookup3
+from smoothflow.training.superblock import lookup3
 
 Refused = Callable[[Mapping[str, Any]], None]
 
@@ -153,13 +153,14 @@ def test_frames_files(good: Path, tmp_path: Path, open_hostile: Any, assert_refu
     for tenth in range(10):
         files[f"{tenth} tenths"] = tmp_path / f"cut{tenth}.h5"
         files[f"{tenth} tenths"].write_bytes(content[: len(content) * tenth // 10])
-    # 2^62 chunks in the index, with the checksum that belongs to it: HDF5 would count them one by one
-    index = bytearray(content)
+    # with the checksum that belongs to them: HDF5 would count 2^62 chunks, or divide by 0
     place = content.index(b"EAHD")
-    index[place + INDEX_SLOTS.start : place + INDEX_SLOTS.stop] = (2**62).to_bytes(8, "little")
-    index[place + 68 : place + 72] = lookup3(bytes(index[place : place + 68])).to_bytes(4, "little")
-    files["an index of 2^62 chunks"] = tmp_path / "index.h5"
-    files["an index of 2^62 chunks"].write_bytes(index)
+    for name, start, end, number in (("2^62 chunks", 44, 52, 2**62), ("blocks of no chunks", 8, 10, 0)):
+        index = bytearray(content)
+        index[place + start : place + end] = number.to_bytes(end - start, "little")
+        index[place + 68 : place + 72] = lookup3(bytes(index[place : place + 68])).to_bytes(4, "little")
+        files[name] = tmp_path / f"{name}.h5"
+        files[name].write_bytes(index)
     assert_refused(open_hostile("frames", good, files))
 
 
