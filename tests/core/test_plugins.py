@@ -232,3 +232,21 @@ def test_plugins_come_from_installed_entry_points_alone(monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     assert registry.__wrapped__().names("transform") == registry().names("transform")
+
+
+def test_our_own_come_first_and_are_always_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def point(name: str, distribution: str | None) -> SimpleNamespace:
+        dist = None if distribution is None else SimpleNamespace(name=distribution, version="1")
+        return SimpleNamespace(name=name, dist=dist, load=identity_plugin)
+
+    points = [point("a", None), point("b", "third"), point("z", "smoothflow")]
+    monkeypatch.setattr("smoothflow.core.plugins.entry_points", lambda group: points)
+    monkeypatch.setenv("SMOOTHFLOW_PLUGINS", " b, c")
+    conflict = registry.__wrapped__().conflicts["transform", "identity"]
+    assert "z of smoothflow and b of third" in conflict
+    monkeypatch.setenv("SMOOTHFLOW_PLUGINS", "")
+    assert registry.__wrapped__().entry("transform", "identity").plugin == "z"
+    points.pop()
+    monkeypatch.setenv("SMOOTHFLOW_PLUGINS", "a")
+    entry = registry.__wrapped__().entry("transform", "identity")
+    assert (entry.plugin, entry.distribution) == ("a", "unknown")

@@ -64,6 +64,18 @@ def test_a_circle_is_cut_open_at_zero() -> None:
     torch.testing.assert_close(sizes, torch.tensor([0, 0.1, 0.25], dtype=F64), rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("solver", [SafeguardedNewton(), Bisection()])
+def test_a_circle_may_have_another_period(solver: Solver) -> None:
+    params = torch.tensor([[0.3], [1.7], [0.0]], dtype=F64)
+    problem = RootProblem.start(rotation, 2 * Y, params, Circle(2.0))
+    expected = torch.tensor([0.1, 1.3, 1.8], dtype=F64)
+    x = torch.linspace(0, 1.999, 50, dtype=F64)[:, None].expand(-1, 3)
+    torch.testing.assert_close(problem.residual(x)[0], x - expected, rtol=0, atol=1e-14)
+    result = solver.solve(problem)
+    assert bool(result.converged.all())
+    torch.testing.assert_close(result.x, expected, rtol=0, atol=1e-14)
+
+
 def test_a_part_of_a_problem_has_its_own_elements() -> None:
     params = torch.tensor([[0.3], [0.7], [0.0]], dtype=F64)
     problem = RootProblem.start(rotation, Y, params, Circle())
