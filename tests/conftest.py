@@ -26,7 +26,8 @@ hypothesis.settings.load_profile("any machine")
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run the whole suite on all cores, and what was asked for by name in this process, which starts sooner."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    if whole and config.getoption("numprocesses", 0) is None:
+    # a worker is given the same arguments, and would start workers of its own
+    if whole and not hasattr(config, "workerinput") and config.getoption("numprocesses", 0) is None:
         config.option.numprocesses = "auto"
         # neighbours stay together, for the sake of what a module's tests share, until a worker has nothing left
         config.option.dist = "worksteal"
