@@ -57,9 +57,10 @@ def to_openmm_force(potential: Potential, topology: Any = None, particles: Seque
         MissingDependencyError: If OpenMM is not installed.
     """
     openmm = import_optional("openmm", "The force for OpenMM", "openmm")
-    if not hasattr(openmm, "PythonForce"):
+    if not hasattr(getattr(openmm, "PythonForce", None), "setParticles"):
         raise ConfigurationError(
-            f"OpenMM {openmm.__version__} has no PythonForce. Install a newer one: pip install 'smoothflow[openmm]'."
+            f"OpenMM {openmm.__version__} has no PythonForce of chosen particles. Install a newer one: "
+            "pip install 'smoothflow[openmm]'."
         )
     require_molecular(potential, "OpenMM")
     particles = [int(i) for i in particles]

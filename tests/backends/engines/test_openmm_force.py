@@ -220,8 +220,8 @@ def test_the_coordinate_that_makes_an_energy_infinite_is_named(flow: FlowPotenti
 
 
 def test_openmm_absent_or_too_old_is_named(monkeypatch: pytest.MonkeyPatch, chain: Potential) -> None:
-    with monkeypatch.context() as patch:
-        patch.delattr(openmm, "PythonForce")
+    for owner, name in ((openmm.PythonForce, "setParticles"), (openmm, "PythonForce")):
+        monkeypatch.delattr(owner, name)
         with pytest.raises(ConfigurationError, match=rf"OpenMM {openmm.__version__} has no PythonForce"):
             to_openmm_force(chain)
     monkeypatch.setitem(sys.modules, "openmm", None)
