@@ -33,6 +33,9 @@ SIZES = MappingProxyType(
 )
 """The smallest and the largest value of each whole number in `FlowSettings`; larger flows are mistakes, or attacks."""
 
+LARGEST_OPTION = 10_000
+"""Of whole numbers among the options of transforms, such as numbers of bins."""
+
 
 @dataclass(frozen=True)
 class FlowSettings:
@@ -78,6 +81,10 @@ class FlowSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or not smallest <= value <= largest:
                 raise ConfigurationError(f"{name} must be a whole number from {smallest} to {largest}; it is {value}.")
+        for name, options in self.options.items():
+            for option, value in options.items():
+                if isinstance(value, int) and abs(value) > LARGEST_OPTION:
+                    raise ConfigurationError(f"{option} of {name} must be at most {LARGEST_OPTION}; it is {value}.")
         if not 0 < self.tail_scale <= 1000:
             raise ConfigurationError(f"tail_scale must be positive and at most 1000; it is {self.tail_scale}.")
 

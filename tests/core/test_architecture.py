@@ -121,14 +121,15 @@ def test_a_flow_named_after_one_transform(name: str, expected: dict[str, str]) -
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"line_pairs": -1}, "line_pairs must not be negative; it is -1"),
-        ({"interval_pairs": -1}, "interval_pairs must not be negative"),
-        ({"circle_pairs": -2}, "circle_pairs must not be negative; it is -2"),
-        ({"hidden": 0}, "hidden must be at least 1; it is 0"),
-        ({"n_hidden_layers": 0}, "n_hidden_layers must be at least 1"),
-        ({"n_harmonics": 0}, "n_harmonics must be at least 1"),
-        ({"tail_scale": 0.0}, r"tail_scale must be positive; it is 0\.0"),
-        ({"tail_scale": float("nan")}, "tail_scale must be positive; it is nan"),
+        ({"line_pairs": -1}, "line_pairs must be a whole number from 0 to 32; it is -1"),
+        ({"interval_pairs": 33}, "interval_pairs must be a whole number from 0 to 32; it is 33"),
+        ({"circle_pairs": -2}, "circle_pairs must be a whole number from 0 to 32; it is -2"),
+        ({"hidden": 0}, "hidden must be a whole number from 1 to 65536; it is 0"),
+        ({"n_hidden_layers": 0}, "n_hidden_layers must be a whole number from 1 to 8"),
+        ({"n_harmonics": 0}, "n_harmonics must be a whole number from 1 to 1000"),
+        ({"tail_scale": 0.0}, r"tail_scale must be positive and at most 1000; it is 0\.0"),
+        ({"tail_scale": float("nan")}, "tail_scale must be positive and at most 1000; it is nan"),
+        ({"options": {"smooth": {"n_components": 10**9}}}, "n_components of smooth must be at most 10000; it is 10000"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(values: dict[str, Any], message: str) -> None:
