@@ -2,7 +2,7 @@
 
     python docs/reliability/build.py
 
-Reads ``docs/reliability/*.json`` and writes ``docs/reliability.md``: the text of ``docs/reliability/introduction.md``,
+Reads ``docs/reliability/*.json`` and writes ``docs/reliability.md``: the text of ``docs/reliability/introduction.txt``,
 then one section for each file.
 """
 
@@ -28,7 +28,7 @@ def section(path: Path) -> list[str]:
 
 
 def main() -> None:
-    lines = [(FOLDER / "introduction.md").read_text(encoding="utf-8").rstrip(), ""]
+    lines = [(FOLDER / "introduction.txt").read_text(encoding="utf-8").rstrip(), ""]
     for path in sorted(FOLDER.glob("*.json")):
         lines += section(path)
     write_atomically(FOLDER.with_suffix(".md"), "\n".join(lines).encode())

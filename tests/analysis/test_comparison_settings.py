@@ -82,7 +82,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_the_shipped_comparison_has_the_papers_grid_at_one_budget() -> None:
-    assert preset_names() == ["alanine-dipeptide"]
+    assert preset_names() == ["alanine-dipeptide", "alanine-tetrapeptide"]
     found = read_comparison("alanine-dipeptide")
     assert list(found.transforms) == ["affine", "spline", "bspline", "smooth"]
     assert list(found.objectives) == ["nll", "nll+fm", "nll+fm+kl"]
