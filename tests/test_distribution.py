@@ -68,5 +68,7 @@ main()
     command = [sys.executable, "-c", program, "info", "ala2-affine"]
     # the working directory comes first where Python looks
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert found.stdout.startswith(f"{tmp_path / 'smoothflow' / '__init__.py'} ['alanine-dipeptide', 'alanine-tetrapeptide']")
+    assert found.stdout.startswith(
+        f"{tmp_path / 'smoothflow' / '__init__.py'} ['alanine-dipeptide', 'alanine-tetrapeptide']"
+    )
     assert "temperature" in found.stdout
