@@ -166,9 +166,9 @@ def write_comparison_report(
     report = Report(
         "Comparison of flows",
         paragraphs=[
-            f"Every flow was trained for {settings.training.steps} steps of {settings.training.batch_size} frames, save "
-            f"for {MODELS}, which were there already, and measured on the same held-out frames. An error is one standard "
-            "error; a number without one has none. "
+            f"Every flow was trained for {settings.training.steps} steps of {settings.training.batch_size} frames, "
+            f"save for {MODELS}, which were there already, and measured on the same held-out frames. An error is one "
+            "standard error; a number without one has none. "
             "A row that broke down has its reason below the tables.",
         ],
         tables=comparison_tables(cells, reference),
