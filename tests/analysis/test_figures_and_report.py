@@ -138,7 +138,7 @@ def test_report_escapes_and_loads_nothing() -> None:
     for text in (
         "Flow of <script>alert(1)</script> & co",
         "NLL <gap>",
-        "0.12 ± 0.01",
+        "0.12\u00a0±\u00a00.01",
         "Caption <i>",
         "1 < 2",
         "--seed 3",
