@@ -117,7 +117,9 @@ def _cell(row: Measured, metric: Metric) -> str:
 def markdown(table: Table) -> str:
     """A table in Markdown."""
     lines = [table.columns, ("---", *("---:" for _ in table.columns[1:])), *table.rows]
-    body = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    # a number and its error stay on one line
+    cells = ([cell.replace("|", r"\|").replace(" ± ", "\u00a0±\u00a0") for cell in line] for line in lines)
+    body = "\n".join(f"| {' | '.join(line)} |" for line in cells)
     return f"{body}\n\n{table.note}\n" if table.note else f"{body}\n"
 
 
