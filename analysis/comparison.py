@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..core.architecture import transforms_for
-from ..core.errors import ConfigurationError, FileFormatError
-from ..core.files import write_atomically
+from ..core.errors import ConfigurationError
+from ..core.files import make_folder, write_atomically
 from ..training.config import LossWeights, TrainSettings
 from ..training.frames import Frames
 from ..training.frames_file import read_frames
@@ -84,10 +84,7 @@ def compare(
     if len(set(names)) < len(names):
         raise ConfigurationError(f"Two of the models have one name: {', '.join(sorted(names))}. Rename a file.")
     _require_alike(frames, held_out, source)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileFormatError(f'The folder "{folder}" cannot be made: {error.strerror}.') from error
+    make_folder(folder)
     digests = {"frames": frames.digest(), "held_out": held_out.digest()}
     inputs = Inputs(settings, source, frames, held_out, digests, origin)
     write_atomically(folder / "comparison.yaml", write_yaml(settings).encode())
@@ -102,12 +99,11 @@ def compare(
 
     for model in models:
         measured.append(measure_model(model, inputs, folder / MODELS / model.stem, on_progress))
+        write_tables(known().cells, reference, folder)
     for cell in cells or (() if models else named):
         measure_cell(*named[cell], inputs, folder / cell, on_progress)
-        found = known()
-        write_tables(found.cells, found.reference, folder)
+        write_tables(known().cells, reference, folder)
     found = known()
-    write_tables(found.cells, found.reference, folder)
     write_comparison_report(found.cells, found.reference, settings, folder / "report.html")
     return found
 

@@ -18,14 +18,13 @@ from torch import Tensor
 
 from ..coordinates.elements import masses
 from ..core.errors import (
-    FileFormatError,
     InversionError,
     ManifoldError,
     SimulationError,
     SmoothflowError,
     TrainingError,
 )
-from ..core.files import file_digest, write_atomically
+from ..core.files import file_digest, make_folder, write_atomically
 from ..core.potential import Potential
 from ..potentials.flow_potential import FlowPotential
 from ..potentials.model_file import load_model
@@ -115,10 +114,7 @@ def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, o
     training = inputs.settings.training_of(transform, objective)
     title = f"{transform}/{objective}"
     found = Measured(title, _cell_identity(inputs, training), inputs.origin, folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileFormatError(f'The folder "{folder}" cannot be made: {error.strerror}.') from error
+    make_folder(folder)
     with lock_file(path):
         target = inputs.source.load()
         source = {**inputs.origin, "target": inputs.source.reference, "structure": str(inputs.source.structure)}
@@ -153,10 +149,7 @@ def measure_model(model: Path, inputs: Inputs, folder: Path, on_progress: OnProg
     known = read_measured(path)
     if known is not None and known.identity == identity:
         return known
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileFormatError(f'The folder "{folder}" cannot be made: {error.strerror}.') from error
+    make_folder(folder)
     found = Measured(f"{MODELS}/{folder.name}", identity, inputs.origin, folder)
     with lock_file(path):
         found.metrics["n_parameters"] = _n_parameters(potential)

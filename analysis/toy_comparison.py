@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.errors import FileFormatError, SmoothflowError, UnknownNameError
-from ..core.files import write_atomically
+from ..core.errors import SmoothflowError, UnknownNameError
+from ..core.files import make_folder, write_atomically
 from ..core.flow import Flow
 from ..core.plugins import registry
 from ..potentials.toys import TOYS, Toy
@@ -126,10 +126,7 @@ def compare_on_target(
     target = TOYS[target_name]()
     settings = replace(settings, options={**TOY_OPTIONS.get(target_name, {}), **settings.options})
     flows = {name: toy_flow(target.domain, name, settings) for name in transforms}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileFormatError(f'The folder "{folder}" cannot be made: {error.strerror}.') from error
+    make_folder(folder)
     held_out, _ = target.sample(settings.n_evaluation, generator(settings.seed, 1))
     results: list[ToyResult] = []
     for name, flow in flows.items():

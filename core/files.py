@@ -40,6 +40,18 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink()
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where they are missing.
+
+    Raises:
+        FileFormatError: If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileFormatError(f'The folder "{path}" cannot be made: {error.strerror}.') from error
+
+
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file's content."""
     with path.open("rb") as file:

@@ -22,7 +22,7 @@ from ..coordinates.internal import InternalCoordinates
 from ..coordinates.zmatrix import ZMatrix
 from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart, ColumnChart
-from ..core.errors import ConfigurationError, FileFormatError, PluginError, SmoothflowError
+from ..core.errors import FileFormatError, PluginError, SmoothflowError
 from ..core.files import parse_json, write_atomically
 from ..core.plugins import PotentialLoader, hookimpl, registry
 from ..core.topology import Topology
@@ -43,12 +43,6 @@ PARTS: dict[str, type | tuple[type, ...]] = {
     "provenance": dict,
 }
 """What a header must hold, and of which type."""
-
-HEADER_ERRORS = (
-    *(SafetensorError, ConfigurationError, LookupError, TypeError, ValueError, AttributeError, OverflowError),
-    RuntimeError,
-)
-"""What comes of values that cannot be."""
 
 
 def save_model(
