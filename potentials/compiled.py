@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.errors import CompilationError, ConfigurationError, FileFormatError
+from ..core.errors import CompilationError, ConfigurationError, FileFormatError, TopologyError
 from ..core.external import attach_forces
 from ..core.plugins import PotentialLoader, hookimpl
 from ..core.potential import Potential
@@ -146,7 +146,7 @@ def load_compiled(path: str | Path) -> CompiledPotential:
     try:
         topology = None if header["topology"] is None else Topology.from_dict(header["topology"])
         return CompiledPotential(header, content, topology)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, TopologyError) as error:
         raise FileFormatError(
             f'The header of "{path}" is damaged ({type(error).__name__}: {error}). Compile again.'
         ) from error

@@ -22,7 +22,14 @@ from ..coordinates.internal import InternalCoordinates
 from ..coordinates.zmatrix import ZMatrix
 from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart, ColumnChart
-from ..core.errors import FileFormatError, PluginError, SmoothflowError
+from ..core.errors import (
+    ConfigurationError,
+    FileFormatError,
+    ManifoldError,
+    PluginError,
+    SmoothflowError,
+    TopologyError,
+)
 from ..core.files import parse_json, write_atomically
 from ..core.plugins import PotentialLoader, hookimpl, registry
 from ..core.topology import Topology
@@ -189,6 +196,8 @@ def load_model(
                     )
             flow = build_flow(settings, Chart(coordinates.codomain, charts))
             weights = {name: file.get_tensor(name) for name in shapes}
+    except (ConfigurationError, ManifoldError, TopologyError) as error:
+        raise FileFormatError(f'The header of "{path}" describes no model that can be built: {error}') from error
     except (
         SafetensorError,
         ArithmeticError,

@@ -38,6 +38,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 class Opened:
     """How the opening of a file ended: ``read``, ``refused`` or another error, in how much time and memory."""
 
+    path: str
     outcome: str
     message: str
     seconds: float
@@ -67,7 +68,7 @@ def open_hostile() -> Iterator[OpenHostile]:
             requests.flush()
             answer = answers.readline()
             assert answer, f"{path} ended the process"
-            return Opened(**json.loads(answer))
+            return Opened(path=str(path), **json.loads(answer))
 
         def run(kind: str, good: Path, files: Mapping[str, str | Path]) -> dict[str, Opened]:
             # what is imported for the first file counts for no other
@@ -86,6 +87,7 @@ def assert_refused() -> Callable[[Mapping[str, Opened]], None]:
         for name, opened in found.items():
             assert "\n" not in opened.message, name
             assert len(opened.message) < 2000, name
+            assert opened.path in opened.message, (name, opened.message)
             # the promise is a second; CPU time, since other processes may be at work
             assert opened.seconds < 1, name
             assert opened.mebibytes < 200, name

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy import ndarray
 
-from ..core.errors import FileFormatError, MissingDependencyError, SmoothflowError
+from ..core.errors import FileFormatError, MissingDependencyError, SmoothflowError, TopologyError
 from ..core.files import parse_json
 from ..core.topology import Topology
 from .frames import BLOCK, COLUMNS, Frames
@@ -140,7 +140,10 @@ class FramesReader:
         if 0 < 512 * status.st_blocks < status.st_size // LARGEST_SHRINKAGE:
             self._damaged(f"of its {status.st_size} bytes, {512 * status.st_blocks} are there")
         self.temperature = float(attributes["temperature"])
-        self.topology = Topology.from_dict(self._json("topology"))
+        try:
+            self.topology = Topology.from_dict(self._json("topology"))
+        except TopologyError as error:
+            raise FileFormatError(f'The topology in "{self.path}" is damaged: {error}') from error
         self.provenance: dict[str, Any] = dict(self._json("provenance"))
         commit = self._dataset("commit", (2,), np.int64)[:]
         self._n_frames, self._n_commits = (int(value) for value in commit)

@@ -72,7 +72,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self._compiled_loss = CompiledLoss(potential, self._frame_loss) if settings.compile else None
         self.training_sums: dict[str, Tensor] = {}
         self.validation_sums: dict[str, Tensor] = {}
-        self.validation_means: dict[str, Tensor] = {}
+        self.sample_estimates: dict[str, tuple[Tensor, Tensor]] = {}
 
     def _keep(self, name: str, values: ndarray | None, factor: float, dtype: torch.dtype) -> None:
         # on the device, as frames are small; not in checkpoints
@@ -121,34 +121,39 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
     def validation_step(self, batch: Int[Tensor, "size"], index: int) -> None:
         terms = self._frame_terms(self.averaged_potential, self._tensors(batch), create_graph=False)
         for name, values in terms.items():
-            self.validation_sums[name] = self.validation_sums.get(name, 0.0) + values.detach().double().sum()
+            self.validation_sums[name] = self.validation_sums.get(name, 0.0) + _moments(values)
         self.validation_sums["n"] = self.validation_sums.get("n", torch.zeros((), device=batch.device)) + len(batch)
         if index == 0:
             with torch.no_grad():
                 # the same noise every time, so that models are compared by what differs between them
                 samples = self._sample_terms(self.averaged_potential, N_VALIDATION_SAMPLES, -1)
-            self.validation_means = {name: values.double().mean() for name, values in samples.items()}
+            self.sample_estimates = {name: _estimate(_moments(values), len(values)) for name, values in samples.items()}
 
     def results(self) -> dict[str, float]:
         """Means over the steps and held-out frames since the last call.
 
         Names begin with ``train_`` (current weights) or ``val_`` (averaged weights); ``nll`` and ``reverse_kl`` are in
         kT, ``force_mse`` (raw) and ``force`` (damped) in (kT/nm)^2, ``loss`` is the weighted sum that chooses the best
-        model. ``energy_evaluations`` are those of the target since training began.
+        model. Those of held-out frames have a standard error, as ``val_nll_error``; ``val_n`` is the number of frames.
+        Frames near in time are alike: their error is larger. ``energy_evaluations`` are those of the target since
+        training began.
         """
         trained, validated = self._over_processes(self.training_sums), self._over_processes(self.validation_sums)
         found = {f"train_{name}": float(total / n_steps) for name, (total, n_steps) in trained.items()}
-        n = validated.pop("n")
-        means = {name: total / n for name, total in validated.items()} | self.validation_means
+        n = int(validated.pop("n"))
+        estimates = {name: _estimate(moments, n) for name, moments in validated.items()} | self.sample_estimates
+        means = {name: mean for name, (mean, _) in estimates.items()}
         loss = self._total(means)
         if not bool(torch.isfinite(loss)):
             name = next(name for name, mean in means.items() if not bool(torch.isfinite(mean)))
             raise TrainingError(f"At step {self.global_step} the {name} of the held-out frames is not finite. {ADVICE}")
-        found |= {f"val_{name}": float(mean) for name, mean in means.items()}
+        found["val_n"] = n
+        for name, (mean, error) in estimates.items():
+            found |= {f"val_{name}": float(mean), f"val_{name}_error": float(error)}
         found["val_loss"] = float(loss)
         if self.target is not None:
             found["energy_evaluations"] = self.target.n_evaluations
-        self.training_sums, self.validation_sums, self.validation_means = {}, {}, {}
+        self.training_sums, self.validation_sums, self.sample_estimates = {}, {}, {}
         return found
 
     @property
@@ -235,6 +240,18 @@ ADVICE = (
 
 N_VALIDATION_SAMPLES = 2000
 """Samples by which models are compared in what is estimated on samples."""
+
+
+def _moments(values: Float[Tensor, "n"]) -> Float[Tensor, "2"]:
+    """The sum of values and that of their squares."""
+    values = values.detach().double()
+    return torch.stack([values.sum(), values.square().sum()])
+
+
+def _estimate(moments: Float[Tensor, "2"], n: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The mean of n values, and its standard error as if they were independent; a single value tells of none: 0."""
+    mean, square = moments / n
+    return mean, ((square - mean**2).clamp(min=0) / max(n - 1, 1)).sqrt()
 
 
 def _averaging(decay: float) -> Any:

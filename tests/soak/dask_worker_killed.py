@@ -1,6 +1,6 @@
 """Kill a worker process of a Dask cluster half way through a batch; every frame must arrive, bit for bit as without.
 
-    python tests/soak/dask_worker_killed.py --frames 20000 --kills 10 --json docs/reliability/dask_worker_killed.json
+    python tests/soak/dask_worker_killed.py --frames 20000 --kills 10 --json docs/reliability/dask-worker-killed.json
 
 Capped alanine in OpenMM; each round evaluates all frames and kills one of the two workers after half of the tasks.
 """
@@ -19,6 +19,7 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
+import dask.config
 import torch
 from dask.distributed import Client, LocalCluster
 from record import keep
@@ -28,6 +29,9 @@ from smoothflow.core.plugins import registry
 from smoothflow.potentials.parallel import ParallelPotential
 
 AMBER = "amber99sbildn.xml,amber99_obc.xml"
+
+PATIENCE = "5 minutes"
+"""A local cluster gives a worker up that is not back after 15 s, which on a busy machine is too soon."""
 
 
 class Counting(Executor):
@@ -63,6 +67,7 @@ def main(frames: int, kills: int, json: Path | None) -> None:
     energies_differ = forces_differ = missing = 0
     killed: list[int] = []
     with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": PATIENCE}),
         LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
         ) as cluster,
@@ -72,7 +77,7 @@ def main(frames: int, kills: int, json: Path | None) -> None:
         energies, forces = ParallelPotential(amber, undisturbed).energy_and_forces(positions)
         n_tasks = -undisturbed.left
         for number in range(1, kills + 1):
-            client.wait_for_workers(2)
+            client.wait_for_workers(2, timeout=PATIENCE)
             workers = sorted(client.run(os.getpid).values())
             victim = rng.choice(workers)
 

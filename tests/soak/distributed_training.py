@@ -1,6 +1,6 @@
 """Train by two processes and by one, compare after each step; kill one of the two at random moments and go on.
 
-    python tests/soak/distributed_training.py --steps 200 --kills 20 --json docs/reliability/distributed_training.json
+    python tests/soak/distributed_training.py --steps 200 --kills 20 --json docs/reliability/distributed-training.json
 
 Capped alanine, likelihood and forces, float64. What is killed goes on from its last checkpoint; at the end the
 parameters after each of its steps are compared with those of the process that trained alone and undisturbed.

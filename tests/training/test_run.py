@@ -77,6 +77,10 @@ def test_training_approaches_the_force_field(tmp_path: Path, peroxide_frames: Fr
     error = (forces.numpy() - peroxide_frames.forces[held_out] / thermal_energy(300.0)) ** 2
     assert float(best["val_nll"]) == pytest.approx(float(nll.detach().mean()), abs=1e-3)  # float32 in training
     assert float(best["val_force_mse"]) == pytest.approx(float(error.mean()), rel=1e-3)
+    n = len(held_out)
+    assert int(best["val_n"]) == n
+    for name, values in (("nll", nll.detach().numpy()), ("force_mse", error.mean(axis=(1, 2)))):
+        assert float(best[f"val_{name}_error"]) == pytest.approx(values.std(ddof=1) / np.sqrt(n), rel=1e-3)
     header = read_header(model)
     assert header["provenance"]["frames"]["sha256"] == peroxide_frames.digest()
     assert header["provenance"]["step"] == int(best["step"])
