@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import BenchmarkError, ConfigurationError, FileFormatError, MissingDependencyError, UnknownNameError
+from ..training.progress import OnProgress, Progress, silent
 from .report import Table
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -27,11 +29,16 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 NEEDED = {"pytest_benchmark": "pytest-benchmark", "nflows": "nflows", "zuko": "zuko"}
 PYTEST = (
-    *("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--benchmark-quiet", "--benchmark-disable-gc"),
+    *("-v", "--no-header", "-o", "console_output_style=count", "-p", "no:randomly", "-p", "no:cacheprovider"),
+    *("--benchmark-quiet", "--benchmark-disable-gc"),
     *("--benchmark-min-rounds=5", "--benchmark-max-time=0.5"),
     # an older name that some library still uses is no failure of a benchmark
     *("-W", "default"),
 )
+
+
+COUNT = re.compile(r"\[\s*(\d+)/(\d+)\]$")
+"""What pytest ends the line of a test with."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ class BenchmarkRun:
         m = self.machine
         return (
             f"{m['cpu']}, {m['threads']} thread{'s' if m['threads'] != 1 else ''}, load {m['load']:.1f} at the start, "
-            f"torch {m['torch']}, model: {m['model']}"
+            f"torch {m['torch']}, model: {m['model']}, commit {m['commit']}"
         )
 
 
@@ -106,7 +113,12 @@ def suite_names(folder: Path = FOLDER) -> list[str]:
 
 
 def run_benchmarks(
-    suites: Sequence[str], output: Path, model: Path | None = None, threads: int = 1, folder: Path = FOLDER
+    suites: Sequence[str],
+    output: Path,
+    model: Path | None = None,
+    threads: int = 1,
+    folder: Path = FOLDER,
+    on_progress: OnProgress = silent,
 ) -> None:
     """Run suites one after the other in one process of their own, and write pytest-benchmark's JSON.
 
@@ -116,6 +128,7 @@ def run_benchmarks(
         model: A model file of capped alanine, instead of an untrained flow.
         threads: Of torch and OpenMM.
         folder: Where the suites are.
+        on_progress: Told of the figures that are done.
 
     Raises:
         MissingDependencyError: If a package that the suites need is not installed.
@@ -136,11 +149,23 @@ def run_benchmarks(
     count = str(threads)
     environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENMM_CPU_THREADS": count}
     command = [sys.executable, "-m", "pytest", *PYTEST, *options, *files]
-    # to standard error, so that results can be piped
-    done = subprocess.run(command, stdout=2, env=environment, cwd=folder.parent, check=False)
-    if done.returncode != 0:
+    said = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder.parent) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                if count := COUNT.search(line.rstrip()):
+                    on_progress(Progress("Benchmarks", *map(int, count.groups())))
+                else:
+                    said.append(line)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0:
+        # to standard error, so that results can be piped
+        sys.stderr.writelines(said)
         raise BenchmarkError(
-            f'Benchmarks failed (pytest ended with {done.returncode}); their errors are above. "{output}" has what '
+            f'Benchmarks failed (pytest ended with {process.returncode}); their errors are above. "{output}" has what '
             "the others measured, if anything."
         )
 
@@ -153,7 +178,11 @@ def read_benchmarks(path: Path) -> BenchmarkRun:
     """
     try:
         data = json.loads(path.read_text())
-        machine = {"cpu": data["machine_info"]["cpu"].get("brand_raw", "?"), **data["machine_info"]["smoothflow"]}
+        machine = {
+            "cpu": data["machine_info"]["cpu"].get("brand_raw", "?"),
+            "commit": data["commit_info"]["id"] + ("-dirty" if data["commit_info"]["dirty"] else ""),
+            **data["machine_info"]["smoothflow"],
+        }
         return BenchmarkRun(machine, tuple(_figure(entry) for entry in data["benchmarks"]))
     except OSError as error:
         raise FileFormatError(f'"{path}" cannot be read: {error.strerror}. Give a file of smoothflow bench.') from error

@@ -13,6 +13,7 @@ import pytest
 import torch
 from smoothflow.backends.engines.openmm import OpenMMPotential
 from smoothflow.coordinates.molecules import molecule_path
+from smoothflow.core.files import file_digest
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from smoothflow.potentials.flow_potential import FlowPotential
@@ -45,8 +46,14 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
         "threads": torch.get_num_threads(),
         "load": config.stash[LOAD],
         "torch": torch.__version__,
-        "model": "untrained" if model is None else str(model),
+        "model": "untrained" if model is None else f"{model.name} (SHA-256 {file_digest(model)[:12]})",
     }
+
+
+def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
+    """Of every single round nothing is kept: a file of measurements is small enough for a repository."""
+    for entry in output_json["benchmarks"]:
+        entry["stats"].pop("data", None)
 
 
 @pytest.fixture

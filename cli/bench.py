@@ -9,7 +9,7 @@ import typer
 
 from ..core.errors import BenchmarkError, ConfigurationError
 from . import completion
-from .console import print_json, print_table, results
+from .console import print_json, print_table, results, task_progress
 from .options import AsJson
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def run(
     model_path = None if model is None else registry().model_path(model)
     failure = None
     try:
-        run_benchmarks(suite or [], output, model_path, threads)
+        with task_progress() as report:
+            run_benchmarks(suite or [], output, model_path, threads, on_progress=report)
     except BenchmarkError as error:
         if not output.exists():
             raise

@@ -20,6 +20,7 @@ from smoothflow.analysis.benchmarks import (
     suite_names,
 )
 from smoothflow.core.errors import BenchmarkError, ConfigurationError, FileFormatError, UnknownNameError
+from smoothflow.training.progress import Progress
 
 CONFTEST = """
 def pytest_addoption(parser):
@@ -48,6 +49,9 @@ def test_memory(benchmark):
     benchmark(lambda: None)
 """
 
+SEEN: list[Progress] = []
+"""What the run of the suite that works told of."""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def measuring() -> Iterator[None]:
@@ -72,8 +76,12 @@ def suites(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def file(suites: Path) -> Path:
     """What the suite that works measured."""
     path = suites.parent / "sums.json"
-    run_benchmarks(["sums"], path, Path("some.safetensors"), threads=2, folder=suites)
+    run_benchmarks(["sums"], path, Path("some.safetensors"), threads=2, folder=suites, on_progress=SEEN.append)
     return path
+
+
+def test_progress_counts_what_is_measured(file: Path) -> None:
+    assert [(moment.done, moment.total) for moment in SEEN] == [(i, 4) for i in range(1, 5)]
 
 
 def test_figures_are_those_of_the_recorded_durations(file: Path) -> None:
@@ -123,10 +131,13 @@ def test_growth_exponent_of_a_power_law() -> None:
     assert growth_exponent(sizes, [0.3 * size**1.37 for size in sizes]) == pytest.approx(1.37, abs=1e-12)
 
 
-def test_a_benchmark_that_fails_does_not_take_the_others_along(suites: Path, tmp_path: Path) -> None:
+def test_a_benchmark_that_fails_does_not_take_the_others_along(
+    suites: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "all.json"
     with pytest.raises(BenchmarkError, match=r"all\.json"):
         run_benchmarks([], path, folder=suites)
+    assert "no compiler" in capsys.readouterr().err
     assert len(read_benchmarks(path).figures) == 4
 
 

@@ -102,6 +102,21 @@ def test_a_kink_of_the_force_is_found_as_a_jump_of_its_gradient(at: float) -> No
     assert worst_break(Power(3, at), scan, order=1).continuous
 
 
+class Harmonic(Potential):
+    shape = (2, 3)
+
+    def energy(self, positions: Tensor) -> Tensor:
+        return 1e3 * (positions**2).sum((1, 2))
+
+
+def test_rounding_is_no_kink() -> None:
+    """Second differences of a force that is a straight line are rounding and nothing else."""
+    found = worst_break(Harmonic(), Scan("x", -0.4, 0.5, along_x), order=1)
+    assert found.share < 1e-3
+    # they are compared with the gradient of the force
+    assert found.before == pytest.approx(2e3, rel=1e-9)
+
+
 def test_parts_above_the_ceiling_are_not_looked_at() -> None:
     potential = Power(1, 0.3)
     # the corner's own energy, and that of the scan's beginning

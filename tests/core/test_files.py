@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from smoothflow.core.errors import FileFormatError
-from smoothflow.core.files import file_digest, write_atomically
+from smoothflow.core.files import MAX_DEPTH, file_digest, parse_json, write_atomically
 
 
 def test_a_file_is_written_and_replaced_whole(tmp_path: Path) -> None:
@@ -57,3 +59,36 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match=r'folder" cannot be written: Is a directory'):
         write_atomically(tmp_path / "folder", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize(
+    "value", [3, -1.5, None, True, "x", [], {}, [[1, {"a": [2]}], {"b": None}], 2**63 - 1, {"a": 1, "b": {"a": 1}}]
+)
+def test_json_is_read_as_anybody_reads_it(value: Any) -> None:
+    text = json.dumps(value)
+    assert parse_json(text) == parse_json(text.encode()) == value
+
+
+def test_json_is_nested_as_deeply_as_allowed_and_no_deeper() -> None:
+    def nested(depth: int) -> str:
+        return (depth // 2) * '[{"a":' + (depth % 2) * "[" + "0" + (depth % 2) * "]" + (depth // 2) * "}]"
+
+    assert json.dumps(parse_json(nested(MAX_DEPTH - 1))) == nested(MAX_DEPTH - 1).replace(":", ": ")
+    for depth in (MAX_DEPTH, 200_000):
+        with pytest.raises(ValueError, match="nested more than 32 levels"):
+            parse_json(nested(depth))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1, "b": 2, "b": 3}', '"b" is there twice'),
+        ('[{"x": {"a": 1, "a": 1}}]', '"a" is there twice'),
+        (f"[{'9' * 21}]", "a whole number has 21 digits"),
+        ("[1, 2", "delimiter"),
+        (b"\xff\xfe\xff", "decode"),
+    ],
+)
+def test_json_that_is_refused(text: str | bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_json(text)

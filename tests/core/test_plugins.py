@@ -171,6 +171,8 @@ def test_a_model_is_a_file_or_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
         found.load("none.toy")
     with pytest.raises(FileFormatError, match="There is no file"):
         found.load(tmp_path / "none")
+    with pytest.raises(FileFormatError, match="cannot be read: File name too long"):
+        found.model_path("x" * 300)
     with pytest.raises(UnknownNameError, match=r'No model is called "tny"\. Did you mean "tiny"'):
         found.load("tny")
     (tmp_path / "other.xyz").write_text("x")
