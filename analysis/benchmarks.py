@@ -154,8 +154,8 @@ def run_benchmarks(
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                if count := COUNT.search(line.rstrip()):
-                    on_progress(Progress("Benchmarks", *map(int, count.groups())))
+                if found := COUNT.search(line.rstrip()):
+                    on_progress(Progress("Benchmarks", int(found[1]), int(found[2])))
                 else:
                     said.append(line)
         except BaseException:
