@@ -185,7 +185,7 @@ def worst_break(potential: Potential, scan: Scan, order: int, n_cells: int = N_C
     cells = (reached[2:] & reached[1:-1] & reached[:-2]).nonzero().flatten()
     if not len(cells):
         return Break(order, scan.name, scan.low, 0.0, 0.0)
-    suspicion = table.diff(n=2, dim=0).norm(dim=-1) / (norms[1:-1] + norms[reached].median())
+    suspicion = table.diff(n=2, dim=0).norm(dim=-1) / (norms[1:-1] + norms[reached].nanmedian())
     suspicion = suspicion[cells].nan_to_num(nan=torch.inf)
     cells = cells[suspicion.topk(min(N_SUSPECTS, len(cells))).indices]
 

@@ -38,6 +38,11 @@ CONTENTS = {
 }
 """The sections of the site and their pages; a pattern stands for those that are not named before it."""
 
+BENCHMARK_LEAD = """\
+Written by `smoothflow bench`; [how to measure](../../how-to/benchmarks.md) says what each suite measures, and on what. A
+column `/ a` is the figure divided by that of yardstick a: below one is faster, or smaller.
+"""
+
 ROOMS = (
     "core",
     "coordinates",
@@ -145,9 +150,9 @@ def benchmark_pages(folder: Path) -> Iterator[tuple[str, str]]:
     """One page for each JSON file of ``smoothflow bench``."""
     for path in sorted(folder.glob("*.json")):
         run = read_benchmarks(path)
-        parts = [f"# {path.stem}\n", f"{run}.\n"]
+        parts = [f"# Benchmarks: {path.stem.replace('-', ' ')}\n", BENCHMARK_LEAD, f"{run}.\n"]
         for table in benchmark_tables(run):
-            rows = [table.columns, ["---"] * len(table.columns), *table.rows]
+            rows = [table.columns, ["---", *["---:"] * (len(table.columns) - 1)], *table.rows]
             parts += [f"## {table.title}\n", "\n".join(f"| {' | '.join(row)} |" for row in rows), "", table.note, ""]
         yield f"benchmarks/{path.stem}.md", "\n".join(parts)
 

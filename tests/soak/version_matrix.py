@@ -1,12 +1,13 @@
 """Install the package with the oldest and the newest versions that it promises to work with, and test it with each.
 
-    python tests/soak/version_matrix.py
+    python tests/soak/version_matrix.py --cuda --json docs/reliability/versions.json
 
 Each environment is made anew in a temporary folder. uv resolves it, from wheels alone, and finds the
-interpreters: those on the PATH, and those it can get. A CUDA build of torch, some gigabytes with its
-libraries, is never installed: where torch can be had in no other build, the CPU build of the version in constraints.txt
-is tested in its place, and where there is none either, the row says so. ``UV_TORCH_BACKEND=cpu`` lets uv look for CPU
-builds where PyTorch keeps them; wheels on disk that pip is told of by ``PIP_FIND_LINKS`` are found, too.
+interpreters: those on the PATH, and those it can get. A CUDA build of torch, some gigabytes with its libraries, is
+installed only with ``--cuda``: where torch can be had in no other build, the CPU build of the version in
+constraints.txt is tested in its place, and where there is none either, the row says so. ``UV_TORCH_BACKEND=cpu`` lets
+uv look for CPU builds where PyTorch keeps them; wheels on disk that pip is told of by ``PIP_FIND_LINKS`` are found,
+too.
 """
 
 from __future__ import annotations
@@ -77,14 +78,14 @@ def is_cuda(versions: Mapping[str, str]) -> bool:
     return any(name.startswith(("nvidia-", "cuda-")) for name in versions)
 
 
-def resolve_for_cpu(python: str, resolution: str, constraints: Path) -> dict[str, str]:
-    """Versions without CUDA: as `resolve` gives them, or else with the torch of constraints.txt.
+def resolve_small(python: str, resolution: str, constraints: Path, cuda: bool) -> dict[str, str]:
+    """Versions as `resolve` gives them; where that means CUDA and it is not wanted, with the torch of constraints.txt.
 
     Raises:
         UnavailableError: If torch has no CPU build.
     """
     versions = resolve(python, resolution, constraints)
-    if not is_cuda(versions):
+    if cuda or not is_cuda(versions):
         return versions
     pinned = re.search(r"^torch==\S+", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert pinned
@@ -126,12 +127,12 @@ def test(interpreter: Path, tests: tuple[str, ...], folder: Path) -> dict[str, o
     }
 
 
-def row(python: str, resolution: str, tests: tuple[str, ...]) -> str:
+def row(python: str, resolution: str, tests: tuple[str, ...], cuda: bool) -> str:
     """One environment, in words."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            versions = resolve_for_cpu(python, resolution, folder / "constraints.txt")
+            versions = resolve_small(python, resolution, folder / "constraints.txt", cuda)
             found = test(install(python, versions, folder), tests, folder)
         except UnavailableError as error:
             return str(error)
@@ -148,13 +149,16 @@ def main() -> None:
         "--quick", action="store_true", help="two files of tests in each environment, which take seconds"
     )
     parser.add_argument("--python", action="append", help=f"only these; {', '.join(PYTHONS)}")
+    parser.add_argument("--cuda", action="store_true", help="install CUDA builds of torch where there are no others")
     parser.add_argument("--json", type=Path, help="file to keep the table in")
     options = parser.parse_args()
     began = time.monotonic()
     figures = {}
     for python in options.python or PYTHONS:
         for name, resolution in RESOLUTIONS.items():
-            figures[f"Python {python}, {name}"] = row(python, resolution, QUICK if options.quick else TESTS)
+            figures[f"Python {python}, {name}"] = row(
+                python, resolution, QUICK if options.quick else TESTS, options.cuda
+            )
             print(f"Python {python}, {name}: {figures[f'Python {python}, {name}']}", file=sys.stderr, flush=True)
     keep(options.json, "Oldest and newest versions", figures, began)
 
