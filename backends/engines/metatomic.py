@@ -91,7 +91,8 @@ def metatomic_provider(argument: str, structure: Path) -> ASEPotential:
 def without_deprecations() -> Iterator[None]:
     """Without torch's warnings that TorchScript is deprecated: metatomic is TorchScript."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
+        # a DeprecationWarning, and from torch 2.14 on a FutureWarning
+        warnings.filterwarnings("ignore", "`torch.jit")
         yield
 
 

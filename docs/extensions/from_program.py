@@ -39,8 +39,8 @@ CONTENTS = {
 """The sections of the site and their pages; a pattern stands for those that are not named before it."""
 
 BENCHMARK_LEAD = """\
-Written by `smoothflow bench`; [how to measure](../../how-to/benchmarks.md) says what each suite measures, and on what. A
-column `/ a` is the figure divided by that of yardstick a: below one is faster, or smaller.
+Written by `smoothflow bench`; [how to measure](../../how-to/benchmarks.md) says what each suite measures, and on what.
+A column `/ a` is the figure divided by that of yardstick a: below one is faster, or smaller.
 """
 
 ROOMS = (

@@ -216,7 +216,6 @@ def test_derivatives_reach_the_conditioners_input_through_stacked_inverses(name:
 
 
 @pytest.mark.parametrize("manifold", [Interval(), Circle()])
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_function_transforms_agree_with_eager_derivatives(manifold: Manifold) -> None:
     transform = registry().transform("smooth")(manifold)
     generator = torch.Generator().manual_seed(5)

@@ -20,9 +20,6 @@ openmm = pytest.importorskip("openmm")
 app = pytest.importorskip("openmm.app")
 unit = pytest.importorskip("openmm.unit")
 
-# torch scripts its decompositions for forward mode when they are first needed
-forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-
 RELATIVE = 1e-11  # sums of up to 1e5 terms in float64, in another order
 
 
@@ -143,7 +140,6 @@ def test_hessian_agrees_with_finite_differences_of_forces() -> None:
     torch.testing.assert_close(product, change, rtol=0, atol=1e-6 * change.abs().amax().item())
 
 
-@forward_mode
 def test_hessian_is_the_same_by_function_transforms() -> None:
     system, start = capped_alanine()
     potential = ForceField.from_system(system, anonymous(22))
@@ -157,7 +153,6 @@ def test_hessian_is_the_same_by_function_transforms() -> None:
     torch.testing.assert_close(forward_over_reverse, expected, rtol=1e-10, atol=1e-6)  # of stiffnesses of 1e5
 
 
-@forward_mode
 @pytest.mark.parametrize("size", [0.02, 0.2])
 def test_born_integral_has_right_derivatives(size: float) -> None:
     # balls apart, overlapping, and one inside the other either way
