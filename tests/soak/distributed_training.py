@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -76,9 +77,14 @@ class Trainings:
 
 
 def ranks(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes that a training has started."""
-    children = psutil.Process(process.pid).children()
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    """The processes that a training has started, and that have not ended."""
+    found = []
+    for child in psutil.Process(process.pid).children():
+        # one that ends just now has no command any more
+        with suppress(psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def kill_one(process: subprocess.Popen[str], rng: random.Random, longest: float) -> float | None:
