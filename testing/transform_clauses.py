@@ -211,6 +211,7 @@ def check_ends(case: TransformCase) -> Numbers:
             back, _ = case.transform.inverse(x, params)
             limit = ROUNDING * eps * (1 + torch.exp(-log_dydx))
             require_within((back - end).abs(), limit, f"the inverse must keep the end {end:g}.", params=params)
+        _require_preimages_inside(case, generator)
         return {"largest shift of an end": largest}
     if isinstance(case.manifold, Circle):
         x = case.points(n, torch.float64, generator)
@@ -230,6 +231,21 @@ def check_ends(case: TransformCase) -> Numbers:
     reach = torch.minimum(case.transform.forward(x, params)[0], -case.transform.forward(-x, params)[0])
     require_within(100 - reach, 0.0 * reach + 1e-300, "the line must be mapped onto: |f| < 100 at 1e4.", params=params)
     return {"smallest |f| at 1e4": float(reach.min())}
+
+
+def _require_preimages_inside(case: TransformCase, generator: torch.Generator) -> None:
+    """Next to an end of the interval, too, what is sampled is inside: outside, nothing that follows is defined."""
+    for dtype in DTYPES:
+        params = torch.cat([case.ordinary(256, dtype, generator), case.extreme(256, dtype, generator)])
+        distances = 0.5 * torch.finfo(dtype).eps * torch.tensor([0, 1, 2, 8], dtype=dtype)
+        for y in torch.cat([distances, 1 - distances]).tolist():
+            place = torch.full((len(params),), y, dtype=dtype)
+            x, log_derivative = case.transform.inverse(place, params)
+            outside = torch.maximum(-x, x - 1).nan_to_num(nan=torch.inf)
+            none = torch.finfo(dtype).tiny
+            require_within(outside, none, f"the preimage of {y:.9g} must be inside the interval.", params=params)
+            size = (0 * log_derivative).nan_to_num(nan=torch.inf)
+            require_within(size, none, f"the inverse's log-derivative at {y:.9g} must be finite.", params=params)
 
 
 def check_log_derivative(case: TransformCase) -> Numbers:

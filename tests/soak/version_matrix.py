@@ -44,8 +44,8 @@ TESTS = (
 
 SELECTION = (
     *("-m", "not slow", "--ignore=tests/backends/engines/test_openmmml.py", "--continue-on-collection-errors"),
-    # what old versions of others say to new versions of others
-    *("-W", "ignore::DeprecationWarning"),
+    # what old versions of others say to, and of, new versions of others
+    *("-W", "ignore::DeprecationWarning", "-W", "ignore:found nvalchemi-toolkit-ops version"),
 )
 QUICK = ("tests/core/test_manifolds.py", "tests/backends/flows/test_closed_forms.py")
 
