@@ -149,7 +149,9 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
             raise TrainingError(f"At step {self.global_step} the {name} of the held-out frames is not finite. {ADVICE}")
         found["val_n"] = n
         for name, (mean, error) in estimates.items():
-            found |= {f"val_{name}": float(mean), f"val_{name}_error": float(error)}
+            found[f"val_{name}"] = float(mean)
+            if n > 1:
+                found[f"val_{name}_error"] = float(error)
         found["val_loss"] = float(loss)
         if self.target is not None:
             found["energy_evaluations"] = self.target.n_evaluations
@@ -249,9 +251,9 @@ def _moments(values: Float[Tensor, "n"]) -> Float[Tensor, "2"]:
 
 
 def _estimate(moments: Float[Tensor, "2"], n: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The mean of n values, and its standard error as if they were independent; a single value tells of none: 0."""
+    """The mean of n values, and its standard error as if they were independent; nan for a single one."""
     mean, square = moments / n
-    return mean, ((square - mean**2).clamp(min=0) / max(n - 1, 1)).sqrt()
+    return mean, ((square - mean**2).clamp(min=0) / (n - 1)).sqrt()
 
 
 def _averaging(decay: float) -> Any:

@@ -46,6 +46,7 @@ SELECTION = (
     *("-m", "not slow", "--ignore=tests/backends/engines/test_openmmml.py", "--continue-on-collection-errors"),
     # what old versions of others say to, and of, new versions of others
     *("-W", "ignore::DeprecationWarning", "-W", "ignore:found nvalchemi-toolkit-ops version"),
+    *("-W", "ignore:Guards may run slower on Python 3.13.0"),
 )
 QUICK = ("tests/core/test_manifolds.py", "tests/backends/flows/test_closed_forms.py")
 
