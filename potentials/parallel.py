@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import multiprocessing
 import os
-import pickle
-import signal
-import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -26,6 +19,7 @@ from torch import Tensor
 from ..core.errors import ConfigurationError, SimulationError
 from ..core.external import attach_forces
 from ..core.potential import Potential
+from .parallel_worker import Failure, Parcel, Result, evaluate, settled, start
 
 T = TypeVar("T")
 
@@ -34,12 +28,6 @@ MAX_CHUNK = 64
 
 MIN_CHUNKS = 64
 """Tasks that a batch is cut into at least while it has the frames, so that expensive ones fill a large machine."""
-
-KEPT = 8
-"""Potentials that a worker keeps ready."""
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENMM_CPU_THREADS")
-"""Where the libraries that a worker loads look for their number of threads."""
 
 
 class ParallelPotential(Potential):
@@ -84,7 +72,7 @@ class ParallelPotential(Potential):
         self.topology = potential.topology
         self.chunk_size = chunk_size
         self.n_workers = n_workers or _cores()
-        self._potential = _Parcel.pack(potential)
+        self._potential = Parcel.pack(potential)
         self._settled = False
         self._executor = executor
         self._processes: _Processes | None = None
@@ -110,7 +98,7 @@ class ParallelPotential(Potential):
         if len(positions) == 0:
             return positions.new_empty(0), torch.empty_like(positions)
         frames = positions.detach().cpu().numpy()
-        results: dict[int, _Result] = {}
+        results: dict[int, Result] = {}
         try:
             self._settle(frames[:1])
             self._complete(self._chunks(len(frames)), frames, results, self._first_window())
@@ -155,7 +143,7 @@ class ParallelPotential(Potential):
         """Let one worker evaluate a frame, and have all of them start from what it has decided then."""
         if self._settled:
             return
-        future = self._submit(_settled, self._potential, frame)
+        future = self._submit(settled, self._potential, frame)
         if _exception(future) is None:
             parcel = future.result()
             self._settled = parcel is not None
@@ -167,7 +155,7 @@ class ParallelPotential(Potential):
         self,
         pieces: deque[range],
         frames: Float[np.ndarray, "batch *shape"],
-        results: dict[int, _Result],
+        results: dict[int, Result],
         window: int | None,
     ) -> None:
         """Evaluate all pieces; those lost with a worker as single frames, what is lost again one after the other."""
@@ -192,18 +180,18 @@ class ParallelPotential(Potential):
         self,
         pieces: deque[range],
         frames: Float[np.ndarray, "batch *shape"],
-        results: dict[int, _Result],
+        results: dict[int, Result],
         window: int | None,
     ) -> tuple[list[range], BaseException | None]:
         """Evaluate pieces, from the left, until one is lost; returns those lost, and why."""
-        under_way: deque[tuple[range, Future[_Result | _Failure]]] = deque()
+        under_way: deque[tuple[range, Future[Result | Failure]]] = deque()
         lost: list[range] = []
         reason: BaseException | None = None
         try:
             while under_way or (pieces and not lost):
                 while pieces and not lost and (window is None or len(under_way) < window):
                     piece = pieces.popleft()
-                    future = self._submit(_evaluate, self._potential, frames[piece.start : piece.stop])
+                    future = self._submit(evaluate, self._potential, frames[piece.start : piece.stop])
                     under_way.append((piece, future))
                 piece, future = under_way.popleft()
                 error = _exception(future)
@@ -212,7 +200,7 @@ class ParallelPotential(Potential):
                     reason = reason or error
                     continue
                 result = future.result()
-                if isinstance(result, _Failure):
+                if isinstance(result, Failure):
                     raise result.error(piece)
                 results[piece.start] = result
         finally:
@@ -251,7 +239,7 @@ class _Processes:
         context = multiprocessing.get_context("spawn")
         # kept open here as well: workers that start later get it too
         self._watched, self._stop = context.Pipe(duplex=False)
-        self.executor = ProcessPoolExecutor(n_workers, context, initializer=_start, initargs=(self._watched,))
+        self.executor = ProcessPoolExecutor(n_workers, context, initializer=start, initargs=(self._watched,))
         try:
             self.executor.submit(os.getpid).result()
         except BrokenExecutor as error:
@@ -278,114 +266,6 @@ class _Processes:
     def _close_pipe(self) -> None:
         self._stop.close()
         self._watched.close()
-
-
-_Result = tuple[Float[np.ndarray, "chunk"], Float[np.ndarray, "chunk *shape"]]
-
-
-@dataclass(frozen=True)
-class _Parcel:
-    """A pickled potential and a name for its content."""
-
-    name: str
-    content: bytes
-
-    @classmethod
-    def pack(cls, potential: Potential) -> _Parcel:
-        for tensor in itertools.chain(potential.parameters(), potential.buffers()):
-            if tensor.device.type != "cpu":
-                raise ConfigurationError(
-                    f"The potential is on {tensor.device}, which evaluates a batch at once already. Use it as it is, "
-                    "or move it to the CPU first."
-                )
-        try:
-            content = pickle.dumps(potential)
-        # objects refuse to be pickled with errors of every kind
-        except Exception as error:
-            raise ConfigurationError(
-                f"{type(potential).__name__} cannot be sent to a worker: {type(error).__name__}: {error}. Use a class "
-                "that a module defines, and attributes that can be pickled."
-            ) from error
-        return cls(hashlib.sha256(content).hexdigest(), content)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """An error that the potential raised, as text: not every exception survives the way back."""
-
-    frame: int | None
-    text: str
-    trace: str
-
-    @classmethod
-    def of(cls, error: Exception) -> _Failure:
-        return cls(None, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
-
-    def error(self, piece: range) -> SimulationError:
-        """The error to be raised for a piece of the batch."""
-        if self.frame is not None:
-            where = f"Frame {piece[self.frame]}"
-        else:
-            where = f"Frame {piece[0]}" if len(piece) == 1 else f"The chunk of frames {piece[0]} to {piece[-1]}"
-        error = SimulationError(f"{where} cannot be evaluated: {self.text}")
-        error.add_note(f"In the worker:\n{self.trace}")
-        return error
-
-
-_worker = threading.local()
-"""The potentials that a thread of a worker has unpacked: a Context must not be shared by two."""
-
-
-def _start(watched: Connection) -> None:
-    """Make this process a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to every process; the first one decides
-    threading.Thread(target=_end_when_told, args=(watched,), daemon=True).start()
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    torch.set_num_threads(1)
-
-
-def _end_when_told(watched: Connection) -> None:
-    wait([watched])  # nothing is read, so that all workers see it
-    os._exit(1)
-
-
-def _unpack(parcel: _Parcel) -> Potential:
-    """The potential, kept ready in this thread."""
-    kept: dict[str, Potential] = _worker.__dict__
-    if parcel.name not in kept:
-        kept[parcel.name] = pickle.loads(parcel.content)
-    kept[parcel.name] = kept.pop(parcel.name)  # the last one used is the last to go
-    while len(kept) > KEPT:
-        del kept[next(iter(kept))]
-    return kept[parcel.name]
-
-
-def _settled(parcel: _Parcel, frame: Float[np.ndarray, "1 *shape"]) -> _Parcel | None:
-    """The potential as it is after one evaluation; as it was if it cannot be packed then; None without evaluation."""
-    try:
-        potential = _unpack(parcel)
-        potential.energy_and_forces(torch.tensor(frame))
-    except Exception:
-        return None  # it will be raised again, and reported, with the frame's index
-    try:
-        return _Parcel.pack(potential)
-    except ConfigurationError:
-        return parcel
-
-
-def _evaluate(parcel: _Parcel, frames: Float[np.ndarray, "chunk *shape"]) -> _Result | _Failure:
-    """What a worker does: energies and forces of a chunk, or what its first frame that fails raises."""
-    try:
-        energies, forces = _unpack(parcel).energy_and_forces(torch.tensor(frames))
-        return energies.numpy(), forces.numpy()
-    # whatever a third party's program raises
-    except Exception as error:
-        failure = _Failure.of(error)
-    for i in range(len(frames) if len(frames) > 1 else 0):
-        alone = _evaluate(parcel, frames[i : i + 1])
-        if isinstance(alone, _Failure):
-            return replace(alone, frame=i)
-    return failure
 
 
 def _exception(future: Future[Any]) -> BaseException | None:

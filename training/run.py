@@ -21,8 +21,8 @@ from ..coordinates.internal import InternalCoordinates
 from ..coordinates.zmatrix import Row, ZMatrix
 from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart
-from ..core.errors import ConfigurationError, FileFormatError
-from ..core.files import file_digest, write_atomically
+from ..core.errors import ConfigurationError
+from ..core.files import file_digest, make_folder, write_atomically
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..core.units import thermal_energy
@@ -125,10 +125,7 @@ def train(
 @contextmanager
 def _hold(run: RunFolder) -> Iterator[Journal]:
     """The folder of a run, made if it is missing and kept from others, and its log."""
-    try:
-        run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileFormatError(f'The folder "{run.path}" cannot be made: {error.strerror}.') from error
+    make_folder(run.checkpoint.parent)
     with lock_folder(run.path), journal_of(run.log) as journal:
         yield journal
 
