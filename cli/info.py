@@ -85,7 +85,6 @@ def _model(name: str, path: Path, as_json: bool) -> None:
             ["parameters", str(n_parameters)],
             *([label, _shown(value)] for label, value in _flat(header["settings"])),
             *[[f"plug-in {name}", f"{p['distribution']} {p['version']}"] for name, p in header["plugins"].items()],
-            *([f"provenance: {label}", _shown(value)] for label, value in _flat(provenance)),
         ],
     )
     if evaluation:
@@ -94,6 +93,9 @@ def _model(name: str, path: Path, as_json: bool) -> None:
             ["quantity", "value"],
             [[label, _shown(value)] for label, value in _flat(evaluation)],
         )
+    print_table(
+        "How it came to be", ["property", "value"], [[label, _shown(leaf)] for label, leaf in _flat(provenance)]
+    )
     print_table(
         "Charts",
         ["column", "kind", "location", "scale"],
