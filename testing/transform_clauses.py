@@ -303,7 +303,7 @@ VALUE_CLAUSES: tuple[Clause[TransformCase], ...] = (
     Clause("pickling", "a pickled or copied transform is the same transform", check_pickling),
     Clause("precision", "float64 in, float64 throughout", check_precision),
     Clause("monotonicity", "it increases at all parameters, once around on the circle", check_monotonicity),
-    Clause("ends", "ends stay, the seam does not show, the line is mapped onto", check_ends),
+    Clause("ends", "ends stay, preimages are inside, the seam does not show, the line is mapped onto", check_ends),
     Clause("log-derivative", "log-derivatives are those of automatic differentiation", check_log_derivative),
     Clause("round-trip", "inverse and forward undo each other near machine precision", check_round_trip),
 )

@@ -20,7 +20,7 @@ def section(path: Path) -> list[str]:
     """Heading, table of figures, and the command that makes them."""
     found = json.loads(path.read_text(encoding="utf-8"))
     origin = found["origin"]
-    lines = [f"## {found['title']}", "", "| | |", "| --- | ---: |"]
+    lines = [f"## {found['title']}", "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {value} |" for name, value in found["figures"].items()]
     lines += ["", "```bash", origin["command"], "```", ""]
     lines += [f"{found['seconds']} s, commit `{origin['commit']}`, torch {origin['torch']}, {origin['machine']}.", ""]
