@@ -101,8 +101,8 @@ class SplineTransform(Transform):
         root = torch.sqrt((b**2 - 4 * a * c).clamp(min=torch.finfo(y.dtype).tiny))
         positive = b >= 0
         xi = torch.where(positive, -2 * c, root - b) / torch.where(positive, b + root, 2 * a)
-        # nor take it out of its bin, and a sample out of the interval
-        xi = xi.clamp(0, 1)
+        # nor take it out of its bin, and a sample out of the interval; its derivatives stay
+        xi = xi + (xi.clamp(0, 1) - xi).detach()
         x = x_low + width * xi
         both = xi * (1 - xi)
         log_derivative = _log_derivative(xi, both, slope, d_low, d_high, slope + curvature * both)

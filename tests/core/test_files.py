@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from smoothflow.core.errors import FileFormatError
-from smoothflow.core.files import MAX_DEPTH, file_digest, parse_json, write_atomically
+from smoothflow.core.files import MAX_DEPTH, file_digest, make_folder, parse_json, write_atomically
 
 
 def test_a_file_is_written_and_replaced_whole(tmp_path: Path) -> None:
@@ -59,6 +59,16 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match=r'folder" cannot be written: Is a directory'):
         write_atomically(tmp_path / "folder", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    for _ in range(2):
+        make_folder(folder)
+        assert folder.is_dir()
+    (folder / "file").touch()
+    with pytest.raises(FileFormatError, match=r'file/c" cannot be made: Not a directory'):
+        make_folder(folder / "file" / "c")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@
 The changes are the classical ones: a comparison, an operator or a number exchanged, a condition negated, a statement or
 a returned value left out; a seeded random sample of all that there are. Each is made in a copy of the tree and tried
 against the tests of its module until one fails. Survivors that change nothing observable count as survivors too. Tests
-were written for survivors of seeds 0 and 1: a score is one of another seed.
+were written for survivors of seeds 0 to 2: the next score is one of another seed.
 """
 
 from __future__ import annotations
