@@ -124,17 +124,20 @@ def test_points_at_the_ends_and_at_the_seam() -> None:
     )
 
 
-def test_no_preimage_is_outside_and_its_derivatives_are_those_at_the_end() -> None:
-    params = torch.linspace(0.1, 9, 500)[:, None]
-    for end in (0.0, 1.0):
-        y = torch.full((500,), end, requires_grad=True)
-        x, log_dxdy = invert(exponential, y, params, Interval())
-        assert bool(((x >= 0) & (x <= 1)).all())
-        (dxdy,) = torch.autograd.grad(x.sum(), y)
-        expected = torch.expm1(params[:, 0]) / params[:, 0] * torch.exp(-end * params[:, 0])
-        # float32, times a slope of up to 900
-        torch.testing.assert_close(dxdy, expected, rtol=1e-4, atol=0)
-        torch.testing.assert_close(log_dxdy.exp(), expected, rtol=1e-4, atol=0)
+@pytest.mark.parametrize("shift", [2.0**-52, -(2.0**-52)])
+def test_no_preimage_is_outside_and_its_derivatives_are_those_at_the_end(shift: float) -> None:
+    """Where F is rounded at an end, the root is, too."""
+
+    def rounded(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 * x - x**2 / 2 - x / 2 + shift + 0 * params[..., 0], torch.log(1.5 - x)
+
+    y = torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True)
+    x, log_dxdy = invert(rounded, y, torch.zeros((2, 1), dtype=torch.float64), Interval())
+    assert bool(((x >= 0) & (x <= 1)).all())
+    (dxdy,) = torch.autograd.grad(x.sum(), y)
+    expected = torch.tensor([1 / 1.5, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(dxdy, expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(log_dxdy.exp(), expected, rtol=1e-14, atol=0)
 
 
 def test_the_bracket_on_the_line_grows_as_far_as_needed() -> None:
