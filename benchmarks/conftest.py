@@ -42,6 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     model = config.getoption("model")
+    # whose machine it was says nothing about figures
+    for name in ("node", "release"):
+        machine_info.pop(name, None)
     machine_info["smoothflow"] = {
         "threads": torch.get_num_threads(),
         "load": config.stash[LOAD],
