@@ -150,7 +150,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         found["val_n"] = n
         for name, (mean, error) in estimates.items():
             found[f"val_{name}"] = float(mean)
-            if n > 1:
+            if bool(torch.isfinite(error)):
                 found[f"val_{name}_error"] = float(error)
         found["val_loss"] = float(loss)
         if self.target is not None:

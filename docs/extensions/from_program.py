@@ -13,6 +13,7 @@ import smoothflow
 import typer
 from docutils import nodes
 from smoothflow.analysis.benchmarks import benchmark_tables, read_benchmarks
+from smoothflow.analysis.comparison_report import markdown
 from smoothflow.cli.app import app as program
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
@@ -152,8 +153,7 @@ def benchmark_pages(folder: Path) -> Iterator[tuple[str, str]]:
         run = read_benchmarks(path)
         parts = [f"# Benchmarks: {path.stem.replace('-', ' ')}\n", BENCHMARK_LEAD, f"{run}.\n"]
         for table in benchmark_tables(run):
-            rows = [table.columns, ["---", *["---:"] * (len(table.columns) - 1)], *table.rows]
-            parts += [f"## {table.title}\n", "\n".join(f"| {' | '.join(row)} |" for row in rows), "", table.note, ""]
+            parts += [f"## {table.title}\n", markdown(table)]
         yield f"benchmarks/{path.stem}.md", "\n".join(parts)
 
 

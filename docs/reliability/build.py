@@ -21,7 +21,8 @@ def section(path: Path) -> list[str]:
     found = json.loads(path.read_text(encoding="utf-8"))
     origin = found["origin"]
     lines = [f"## {found['title']}", "", "| | |", "| --- | --- |"]
-    lines += [f"| {name} | {value} |" for name, value in found["figures"].items()]
+    shown = {name: str(value).replace("|", r"\|") for name, value in found["figures"].items()}
+    lines += [f"| {name} | {value} |" for name, value in shown.items()]
     lines += ["", "```bash", origin["command"], "```", ""]
     lines += [f"{found['seconds']} s, commit `{origin['commit']}`, torch {origin['torch']}, {origin['machine']}.", ""]
     return lines

@@ -242,7 +242,7 @@ def main() -> None:
     }
     for i, mutant in enumerate(sorted(survivors, key=lambda mutant: (mutant.module, mutant.line)), 1):
         where, change = str(mutant).split(": ", 1)
-        figures[f"survivor {i}: {where}"] = f"`{change}`".replace("|", "\\|")
+        figures[f"survivor {i}: {where}"] = f"`{change}`"
     keep(options.json, TITLE, figures, began)
 
 

@@ -79,14 +79,14 @@ def is_cuda(versions: Mapping[str, str]) -> bool:
     return any(name.startswith(("nvidia-", "cuda-")) for name in versions)
 
 
-def resolve_small(python: str, resolution: str, constraints: Path, cuda: bool) -> dict[str, str]:
-    """Versions as `resolve` gives them; where that means CUDA and it is not wanted, with the torch of constraints.txt.
+def resolve_for_cpu(python: str, resolution: str, constraints: Path) -> dict[str, str]:
+    """Versions without CUDA: as `resolve` gives them, or else with the torch of constraints.txt.
 
     Raises:
         UnavailableError: If torch has no CPU build.
     """
     versions = resolve(python, resolution, constraints)
-    if cuda or not is_cuda(versions):
+    if not is_cuda(versions):
         return versions
     pinned = re.search(r"^torch==\S+", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert pinned
@@ -133,7 +133,7 @@ def row(python: str, resolution: str, tests: tuple[str, ...], cuda: bool) -> str
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            versions = resolve_small(python, resolution, folder / "constraints.txt", cuda)
+            versions = (resolve if cuda else resolve_for_cpu)(python, resolution, folder / "constraints.txt")
             found = test(install(python, versions, folder), tests, folder)
         except UnavailableError as error:
             return str(error)
