@@ -32,9 +32,9 @@ ASYMMETRY = 1e-3
 NET = 1e-4
 """Net force (torque) relative to the root mean square force (times the molecule's radius): single precision."""
 
-REACHED = 100.0
-"""Energy above the start's up to which a turned torsion is looked at, kT: no simulation gets there, but seams of charts
-and clashing atoms are beyond."""
+CLASH = 1e4
+"""Energy above the start's from which on a turned torsion is not looked at, kT: there atoms coincide in a force field,
+and what is left of its energy is rounding. No flow gets there, whose walls between turns are some 100 kT high."""
 
 
 def examine_forces(potential: Potential, frames: Float[Tensor, "n atoms 3"], count: Count) -> list[Finding]:
@@ -81,8 +81,8 @@ def examine_hessian(potential: Potential, frames: Float[Tensor, "n atoms 3"], co
 def examine_continuity(
     potential: Potential, frame: Float[Tensor, "atoms 3"], topology: Topology, temperature: float, count: Count
 ) -> list[Finding]:
-    """Jumps of the forces and of their gradient along scans of bonds, and along those of torsions up to 100 kT."""
-    ceiling = float(potential.energy_and_forces(frame[None])[0]) + REACHED * thermal_energy(temperature)
+    """Jumps of the forces and of their gradient along scans of bonds, and along whole turns of all torsions."""
+    ceiling = float(potential.energy_and_forces(frame[None])[0]) + CLASH * thermal_energy(temperature)
     scans = bond_scans(frame, topology)
     scans += [replace(scan, ceiling=ceiling) for scan in torsion_scans(frame, topology)]
     findings = []

@@ -1,15 +1,15 @@
-"""Scans of a molecule: its bonds stretched, its torsions turned, the rest of it rigid."""
+"""Scans of a molecule: its bonds stretched, its torsions turned, and nothing else changed."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..coordinates.elements import element
+from ..coordinates.internal import InternalCoordinates
 from ..core.differences import Scan
+from ..core.manifolds import FULL_TURN, Circle
 from ..core.topology import Topology
 
 SHORTEST, LONGEST = 0.5, 2.0
@@ -59,30 +59,22 @@ def bond_scans(positions: Float[Tensor, "atoms 3"], topology: Topology) -> list[
 
 
 def torsion_scans(positions: Float[Tensor, "atoms 3"], topology: Topology) -> list[Scan]:
-    """One whole turn about each bond that is in no ring and ends in no bare atom."""
-    neighbours = topology.neighbours()
+    """One whole turn of each torsion of the molecule's z-matrix, impropers and ring torsions included.
+
+    All other internal coordinates stay as they are.
+
+    Raises:
+        TopologyError: If the topology is not that of one molecule.
+    """
+    coordinates = InternalCoordinates(topology).to(positions)
+    q, _ = coordinates.encode(positions[None])
     scans = []
-    for bond in topology.bonds:
-        moving = far_side(topology, bond)
-        if moving is None or min(len(neighbours[i]) for i in bond) < 2:
-            continue
-        centre = positions[bond[1]]
-        axis = centre - positions[bond[0]]
-        axis = axis / axis.norm()
-        turning = positions.new_zeros(len(positions), 1)
-        turning[moving] = 1
+    for i in coordinates.codomain.indices(Circle):
 
-        def place(
-            angle: Tensor, centre: Tensor = centre, axis: Tensor = axis, turning: Tensor = turning
-        ) -> Float[Tensor, "points atoms 3"]:
-            # Rodrigues' formula, for the change of the position
-            arms = positions - centre
-            around = torch.linalg.cross(axis.expand_as(arms), arms)
-            sine, versine = (f.to(positions)[:, None, None] for f in (angle.sin(), 1 - angle.cos()))
-            change = sine * around + versine * torch.linalg.cross(axis.expand_as(arms), around)
-            turned: Tensor = positions + turning * change
-            return turned
+        def place(angle: Tensor, i: int = i) -> Float[Tensor, "points atoms 3"]:
+            turned = q.expand(len(angle), -1).clone()
+            turned[:, i] += angle.to(q)
+            return coordinates.decode(turned)[0]
 
-        name = f"torsion about {topology.atoms[bond[0]]} {topology.atoms[bond[1]]}"
-        scans.append(Scan(name, 0.0, 2 * math.pi, place))
+        scans.append(Scan(f"torsion {coordinates.codomain.names[i]}", 0.0, FULL_TURN, place))
     return scans

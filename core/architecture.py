@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from .charts import NormalInterval
+from .charts import CumulativeNormal
 from .conditioners import MLPConditioner
 from .errors import ConfigurationError
 from .flow import Flow
 from .layers import Coupling, Layer, Sequential
-from .manifolds import UNIT_MANIFOLDS, Circle, Interval, Line, Manifold, Product
+from .manifolds import UNIT_MANIFOLDS, Arc, Circle, Interval, Line, Manifold, Product
 from .plugins import registry
 from .transforms import Transform
 
 DEFAULT_TRANSFORMS = MappingProxyType({"circle": "smooth", "interval": "smooth", "line": "affine"})
+
+ARC_TRANSFORM = "affine"
+"""The transform of arcs: as on lines, it carries the bulk of each conditional."""
 
 SIZES = MappingProxyType(
     {
@@ -41,8 +46,9 @@ LARGEST_OPTION = 10_000
 class FlowSettings:
     """The architecture of a flow.
 
-    Data to latent: couplings of the lines, the lines' map onto intervals, couplings of the intervals, all conditioned
-    on the circles as well; then couplings of the circles. So p = p(circles) p(intervals | circles).
+    Data to latent: couplings of the lines and arcs, the map of lines onto intervals and of arcs onto circles, couplings
+    of these, all conditioned on the other circles as well; then couplings of the other circles. So
+    p = p(circles) p(lines, arcs | circles).
 
     Attributes:
         transforms: The transform of each kind of manifold, by name. Without one for the interval, lines stay lines.
@@ -55,6 +61,8 @@ class FlowSettings:
         n_harmonics: Harmonics of each circle that enter the conditioners.
         tail_scale: Width of the cumulative normal that maps lines onto intervals, in standard deviations of the data.
         seed: Seed of the initial weights.
+        narrow_torsions: Where torsions that keep to a small arc are charted: on the circle (``arc``), whose energy is
+            smooth all around, or on the line, with a jump of the energy opposite to their mean, as in version 0.1.
     """
 
     transforms: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_TRANSFORMS))
@@ -67,6 +75,7 @@ class FlowSettings:
     n_harmonics: int = 3
     tail_scale: float = 1.5
     seed: int = 0
+    narrow_torsions: Literal["arc", "line"] = "arc"
 
     def __post_init__(self) -> None:
         for kind in self.transforms:
@@ -85,6 +94,8 @@ class FlowSettings:
             for option, value in options.items():
                 if isinstance(value, int) and abs(value) > LARGEST_OPTION:
                     raise ConfigurationError(f"{option} of {name} must be at most {LARGEST_OPTION}; it is {value}.")
+        if self.narrow_torsions not in ("arc", "line"):
+            raise ConfigurationError(f'narrow_torsions must be "arc" or "line"; it is {self.narrow_torsions!r}.')
         if not 0 < self.tail_scale <= 1000:
             raise ConfigurationError(f"tail_scale must be positive and at most 1000; it is {self.tail_scale}.")
 
@@ -117,12 +128,12 @@ class FlowSettings:
 def transforms_for(name: str) -> dict[str, str]:
     """The transforms of a flow named after one transform: that one wherever it can be, well-tried ones elsewhere.
 
-    A transform that maps only the line gives a flow on lines alone; otherwise an affine step on the line carries the
-    bulk of each conditional, and what the transform does not map is left to the smooth one.
+    A transform that maps lines and no interval gives a flow that leaves lines as they are. Otherwise an affine step on
+    the lines carries the bulk of each conditional, and what the transform does not map is left to the smooth one.
     """
     kinds = {kind.__name__.lower() for kind in registry().transform(name).manifolds}
-    if kinds == {"line"}:
-        return {"line": name}
+    if "line" in kinds and "interval" not in kinds:
+        return {"circle": name if "circle" in kinds else "affine", "line": name}
     return {**DEFAULT_TRANSFORMS, **dict.fromkeys(sorted(kinds), name)}
 
 
@@ -141,20 +152,20 @@ def build_flow(settings: FlowSettings, start: Layer | Product) -> Flow:
     layers: list[Layer] = [] if isinstance(start, Product) else [start]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        circles = domain.indices(Circle)
-        lines = domain.indices(Line)
-        if Interval in transforms:
-            layers += _couplings(settings, transforms, domain, lines, circles, settings.line_pairs)
-            if lines:
-                to_intervals = NormalInterval(domain, settings.tail_scale)
-                layers.append(to_intervals)
-                domain = to_intervals.codomain
-            layers += _couplings(
-                settings, transforms, domain, domain.indices(Interval), circles, settings.interval_pairs
-            )
-        else:
-            n_pairs = settings.line_pairs + settings.interval_pairs
-            layers += _couplings(settings, transforms, domain, lines, circles, n_pairs)
+        circles, lines, arcs = domain.indices(Circle), domain.indices(Line), domain.indices(Arc)
+        if arcs:
+            transforms[Arc] = registry().transform(ARC_TRANSFORM)(Circle())
+        bulk = sorted([*lines, *arcs])
+        has_intervals = Interval in transforms
+        n_pairs = settings.line_pairs + (0 if has_intervals else settings.interval_pairs)
+        layers += _couplings(settings, transforms, domain, bulk, circles, n_pairs)
+        if arcs or (lines and has_intervals):
+            to_unit = CumulativeNormal(domain, settings.tail_scale, lines=has_intervals)
+            layers.append(to_unit)
+            domain = to_unit.codomain
+        if has_intervals:
+            inner = sorted([*domain.indices(Interval), *arcs])
+            layers += _couplings(settings, transforms, domain, inner, circles, settings.interval_pairs)
         layers += _couplings(settings, transforms, domain, circles, [], settings.circle_pairs)
     if not layers:
         raise ConfigurationError("These settings give a flow without a layer; ask for at least one pair of couplings.")
@@ -179,9 +190,18 @@ def _couplings(
             if not transformed:
                 continue
             conditioning = [*other, *context]
-            initial = Coupling.initial_outputs(domain, transformed, transforms)
+            constants = _arc_constants(domain, transformed)
+            initial = Coupling.initial_outputs(domain, transformed, transforms, constants.shape[1])
             conditioner = MLPConditioner(
                 domain.select(conditioning), initial, settings.hidden, settings.n_hidden_layers, settings.n_harmonics
             )
-            layers.append(Coupling(domain, transformed, conditioning, transforms, conditioner))
+            layers.append(Coupling(domain, transformed, conditioning, transforms, conditioner, arc_constants=constants))
     return layers
+
+
+def _arc_constants(domain: Product, transformed: Sequence[int]) -> Float[Tensor, "n_arcs 1"]:
+    """What the affine transform of the circle needs to know of each arc: its width."""
+    periods = [
+        column.manifold.period for column in domain.select(list(transformed)) if isinstance(column.manifold, Arc)
+    ]
+    return torch.logit(1 / torch.tensor(periods, dtype=torch.float64)).unsqueeze(-1)

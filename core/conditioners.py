@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from itertools import pairwise
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .manifolds import FULL_TURN, Circle, Interval, Line, Product
+from .manifolds import FULL_TURN, Arc, Circle, Interval, Line, Product
 
 
 class Conditioner(nn.Module, ABC):
@@ -24,7 +25,7 @@ class CircularFeatures(nn.Module):
     r"""Features of unit coordinates that are smooth on their manifolds.
 
     A circle enters as :math:`\cos 2\pi k x, \sin 2\pi k x` for k = 1 .. ``n_harmonics``, an interval as 2x - 1, a line
-    as itself.
+    as itself, and an arc of period P as :math:`(P / 2\pi) \sin(2\pi x / P)`, which is x where the data are.
     """
 
     def __init__(self, domain: Product, n_harmonics: int) -> None:
@@ -32,16 +33,22 @@ class CircularFeatures(nn.Module):
         circles = domain.indices(Circle)
         intervals = domain.indices(Interval)
         lines = domain.indices(Line)
+        arcs = domain.indices(Arc)
         # without any column, a constant: the parameters are then learned constants
-        self.n_features = max(1, 2 * n_harmonics * len(circles) + len(intervals) + len(lines))
+        self.n_features = max(1, 2 * n_harmonics * len(circles) + len(intervals) + len(lines) + len(arcs))
         self.n_circles, self.n_intervals, self.n_lines = len(circles), len(intervals), len(lines)
-        for name, members in (("circles", circles), ("intervals", intervals), ("lines", lines)):
+        self.n_arcs = len(arcs)
+        radii = [cast("Arc", domain.columns[i].manifold).period / FULL_TURN for i in arcs]
+        self.register_buffer("radii", torch.tensor(radii, dtype=torch.float64), persistent=False)
+        for name, members in (("circles", circles), ("intervals", intervals), ("lines", lines), ("arcs", arcs)):
             self.register_buffer(name, torch.tensor(members, dtype=torch.long), persistent=False)
         harmonics = torch.arange(1, n_harmonics + 1, dtype=torch.float64)
         self.register_buffer("frequencies", FULL_TURN * harmonics, persistent=False)
         self.circles: Tensor
         self.intervals: Tensor
         self.lines: Tensor
+        self.arcs: Tensor
+        self.radii: Tensor
         self.frequencies: Tensor
 
     def forward(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch n_features"]:
@@ -49,6 +56,9 @@ class CircularFeatures(nn.Module):
         features = []
         if self.n_lines:
             features.append(take_columns(x, self.lines))
+        if self.n_arcs:
+            radii = self.radii.to(x.dtype)
+            features.append(radii * torch.sin(take_columns(x, self.arcs) / radii))
         if self.n_intervals:
             features.append(2 * take_columns(x, self.intervals) - 1)
         if self.n_circles:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .conditioners import Conditioner, take_columns
 from .errors import ConfigurationError, ManifoldError
-from .manifolds import Manifold, Product
+from .manifolds import Arc, Manifold, Product
 from .transforms import Transform
 
 
@@ -71,6 +71,22 @@ class Sequential(Layer):
         return z, total
 
 
+class Group(NamedTuple):
+    """Columns of a coupling that one transform maps.
+
+    Attributes:
+        transform: Maps them.
+        n_columns: How many they are.
+        n_outputs: Outputs of the conditioner for each.
+        on_arcs: Whether they are arcs.
+    """
+
+    transform: Transform
+    n_columns: int
+    n_outputs: int
+    on_arcs: bool
+
+
 class Coupling(Layer):
     r"""Some columns are transformed, with parameters that a network computes from other columns, left as they are.
 
@@ -84,6 +100,10 @@ class Coupling(Layer):
         conditioner: From columns C (in the order given) to the parameters of the columns T: all of the first manifold
             kind in ``transforms``, column after column, then of the next kind.
         analytic: Which direction uses the transforms' analytic one.
+        arc_constants: The last parameters of the arcs' transform for each transformed arc, where these are not left to
+            the conditioner.
+
+    An arc of period P is mapped by a transform of the unit circle, in units of P.
 
     Reference: Dinh et al., Density estimation using Real NVP, ICLR 2017, arXiv 1605.08803.
     """
@@ -96,6 +116,7 @@ class Coupling(Layer):
         transforms: Mapping[type[Manifold], Transform],
         conditioner: Conditioner,
         analytic: Literal["encode", "decode"] = "encode",
+        arc_constants: Float[Tensor, "n_arcs n_constants"] | None = None,
     ) -> None:
         super().__init__()
         both = sorted(set(transformed) & set(conditioning))
@@ -105,12 +126,15 @@ class Coupling(Layer):
         self.domain = self.codomain = domain
         self.conditioner = conditioner
         self.analytic = analytic
-        self.groups: list[tuple[Transform, int]] = []
+        self.groups: list[Group] = []
         grouped: list[int] = []
+        arcs = [i for i in transformed if isinstance(domain.columns[i].manifold, Arc)]
+        constants = torch.zeros(len(arcs), 0) if arc_constants is None else arc_constants
         for kind, transform in transforms.items():
-            members = [i for i in transformed if isinstance(domain.columns[i].manifold, kind)]
+            members = [i for i in transformed if type(domain.columns[i].manifold) is kind]
             if members:
-                self.groups.append((transform, len(members)))
+                n_fixed = constants.shape[1] if kind is Arc else 0
+                self.groups.append(Group(transform, len(members), transform.n_params - n_fixed, kind is Arc))
                 grouped += members
         missing = sorted(set(transformed) - set(grouped))
         if missing:
@@ -124,21 +148,29 @@ class Coupling(Layer):
         self.register_buffer("grouped", torch.tensor(grouped, dtype=torch.long), persistent=False)
         self.register_buffer("conditioning", torch.tensor(conditioning, dtype=torch.long), persistent=False)
         self.register_buffer("order", order, persistent=False)
+        periods = [cast("Arc", domain.columns[i].manifold).period for i in arcs]
+        self.register_buffer("periods", torch.tensor(periods, dtype=torch.float64), persistent=False)
+        self.register_buffer("arc_constants", constants.double(), persistent=False)
         self.kept: Tensor
         self.grouped: Tensor
         self.conditioning: Tensor
         self.order: Tensor
+        self.periods: Tensor
+        self.arc_constants: Tensor
 
     @staticmethod
     def initial_outputs(
-        domain: Product, transformed: Sequence[int], transforms: Mapping[type[Manifold], Transform]
+        domain: Product,
+        transformed: Sequence[int],
+        transforms: Mapping[type[Manifold], Transform],
+        n_arc_constants: int = 0,
     ) -> Float[Tensor, "n_outputs"]:
         """The conditioner's outputs from which training starts, in the order that `Coupling` expects."""
         pieces = [
-            transform.initial_params()
+            transform.initial_params()[: transform.n_params - (n_arc_constants if kind is Arc else 0)]
             for kind, transform in transforms.items()
             for i in transformed
-            if isinstance(domain.columns[i].manifold, kind)
+            if type(domain.columns[i].manifold) is kind
         ]
         return torch.cat(pieces)
 
@@ -152,13 +184,20 @@ class Coupling(Layer):
         self, x: Float[Tensor, "batch dim"], analytically: bool
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
         outputs: Tensor = self.conditioner(take_columns(x, self.conditioning))
-        values = torch.split(take_columns(x, self.grouped), [n for _, n in self.groups], dim=-1)
-        params = torch.split(outputs, [n * transform.n_params for transform, n in self.groups], dim=-1)
+        values = torch.split(take_columns(x, self.grouped), [group.n_columns for group in self.groups], dim=-1)
+        params = torch.split(outputs, [group.n_columns * group.n_outputs for group in self.groups], dim=-1)
         pieces = [take_columns(x, self.kept)]
         log_derivatives = []
-        for (transform, n_columns), value, flat in zip(self.groups, values, params, strict=True):
-            apply = transform.forward if analytically else transform.inverse
-            image, log_derivative = apply(value, flat.reshape(-1, n_columns, transform.n_params))
+        for group, value, flat in zip(self.groups, values, params, strict=True):
+            apply = group.transform.forward if analytically else group.transform.inverse
+            own = flat.reshape(-1, group.n_columns, group.n_outputs)
+            if group.on_arcs:
+                constants = self.arc_constants.to(x.dtype).expand(len(x), -1, -1)
+                periods = self.periods.to(x.dtype)
+                image, log_derivative = apply(value / periods, torch.cat([own, constants], dim=-1))
+                image = image * periods
+            else:
+                image, log_derivative = apply(value, own)
             pieces.append(image)
             log_derivatives.append(log_derivative)
         log_abs_det = torch.cat(log_derivatives, dim=-1).sum(-1)

@@ -19,7 +19,7 @@ class Manifold(ABC):
 
     @property
     def name(self) -> str:
-        """The manifold's name in configurations and messages: ``circle``, ``interval`` or ``line``."""
+        """The manifold's name in configurations and messages: ``circle``, ``interval``, ``line`` or ``arc``."""
         return type(self).__name__.lower()
 
     @abstractmethod
@@ -62,6 +62,11 @@ class Circle(Manifold):
     def difference(self, a: Float[Tensor, "*batch"], b: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         delta = a - b
         return delta - self.period * torch.round(delta / self.period)
+
+
+@dataclass(frozen=True)
+class Arc(Circle):
+    """A circle of which data cover a small arc about 0, in units of that arc's width: its period is many widths."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,8 @@ class Product:
         return self.names.index(name)
 
     def indices(self, kind: type[Manifold]) -> list[int]:
-        """Positions of the columns that live on manifolds of one kind."""
-        return [i for i, column in enumerate(self.columns) if isinstance(column.manifold, kind)]
+        """Positions of the columns that live on manifolds of one kind; an arc is a kind of its own."""
+        return [i for i, column in enumerate(self.columns) if type(column.manifold) is kind]
 
     def select(self, indices: list[int]) -> Product:
         """The product of some of the columns, in the order given."""

@@ -75,7 +75,7 @@ def scan_figure(smooth: FlowPotential, spline: FlowPotential, positions: Tensor)
     topology = smooth.topology
     assert topology is not None
     bond = next(scan for scan in bond_scans(positions, topology) if scan.name.endswith("ALA2-CA ALA2-C"))
-    torsion = next(scan for scan in torsion_scans(positions, topology) if scan.name.endswith("ALA2-CA ALA2-C"))
+    torsion = next(scan for scan in torsion_scans(positions, topology) if scan.name == "torsion psi")
     figure, axes = new_figure((8, 4.6), 2, 2)
     columns: list[tuple[Scan, float, float, float, str]] = [
         (bond, 0.146, 0.160, 1.0, "bond Cα-C (nm)"),
@@ -203,15 +203,15 @@ def charts_figure(potential: FlowPotential, positions: Tensor) -> Figure:
     names = potential.coordinates.codomain.names
     kinds = [column.kind for column in chart.columns]
     first_torsion = 2 * len(positions[0]) - 3
-    narrow = next(i for i in range(first_torsion, len(names)) if kinds[i] == "standard")
+    narrow = next(i for i in range(first_torsion, len(names)) if kinds[i] in ("arc", "standard"))
     wide = kinds.index("circle")
     figure, axes = new_figure((8, 2.7), 3)
-    for ax, i, title in zip(axes, (0, narrow, wide), ("standard", "standard, with a seam", "circle"), strict=True):
+    for ax, i, title in zip(axes, (0, narrow, wide), ("standard", "narrow", "circle"), strict=True):
         is_angle = i >= first_torsion
         unit = 180 / math.pi if is_angle else 1.0
         ax.hist(q[:, i] * unit, bins=90, range=(-180, 180) if is_angle else None, density=True, color=COLOURS[5])
         location = chart.columns[i].location * unit
-        if kinds[i] == "standard":
+        if kinds[i] != "circle":
             ax.axvline(location, color=INK, lw=1.2)
             if is_angle:
                 seam = math.remainder(location + 180, 360)

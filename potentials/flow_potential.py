@@ -14,7 +14,7 @@ from ..coordinates.internal import InternalCoordinates
 from ..core.charts import Chart
 from ..core.errors import CompilationError, ManifoldError
 from ..core.flow import Flow
-from ..core.manifolds import Line
+from ..core.manifolds import Arc, Line
 from ..core.potential import Potential
 from ..core.topology import Topology
 from ..core.units import thermal_energy
@@ -81,9 +81,9 @@ class FlowPotential(Potential):
                 return f'The internal coordinate "{names[int(undefined[0])]}" is not defined.'
             for chart in self.flow.modules():
                 if isinstance(chart, Chart):
-                    lines = chart.codomain.indices(Line)
-                    widths = chart.encode(q)[0][0, lines].abs()
-                    i = lines[int(widths.argmax())]
+                    scaled = chart.codomain.indices(Line) + chart.codomain.indices(Arc)
+                    widths = chart.encode(q)[0][0, scaled].abs()
+                    i = scaled[int(widths.argmax())]
                     return (
                         f'The internal coordinate "{names[i]}" (nm, rad) is farthest from the data: it is '
                         f"{float(q[0, i]):.4g}, {float(widths.max()):.3g} widths from {chart.columns[i].location:.4g}."

@@ -36,7 +36,7 @@ from ..core.topology import Topology
 from .flow_potential import FlowPotential
 
 FORMAT = "smoothflow-model"
-SCHEMA = 1
+SCHEMA = 2
 MAX_HEADER_BYTES = 4 * 2**20
 """Enough for ten thousand atoms, and parsed in a fraction of a second."""
 

@@ -1,6 +1,7 @@
 """Files of earlier versions: they load, and give the numbers that they gave when they were written.
 
-``data/v1/make.py`` and ``data/first/make.py`` wrote them; neither the files nor the stored numbers are ever made anew.
+``data/v2/make.py``, ``data/v1/make.py`` and ``data/first/make.py`` wrote them; neither the files nor the stored numbers
+are ever made anew.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from smoothflow.training.frames_file import FramesReader, read_frames
 from smoothflow.training.run import begin_with, train
 
 DATA = Path(__file__).parent / "data"
-V1, FIRST = DATA / "v1", DATA / "first"
+V2, V1, FIRST = DATA / "v2", DATA / "v1", DATA / "first"
 OUR_TRANSFORMS = ("transform", "smoothflow")
 STORED: dict[str, Any] = json.loads((V1 / "values.json").read_text(encoding="utf-8"))
 
@@ -38,6 +39,12 @@ def require_values(potential: FlowPotential, stored: dict[str, Any], tolerance: 
     for found, name in ((energies, "energies"), (forces, "forces")):
         expected = torch.tensor(stored[name], dtype=torch.float64)
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["smooth", "spline", "affine"])
+def test_models_with_arcs_compute_what_they_computed(name: str) -> None:
+    stored = json.loads((V2 / "values.json").read_text(encoding="utf-8"))
+    require_values(load_model(V2 / f"{name}.safetensors"), stored[name], 1e-10)
 
 
 @pytest.mark.parametrize("name", sorted(STORED["models"]))
@@ -113,13 +120,13 @@ def test_settings_that_are_younger_than_a_model_have_their_defaults(tmp_path: Pa
 
 
 def newer_safetensors(source: Path, path: Path) -> None:
-    rewrite(source, path, lambda header: header.update(schema=2, settings="of the future"))
+    rewrite(source, path, lambda header: header.update(schema=9, settings="of the future"))
 
 
 def newer_hdf5(source: Path, path: Path) -> None:
     shutil.copy(source, path)
     with h5py.File(path, "r+") as file:
-        file.attrs["schema"] = 2
+        file.attrs["schema"] = 9
         del file["topology"]
 
 
@@ -136,5 +143,5 @@ def test_files_of_newer_versions_are_refused(
 ) -> None:
     path = tmp_path / source.name
     make_newer(source, path)
-    with pytest.raises(FileFormatError, match="has schema 2; this version reads up to 1"):
+    with pytest.raises(FileFormatError, match=r"has schema 9; this version reads up to \d\."):
         read(path)

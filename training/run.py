@@ -146,7 +146,8 @@ def initial_potential(frames: Frames, settings: TrainSettings) -> FlowPotential:
     positions = torch.from_numpy(frames.positions).double()
     coordinates.check_geometry(positions)
     q = torch.cat([coordinates.encode(part)[0] for part in torch.split(positions, VALIDATION_BATCH)])
-    charts = fit_charts(q, coordinates.codomain, settings.flow.cuts_circles)
+    on_line = settings.flow.cuts_circles or settings.flow.narrow_torsions == "line"
+    charts = fit_charts(q, coordinates.codomain, "standard" if on_line else "arc", settings.flow.cuts_circles)
     flow = build_flow(settings.flow, Chart(coordinates.codomain, charts))
     return FlowPotential(flow, coordinates, frames.topology, frames.temperature)
 

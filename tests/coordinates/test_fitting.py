@@ -39,7 +39,10 @@ def data(seed: int = 0) -> torch.Tensor:
 
 def test_kinds_locations_and_scales() -> None:
     charts = fit_charts(data(), DOMAIN)
-    assert [chart.kind for chart in charts] == ["standard"] * 4 + ["circle"] * 2
+    assert [chart.kind for chart in charts] == ["standard"] * 2 + ["arc"] * 2 + ["circle"] * 2
+    on_line = fit_charts(data(), DOMAIN, "standard")
+    assert [chart.kind for chart in on_line[2:4]] == ["standard"] * 2
+    assert [chart.softening > 0 for chart in charts] == [True] * 2 + [False] * 4
     for chart, location, scale in zip(charts, (0.11, 1.9, 2.1, math.pi), (0.003, 0.06, 0.1, 0.2), strict=False):
         error = math.remainder(chart.location - location, FULL_TURN)
         assert abs(error) < 5 * scale / math.sqrt(N)  # five standard errors

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from smoothflow.core.architecture import FlowSettings, build_flow, transforms_for
-from smoothflow.core.charts import Chart, ColumnChart, NormalInterval
+from smoothflow.core.charts import Chart, ColumnChart, CumulativeNormal
 from smoothflow.core.conditioners import MLPConditioner
 from smoothflow.core.errors import ConfigurationError
 from smoothflow.core.flow import Flow
 from smoothflow.core.layers import Coupling
-from smoothflow.core.manifolds import FULL_TURN, Circle, Column, Interval, Line, Product
+from smoothflow.core.manifolds import FULL_TURN, Arc, Circle, Column, Interval, Line, Product
 
 COLUMNS = Product(
     (
@@ -36,8 +36,8 @@ def kinds(flow: Flow) -> list[str]:
 def test_lines_first_then_intervals_then_circles() -> None:
     settings = FlowSettings(line_pairs=1, interval_pairs=2, circle_pairs=1, hidden=4, tail_scale=2.5)
     flow = build_flow(settings, COLUMNS)
-    assert kinds(flow) == [*2 * ["Coupling"], "NormalInterval", *6 * ["Coupling"]]
-    (to_intervals,) = (layer for layer in flow.layer.layers if isinstance(layer, NormalInterval))
+    assert kinds(flow) == [*2 * ["Coupling"], "CumulativeNormal", *6 * ["Coupling"]]
+    (to_intervals,) = (layer for layer in flow.layer.layers if isinstance(layer, CumulativeNormal))
     assert to_intervals.width == 2.5
     # the even given the odd and the other way around; then halves by the next bit of the rank
     first = [([0, 2], [1, 3, 4]), ([1], [0, 2, 3, 4])]
@@ -71,6 +71,26 @@ def test_circles_alone_need_no_map_to_intervals() -> None:
     assert plan(flow) == [([0], []), ([0], [])]
 
 
+def test_arcs_go_with_the_lines_and_then_with_the_intervals() -> None:
+    domain = Product((*COLUMNS.columns[:2], Column("a0", Arc(20.0)), Column("a1", Arc(40.0)), *COLUMNS.columns[3:]))
+    flow = build_flow(FlowSettings(line_pairs=1, interval_pairs=1, circle_pairs=1, hidden=4), domain)
+    assert kinds(flow) == [*2 * ["Coupling"], "CumulativeNormal", *4 * ["Coupling"]]
+    outer = [([0, 2], [1, 3, 4, 5]), ([1, 3], [0, 2, 4, 5])]
+    found = [(sorted(transformed), conditioning) for transformed, conditioning in plan(flow)]
+    assert found == [*outer, *outer, ([4], [5]), ([5], [4])]
+    assert [column.manifold for column in flow.layer.codomain] == 2 * [Interval()] + 4 * [Circle()]
+
+
+def test_arcs_of_an_affine_flow_end_on_the_circle() -> None:
+    domain = Product((Column("l", Line()), Column("a", Arc(20.0)), Column("c", Circle())))
+    settings = FlowSettings(
+        transforms=transforms_for("affine"), line_pairs=1, interval_pairs=0, circle_pairs=1, hidden=4
+    )
+    flow = build_flow(settings, domain)
+    assert kinds(flow) == [*2 * ["Coupling"], "CumulativeNormal", "Coupling"]
+    assert [column.manifold for column in flow.layer.codomain] == [Line(), Circle(), Circle()]
+
+
 def test_a_chart_is_the_first_layer() -> None:
     domain = Product.of(Circle(FULL_TURN), ["phi", "psi"])
     chart = Chart(domain, [ColumnChart("circle", 0.0)] * 2)
@@ -86,7 +106,7 @@ def test_conditioners_are_as_large_as_asked_for() -> None:
     assert isinstance(conditioner, MLPConditioner)
     weights = [tuple(p.shape) for p in conditioner.parameters() if p.ndim == 2]
     assert weights[:-1] == [(5, 8), (5, 5), (5, 5)]
-    transform = flow.layer.layers[0].groups[0][0]
+    transform = flow.layer.layers[0].groups[0].transform
     assert torch.equal(list(conditioner.parameters())[-1], transform.initial_params())
 
 
@@ -100,14 +120,15 @@ def test_random_numbers_outside_stay_as_they_were() -> None:
 
 def test_defaults_are_those_of_the_files_that_do_not_name_them() -> None:
     assert FlowSettings() == FlowSettings(
-        {"circle": "smooth", "interval": "smooth", "line": "affine"}, {}, 1, 3, 3, 96, 2, 3, 1.5, 0
+        {"circle": "smooth", "interval": "smooth", "line": "affine"}, {}, 1, 3, 3, 96, 2, 3, 1.5, 0, "arc"
     )
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("affine", {"line": "affine"}),
+        ("affine", {"circle": "affine", "line": "affine"}),
+        ("cubic-rational", {"circle": "affine", "line": "cubic-rational"}),
         ("moebius", {"circle": "moebius", "interval": "smooth", "line": "affine"}),
         ("bernstein", {"circle": "smooth", "interval": "bernstein", "line": "affine"}),
         ("spline", {"circle": "spline", "interval": "spline", "line": "affine"}),
@@ -115,7 +136,7 @@ def test_defaults_are_those_of_the_files_that_do_not_name_them() -> None:
 )
 def test_a_flow_named_after_one_transform(name: str, expected: dict[str, str]) -> None:
     assert transforms_for(name) == expected
-    assert FlowSettings(transforms=expected).cuts_circles == (name == "affine")
+    assert not FlowSettings(transforms=expected).cuts_circles
 
 
 @pytest.mark.parametrize(
@@ -143,7 +164,7 @@ def test_the_smallest_sizes_are_accepted() -> None:
     with pytest.raises(ConfigurationError, match="a flow without a layer"):
         build_flow(settings, COLUMNS.select(CIRCLES))
     # the map of lines onto intervals is a layer, too
-    assert kinds(build_flow(settings, COLUMNS)) == ["NormalInterval"]
+    assert kinds(build_flow(settings, COLUMNS)) == ["CumulativeNormal"]
 
 
 def test_options_go_to_their_transform() -> None:

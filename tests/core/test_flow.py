@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from scipy import stats
-from smoothflow.core.charts import NormalInterval
+from smoothflow.core.charts import CumulativeNormal
 from smoothflow.core.flow import Base, Flow
 from smoothflow.core.layers import Layer
 from smoothflow.core.manifolds import UNIT_MANIFOLDS, Circle, Column, Interval, Line, Product
@@ -72,7 +72,7 @@ def test_samples_have_the_density_that_comes_with_them() -> None:
 
 
 def test_the_base_lives_on_the_codomain() -> None:
-    flow = Flow(NormalInterval(MIXED))
+    flow = Flow(CumulativeNormal(MIXED))
     assert flow.base.domain == flow.layer.codomain != flow.domain
 
 

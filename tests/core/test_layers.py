@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 from smoothflow.core.architecture import FlowSettings, build_flow, transforms_for
-from smoothflow.core.charts import Chart, ColumnChart, NormalInterval
+from smoothflow.core.charts import Chart, ColumnChart, CumulativeNormal
 from smoothflow.core.conditioners import Conditioner
 from smoothflow.core.errors import ConfigurationError, ManifoldError, UnknownNameError
 from smoothflow.core.flow import Flow
@@ -106,7 +106,7 @@ def test_samples_have_the_density_that_is_stated() -> None:
 def test_chart_of_lines_agrees_with_the_normal_distribution() -> None:
     domain = Product.of(Line(), ["z"])
     x = torch.linspace(-6, 6, 101, dtype=torch.float64)[:, None]
-    u, log_abs_det = NormalInterval(domain, scale=1.5).encode(x)
+    u, log_abs_det = CumulativeNormal(domain, scale=1.5).encode(x)
     expected = stats.norm(scale=1.5)
     torch.testing.assert_close(u[:, 0], torch.tensor(expected.cdf(x[:, 0].numpy())), rtol=1e-12, atol=0)
     torch.testing.assert_close(log_abs_det, torch.tensor(expected.logpdf(x[:, 0].numpy())), rtol=1e-12, atol=1e-13)
@@ -207,8 +207,8 @@ def test_log_determinants_of_layers_add_up() -> None:
 
 
 def test_layers_that_do_not_fit_are_refused() -> None:
-    first = NormalInterval(Product.of(Line(), ["z"]))
-    with pytest.raises(ManifoldError, match="NormalInterval maps onto"):
+    first = CumulativeNormal(Product.of(Line(), ["z"]))
+    with pytest.raises(ManifoldError, match="CumulativeNormal maps onto"):
         Sequential([first, first])
 
 
@@ -226,8 +226,8 @@ def test_settings_that_cannot_work_say_why(settings: dict, error: type, message:
 
 
 def test_transforms_are_refused_on_manifolds_they_do_not_map() -> None:
-    with pytest.raises(ManifoldError, match='"affine" cannot map the circle; it maps: line'):
-        FlowSettings(transforms={"circle": "affine"}).make_transforms()
+    with pytest.raises(ManifoldError, match='"bernstein" cannot map the circle; it maps: interval'):
+        FlowSettings(transforms={"circle": "bernstein"}).make_transforms()
     with pytest.raises(UnknownNameError, match='Did you mean "smooth"'):
         FlowSettings(transforms={"circle": "smoth"}).make_transforms()
     with pytest.raises(ConfigurationError, match="cannot take the options"):
