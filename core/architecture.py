@@ -153,19 +153,19 @@ def build_flow(settings: FlowSettings, start: Layer | Product) -> Flow:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         circles, lines, arcs = domain.indices(Circle), domain.indices(Line), domain.indices(Arc)
-        if arcs:
-            transforms[Arc] = registry().transform(ARC_TRANSFORM)(Circle())
-        bulk = sorted([*lines, *arcs])
         has_intervals = Interval in transforms
-        n_pairs = settings.line_pairs + (0 if has_intervals else settings.interval_pairs)
-        layers += _couplings(settings, transforms, domain, bulk, circles, n_pairs)
+        if lines or arcs:
+            outer = {**transforms, Arc: registry().transform(ARC_TRANSFORM)(Circle())} if arcs else transforms
+            n_pairs = settings.line_pairs + (0 if has_intervals else settings.interval_pairs)
+            layers += _couplings(settings, outer, domain, sorted([*lines, *arcs]), circles, n_pairs)
         if arcs or (lines and has_intervals):
             to_unit = CumulativeNormal(domain, settings.tail_scale, lines=has_intervals)
             layers.append(to_unit)
             domain = to_unit.codomain
         if has_intervals:
-            inner = sorted([*domain.indices(Interval), *arcs])
-            layers += _couplings(settings, transforms, domain, inner, circles, settings.interval_pairs)
+            inner = {**transforms, Arc: transforms[Circle]} if arcs else transforms
+            members = sorted([*domain.indices(Interval), *arcs])
+            layers += _couplings(settings, inner, domain, members, circles, settings.interval_pairs)
         layers += _couplings(settings, transforms, domain, circles, [], settings.circle_pairs)
     if not layers:
         raise ConfigurationError("These settings give a flow without a layer; ask for at least one pair of couplings.")
@@ -199,9 +199,10 @@ def _couplings(
     return layers
 
 
-def _arc_constants(domain: Product, transformed: Sequence[int]) -> Float[Tensor, "n_arcs 1"]:
-    """What the affine transform of the circle needs to know of each arc: its width."""
-    periods = [
-        column.manifold.period for column in domain.select(list(transformed)) if isinstance(column.manifold, Arc)
-    ]
-    return torch.logit(1 / torch.tensor(periods, dtype=torch.float64)).unsqueeze(-1)
+def _arc_constants(domain: Product, transformed: Sequence[int]) -> Float[Tensor, "n_arcs n_constants"]:
+    """What the affine transform of the circle has to be told of each arc, its width; of arcs of period one, nothing."""
+    manifolds = [domain.columns[i].manifold for i in transformed]
+    widths = [1 / manifold.period for manifold in manifolds if isinstance(manifold, Arc)]
+    if set(widths) <= {1.0}:
+        return torch.zeros(len(widths), 0)
+    return torch.logit(torch.tensor(widths, dtype=torch.float64)).unsqueeze(-1)

@@ -176,7 +176,7 @@ def _require_chart(column: Column, chart: ColumnChart) -> None:
 
 
 class CumulativeNormal(Layer):
-    r"""From lines to unit intervals, and from arcs to the unit circle, by the cumulative normal distribution.
+    r"""From lines to unit intervals, and from arcs to arcs of period one, by the cumulative normal distribution.
 
     .. math:: u = \Phi(z / s), \qquad \log |du/dz| = -z^2 / 2 s^2 - \log (s \sqrt{2\pi})
 
@@ -185,8 +185,8 @@ class CumulativeNormal(Layer):
     of period P the distribution is wrapped, and mixed with a tiny share c of the uniform one,
 
     .. math::
-        u = \tfrac12 + c \frac{z}{P} + (1 - c) \sum_k \left[\Phi\!\left(\frac{z + k P}{s}\right) - \tfrac12\right]
-        \bmod 1, \qquad -P/2 < z \le P/2,
+        u = c \frac{z}{P} + (1 - c) \sum_k \left[\Phi\!\left(\frac{z + k P}{s}\right) - \tfrac12\right]
+        \qquad -P/2 < z \le P/2,
 
     which is C-infinity all around.
 
@@ -201,7 +201,7 @@ class CumulativeNormal(Layer):
         on_lines = domain.indices(Line) if lines else []
         on_arcs = domain.indices(Arc)
         self.domain = domain
-        self.codomain = domain.replace({**dict.fromkeys(on_lines, Interval()), **dict.fromkeys(on_arcs, Circle())})
+        self.codomain = domain.replace({**dict.fromkeys(on_lines, Interval()), **dict.fromkeys(on_arcs, Arc())})
         self.width = scale
         periods = [cast("Arc", domain.columns[i].manifold).period for i in on_arcs]
         self.n_turns = 1
@@ -226,7 +226,7 @@ class CumulativeNormal(Layer):
         pieces, log_abs_det = [torch.special.ndtr(scaled)], self._log_density(scaled)
         if self.sizes[1]:
             image, log_slope = self._wrapped_normal(arcs)
-            pieces.append(Circle().wrap(image))
+            pieces.append(image)
             log_abs_det = log_abs_det + log_slope.sum(-1)
         z = torch.cat([*pieces, take_columns(x, self.kept)], dim=-1)
         return take_columns(z, self.order), log_abs_det
@@ -248,12 +248,12 @@ class CumulativeNormal(Layer):
     def _wrapped_normal(
         self, z: Float[Tensor, "batch n_arcs"]
     ) -> tuple[Float[Tensor, "batch n_arcs"], Float[Tensor, "batch n_arcs"]]:
-        """The distribution function on arcs, in [0, 1], and its log-density."""
+        """The distribution function on arcs, from -1/2 to 1/2, and its log-density."""
         period = self.period.to(z.dtype)
         z = z - period * torch.round(z / period)
         turns = torch.stack([z + k * period for k in range(-self.n_turns, self.n_turns + 1)]) / self.width
         floor = math.exp(LOG_FLOOR)
-        u = 0.5 + floor * z / period + 0.5 * (1 - floor) * torch.erf(turns * math.sqrt(0.5)).sum(0)
+        u = floor * z / period + 0.5 * (1 - floor) * torch.erf(turns * math.sqrt(0.5)).sum(0)
         normal, *others = -0.5 * turns**2
         for other in others:
             normal = _log_add(normal, other)
@@ -264,9 +264,9 @@ class CumulativeNormal(Layer):
         """The point of each arc with the distribution function u, by Newton's method; the last steps in the graph."""
         half = 0.5 * self.period.to(u.dtype)
         eps = torch.finfo(u.dtype).eps
-        inside = Circle().wrap(u)
         with torch.no_grad():
-            z = self.width * torch.special.ndtri(inside.clamp(eps / 4, 1 - eps / 2))
+            inside = u - torch.round(u)
+            z = self.width * torch.special.ndtri((inside + 0.5).clamp(eps / 4, 1 - eps / 2))
             for _ in range(N_NEWTON):
                 z = torch.maximum(torch.minimum(z, half), -half)
                 image, log_slope = self._wrapped_normal(z)

@@ -25,7 +25,8 @@ class CircularFeatures(nn.Module):
     r"""Features of unit coordinates that are smooth on their manifolds.
 
     A circle enters as :math:`\cos 2\pi k x, \sin 2\pi k x` for k = 1 .. ``n_harmonics``, an interval as 2x - 1, a line
-    as itself, and an arc of period P as :math:`(P / 2\pi) \sin(2\pi x / P)`, which is x where the data are.
+    as itself, and an arc of period P, with :math:`\theta = 2\pi x / P`, as :math:`(P / 2\pi) \sin \theta`, which is x
+    next to 0, and :math:`(P / 2\pi) (1 - \cos \theta)`.
     """
 
     def __init__(self, domain: Product, n_harmonics: int) -> None:
@@ -35,7 +36,7 @@ class CircularFeatures(nn.Module):
         lines = domain.indices(Line)
         arcs = domain.indices(Arc)
         # without any column, a constant: the parameters are then learned constants
-        self.n_features = max(1, 2 * n_harmonics * len(circles) + len(intervals) + len(lines) + len(arcs))
+        self.n_features = max(1, 2 * n_harmonics * len(circles) + len(intervals) + len(lines) + 2 * len(arcs))
         self.n_circles, self.n_intervals, self.n_lines = len(circles), len(intervals), len(lines)
         self.n_arcs = len(arcs)
         radii = [cast("Arc", domain.columns[i].manifold).period / FULL_TURN for i in arcs]
@@ -58,7 +59,8 @@ class CircularFeatures(nn.Module):
             features.append(take_columns(x, self.lines))
         if self.n_arcs:
             radii = self.radii.to(x.dtype)
-            features.append(radii * torch.sin(take_columns(x, self.arcs) / radii))
+            turns = take_columns(x, self.arcs) / radii
+            features += [radii * turns.sin(), radii * (1 - turns.cos())]
         if self.n_intervals:
             features.append(2 * take_columns(x, self.intervals) - 1)
         if self.n_circles:

@@ -66,7 +66,8 @@ class Circle(Manifold):
 
 @dataclass(frozen=True)
 class Arc(Circle):
-    """A circle of which data cover a small arc about 0, in units of that arc's width: its period is many widths."""
+    """A circle of which data cover an arc about 0: the period is that of the circle in units of the arc's width, or one
+    where the arc was spread over the whole circle."""
 
 
 @dataclass(frozen=True)

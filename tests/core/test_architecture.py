@@ -78,7 +78,7 @@ def test_arcs_go_with_the_lines_and_then_with_the_intervals() -> None:
     outer = [([0, 2], [1, 3, 4, 5]), ([1, 3], [0, 2, 4, 5])]
     found = [(sorted(transformed), conditioning) for transformed, conditioning in plan(flow)]
     assert found == [*outer, *outer, ([4], [5]), ([5], [4])]
-    assert [column.manifold for column in flow.layer.codomain] == 2 * [Interval()] + 4 * [Circle()]
+    assert [column.manifold for column in flow.layer.codomain] == [*2 * [Interval()], *2 * [Arc()], *2 * [Circle()]]
 
 
 def test_arcs_of_an_affine_flow_end_on_the_circle() -> None:
@@ -88,7 +88,7 @@ def test_arcs_of_an_affine_flow_end_on_the_circle() -> None:
     )
     flow = build_flow(settings, domain)
     assert kinds(flow) == [*2 * ["Coupling"], "CumulativeNormal", "Coupling"]
-    assert [column.manifold for column in flow.layer.codomain] == [Line(), Circle(), Circle()]
+    assert [column.manifold for column in flow.layer.codomain] == [Line(), Arc(), Circle()]
 
 
 def test_a_chart_is_the_first_layer() -> None:

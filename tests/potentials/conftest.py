@@ -31,11 +31,14 @@ def make_potential() -> Callable[[str], FlowPotential]:
         settings = small_settings(name)
         charts = []
         for column, value in zip(coordinates.codomain, q[0].tolist(), strict=True):
-            if isinstance(column.manifold, Circle) and column.name.startswith(WIDE):
-                charts.append(ColumnChart("cut" if settings.cuts_circles else "circle", 0.0))
+            if column.name.startswith(WIDE):
+                charts.append(ColumnChart("circle", 0.0))
+            elif isinstance(column.manifold, Circle):
+                charts.append(ColumnChart("arc", value, 0.08))
+            elif column.name.startswith("bond"):
+                charts.append(ColumnChart("standard", value, 0.005, 0.003))
             else:
-                width = 0.005 if column.name.startswith("bond") else 0.08
-                charts.append(ColumnChart("standard", value, width))
+                charts.append(ColumnChart("standard", value, 0.08, 0.06))
         flow = build_flow(settings, Chart(coordinates.codomain, charts))
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
