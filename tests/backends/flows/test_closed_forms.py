@@ -28,6 +28,33 @@ def test_affine() -> None:
     np.testing.assert_allclose(log_dydx.numpy(), s, rtol=0, atol=1e-15)
 
 
+def test_affine_on_the_circle_is_a_moebius_map_and_a_rotation() -> None:
+    transform = AffineTransform(Circle(), max_log_scale=1.5, max_shift=0.7)
+    x, params = draw(transform, 9)
+    s = 1.5 * np.tanh(params[:, 0].numpy())
+    t = 0.7 * np.tanh(params[:, 1].numpy()) / (1 + np.exp(-params[:, 2].numpy()))
+    y, log_dydx = transform.forward(x, params)
+    # a Moebius map of real w fixes 1 and -1
+    w = np.tanh(s / 2)
+    z = np.exp(2j * np.pi * x.numpy())
+    h = (z - w) / (1 - w * z)
+    np.testing.assert_allclose(np.exp(2j * np.pi * (y.numpy() - t)), h, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(log_dydx.exp().numpy(), (1 - w**2) / np.abs(z - w) ** 2, rtol=1e-12)
+    assert bool((y.abs() <= 0.5).all())
+
+
+def test_affine_on_a_small_arc_is_that_of_the_line() -> None:
+    line, circle = AffineTransform(Line()), AffineTransform(Circle())
+    width = 1e-4
+    x, params = draw(line, 3)
+    on_circle = torch.cat([params, torch.full((N, 1), math.log(width / (1 - width)), dtype=torch.float64)], dim=-1)
+    expected, log_expected = line.forward(x, params)
+    y, log_dydx = circle.forward(width * x, on_circle)
+    # the curvature of the circle: the square of the angle
+    torch.testing.assert_close(y / width, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(log_dydx, log_expected, rtol=0, atol=1e-4)
+
+
 def test_moebius_is_the_complex_map() -> None:
     transform = MoebiusTransform(Circle())
     x, params = draw(transform, 1)

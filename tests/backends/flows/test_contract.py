@@ -11,7 +11,7 @@ from smoothflow.core.plugins import registry
 from smoothflow.testing import TRANSFORM_CLAUSES, check_transform
 
 BUILT_IN = {
-    "affine": {Line},
+    "affine": {Circle, Line},
     "bernstein": {Interval},
     "bspline": {Circle, Interval},
     "cubic-conjugation": {Line},
