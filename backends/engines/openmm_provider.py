@@ -119,6 +119,8 @@ def _shipped(app: Any) -> dict[str, Path]:
         # a package that is broken offers nothing; OpenMM passes over it as well
         except Exception:
             continue
-    found = [(path.relative_to(folder).as_posix(), path) for folder in folders for path in folder.rglob("*.xml")]
-    # the first that has a name is OpenMM's choice, too
-    return dict(sorted(reversed(found), key=lambda item: item[0]))
+    # where two have one name, OpenMM takes that of the first folder
+    found = {
+        path.relative_to(folder).as_posix(): path for folder in reversed(folders) for path in folder.rglob("*.xml")
+    }
+    return dict(sorted(found.items()))

@@ -36,7 +36,7 @@ MAX_RESIDUES = 100
 """Residues that one patch joins."""
 
 FORCES = frozenset(
-    [
+    {
         "AmoebaGeneralizedKirkwoodForce",
         "AmoebaMultipoleForce",
         "AmoebaTorsionTorsionForce",
@@ -76,7 +76,7 @@ FORCES = frozenset(
         "RBTorsionForce",
         "RGForce",
         "RMSDForce",
-    ]
+    }
 )
 """Forces in a serialized System that are numbers and formulas."""
 

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load, save
 from smoothflow import FlowPotential, FlowSettings, InternalCoordinates, build_flow, save_model
 from smoothflow.core.charts import Chart, ColumnChart
+from smoothflow.core.files import MAX_HEADER_BYTES
 from smoothflow.core.topology import Atom, Topology
-from smoothflow.potentials.model_file import MAX_HEADER_BYTES
 from smoothflow.potentials.package import write_header
 from torch import Tensor
 

@@ -215,8 +215,8 @@ def test_a_file_here_with_the_name_of_an_installed_one_is_neither_run_nor_taken_
     assert not written.exists()
 
 
-@pytest.mark.parametrize("name", sorted(path.relative_to(DATA).as_posix() for path in DATA.glob("*.xml")))
-def test_what_openmm_ships_without_scripts_would_be_read_from_anyone(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(path.relative_to(DATA).as_posix() for path in DATA.glob("*99*.xml")))
+def test_what_openmm_ships_without_scripts_is_read_from_anyone(name: str) -> None:
     root = read_xml(DATA / name)
     if root.tag == "ForceField" and not any(root.findall(tag) for tag in REFUSED_IN_ANOTHERS):
         before = {(e.tag, *sorted(e.attrib.items())) for e in root.iter() if "Info" not in e.tag}
