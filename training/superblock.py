@@ -8,7 +8,8 @@ HDF5 counts the chunks of an array one by one up to a number that the file state
 numbers in it, though they be 0. It inflates compressed names of links and attributes without a limit.
 
 Reference: HDF5 File Format Specification 3.0, "Disk Format: Level 0A - Format Signature and Superblock", version 3,
-"Version 2 Data Object Header Prefix", "Link Info Message", "Attribute Info Message", "Fractal Heap", "Data Layout Message", version 4, "The Extensible Array Index", and "Checksum"
+"Version 2 Data Object Header Prefix", "Link Info Message", "Attribute Info Message",
+"Fractal Heap", "Data Layout Message", version 4, "The Extensible Array Index", and "Checksum"
 (Jenkins' lookup3).
 """
 
@@ -29,7 +30,7 @@ CHECKSUM = slice(44, 48)
 LAYOUT_MESSAGE = 8
 CONTINUATION_MESSAGE = 16
 COUNTERS = {2: 8, 21: 2}
-"""Messages that say in which heap an object's links or attributes are, and the size of a counter that may come first."""
+"""Messages that name the heap of an object's links or attributes, and the size of a counter that may come first."""
 
 MAX_CONTINUATIONS = 16
 MAX_OBJECT_HEADER = 2**16

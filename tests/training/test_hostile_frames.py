@@ -190,7 +190,8 @@ def test_frames_files(good: Path, tmp_path: Path, open_hostile: Any, assert_refu
 
 def compress_names(plist: Any) -> None:
     """Have HDF5 compress the heap of a group's names; h5py does not offer it."""
-    (library,) = {line.split()[-1] for line in open("/proc/self/maps") if "libhdf5-" in line or "libhdf5.so" in line}
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    (library,) = {line.split()[-1] for line in maps if "libhdf5-" in line or "libhdf5.so" in line}
     deflate = ctypes.CDLL(library).H5Pset_deflate
     deflate.argtypes = (ctypes.c_int64, ctypes.c_uint)
     assert deflate(plist.id, 9) == 0
@@ -267,12 +268,8 @@ def test_npz_files(frames: Frames, tmp_path: Path, open_hostile: Any, assert_ref
             archive.writestr("R.npy", bytes(2**26))
     files["an array twice"] = tmp_path / "twice.npz"
     shutil.copy(good, files["an array twice"])
-    with (
-        zipfile.ZipFile(good) as old,
-        zipfile.ZipFile(files["an array twice"], "a") as new,
-        pytest.warns(UserWarning, match="Duplicate"),
-    ):
-        new.writestr("R.npy", old.read("R.npy"))
+    with zipfile.ZipFile(files["an array twice"], "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("R.npy", archive.read("R.npy"))
     content = good.read_bytes()
     for tenth in range(10):
         files[f"{tenth} tenths"] = tmp_path / f"cut{tenth}.npz"
