@@ -11,6 +11,7 @@ import typer
 from ..coordinates.molecules import molecule_path
 from ..core.errors import ConfigurationError, FileFormatError
 from . import completion
+from .console import note
 
 if TYPE_CHECKING:
     import torch
@@ -97,9 +98,16 @@ def structure_path(name: str) -> Path:
     return molecule_path(name)
 
 
+def say_what_is_code(path: str) -> None:
+    """Say of a compiled package that it is a program."""
+    if Path(path).suffix == ".pt2":
+        note(f'"{path}" is native code: run it only if you trust who made it.')
+
+
 def provider_potential(reference: str, structure: Path) -> Potential:
     """The potential that ``PROVIDER:ARGUMENT`` names, for the molecule in a PDB file."""
     from ..core.plugins import registry
 
     name, _, argument = reference.partition(":")
+    say_what_is_code(argument)
     return registry().provider(name)(argument, structure)

@@ -108,9 +108,8 @@ def test_a_model_that_says_it_of_itself(
 def test_frames_that_say_it_of_themselves(smoothflow: Any, tmp_path: Path) -> None:
     topology, positions = topology_from_pdb(molecule_path("water"))
     path = tmp_path / "frames.h5"
-    write_frames(
-        path, Frames(topology, 300.0, positions.numpy().astype(np.float32), provenance={"bonds": text, text: text})
-    )
+    provenance = {**{text: text for text in NASTY}, "bonds": " ".join(NASTY)}
+    write_frames(path, Frames(topology, 300.0, positions.numpy().astype(np.float32), provenance=provenance))
     for command in (["info", path], ["convert", path, tmp_path / "new.npz"]):
         done = smoothflow(*command)
         assert done.code == 0, done.err
