@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from ..core.errors import ConfigurationError, FileFormatError, MissingDependencyError
 from ..core.files import MAX_DEPTH, MAX_DIGITS
@@ -50,8 +50,6 @@ class _Loader(yaml.SafeLoader):
     """
 
     depth = 0
-    # PyYAML's own are those of YAML 1.1
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def get_single_node(self) -> yaml.Node | None:
         self.get_event()  # type: ignore[no-untyped-call]
@@ -60,7 +58,7 @@ class _Loader(yaml.SafeLoader):
             raise _RefusedError(problem="it asks for tags, or for another YAML than 1.2", problem_mark=start.start_mark)
         if isinstance(start, yaml.StreamEndEvent):
             return None
-        node: yaml.Node | None = self.compose_document()  # type: ignore[no-untyped-call]
+        node: yaml.Node | None = self.compose_document()
         following = self.peek_event()  # type: ignore[no-untyped-call]
         if not isinstance(following, yaml.StreamEndEvent):
             raise _RefusedError(problem="a second document begins", problem_mark=following.start_mark)
@@ -99,6 +97,8 @@ class _Dumper(yaml.SafeDumper):
     """Quotes what is no string by the rules of YAML 1.1, PyYAML's own, or of 1.2: all programs read the same."""
 
 
+# PyYAML's own are those of YAML 1.1
+_Loader.yaml_implicit_resolvers = {}
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 for _name, (_pattern, _first) in CORE_SCHEMA.items():
@@ -163,9 +163,9 @@ def read_yaml(path: str | Path, kind: type[Settings]) -> Settings:
         where = _where(_named(tuple(str(part) for part in first["loc"]), reason, lines), lines)
         raise ConfigurationError(f'"{path}"{_brief(where)}: {_ended(_brief(reason))}') from error
     if wrong := _converted(data, settings, ()):
-        place, value, expected = wrong
+        location, value, expected = wrong
         raise ConfigurationError(
-            f'"{path}"{_brief(_where(place, lines))}: input should be {expected}, but it is {_brief(repr(value))}.'
+            f'"{path}"{_brief(_where(location, lines))}: input should be {expected}, but it is {_brief(repr(value))}.'
         )
     return settings
 

@@ -32,8 +32,14 @@ MAX_TERMS = 1000
 MAX_FACTORS = 200
 """Of them, signs of products, quotients and powers: differentiating a product takes OpenMM its length cubed."""
 
-MAX_RESIDUES = 100
-"""Residues that one patch joins."""
+MAX_COUNT = 1000
+"""What one term of a force, or one patch, is of."""
+
+COUNTS = (
+    *("particles", "groups", "particlesPerSet", "particlesPerDonor", "particlesPerAcceptor"),
+    *("residues", "bondCutoff"),
+)
+"""Attributes of which OpenMM makes as many objects, or steps, before it looks at them."""
 
 FORCES = frozenset(
     {
@@ -172,7 +178,7 @@ def read_xml(path: Path) -> Element:
         text = content.decode("utf-8-sig")
         if "<!DOCTYPE" in text or "<!ENTITY" in text:
             raise FileFormatError(f'"{path}" declares a document type or entities, which no file of OpenMM does.')
-        parser = ElementTree.XMLParser(target=_Builder(path))  # type: ignore[arg-type]
+        parser = ElementTree.XMLParser(target=_Builder(path))
         for start in range(0, len(text), 2**16):
             parser.feed(text[start : start + 2**16])
         root: Element = parser.close()
@@ -223,6 +229,10 @@ def checked_system(root: Element, path: Path) -> str:
             _refuse_type(path, element)
         _require_plain(element, path)
         for name, value in element.attrib.items():
+            if name in COUNTS and not _is_count(value):
+                raise ConfigurationError(
+                    f'"{path}" says that an element {element.tag} is of {value} {name}; at most {MAX_COUNT} are read.'
+                )
             _require_formula(path, element, name, value)
         level += [(element.tag, child) for child in element]
     return ElementTree.tostring(root, encoding="unicode")
@@ -295,8 +305,8 @@ def _require_literal(path: Path, element: Element, name: str, value: str) -> Non
     elif name in FORMULAS:
         _require_formula(path, element, name, value)
         fits = True
-    elif name == "residues":
-        fits = value.isdecimal() and len(value) < 4 and int(value) <= MAX_RESIDUES
+    elif name in COUNTS:
+        fits = _is_count(value)
     else:
         fits = NUMBER.fullmatch(value) is not None or (IN_WORDS.fullmatch(name) and NAME.fullmatch(value)) is not None
     if not fits:
@@ -304,6 +314,10 @@ def _require_literal(path: Path, element: Element, name: str, value: str) -> Non
             f'"{path}" has the value "{value}" for the attribute {name} of {element.tag}, which is none of the names, '
             "numbers and words that belong there. Correct it."
         )
+
+
+def _is_count(value: str) -> bool:
+    return value.isascii() and value.isdecimal() and len(value) <= len(str(MAX_COUNT)) and int(value) <= MAX_COUNT
 
 
 def _require_plain(element: Element, path: Path) -> None:

@@ -256,6 +256,18 @@ FORMULAS: dict[str, Callable[[], str]] = {
 }
 
 
+@pytest.mark.parametrize("count", ["2147483647", "-1", "1001", "9" * 5000, "٣"])
+def test_counts_of_which_openmm_would_make_as_many_objects_are_refused(
+    structure: Path, tmp_path: Path, count: str
+) -> None:
+    compound = openmm.XmlSerializer.serialize(openmm.CustomCompoundBondForce(7, "distance(p1,p2)"))
+    centroid = openmm.XmlSerializer.serialize(openmm.CustomCentroidBondForce(7, "distance(g1,g2)"))
+    for text in (compound.replace('particles="7"', f'particles="{count}"'), centroid.replace('"7"', f'"{count}"')):
+        refused(tmp_path / "system.xml", system_text(ElementTree.fromstring(text)), structure)
+    text = f'<CustomManyParticleForce energy="1" particlesPerSet="{count}" bondCutoff="3"/>'
+    refused(tmp_path / "field.xml", FIELD.format(text), structure)
+
+
 @pytest.mark.parametrize("name", FORMULAS)
 def test_formulas_that_would_take_openmm_down_are_refused(structure: Path, tmp_path: Path, name: str) -> None:
     element = ElementTree.fromstring(openmm.XmlSerializer.serialize(openmm.CustomBondForce("r")))
