@@ -256,6 +256,20 @@ FORMULAS: dict[str, Callable[[], str]] = {
 }
 
 
+@pytest.mark.parametrize("place", [22, -1, 2**31 - 1])
+def test_a_force_on_atoms_that_there_are_not_is_an_error_of_ours(
+    amber: OpenMMPotential, structure: Path, positions: Tensor, tmp_path: Path, place: int
+) -> None:
+    root = ElementTree.fromstring(openmm.XmlSerializer.serialize(amber.system))
+    bond = root.find(".//Bond")
+    assert bond is not None
+    bond.set("p1", str(place))
+    path = tmp_path / "system.xml"
+    path.write_text(ElementTree.tostring(root, encoding="unicode"))
+    with pytest.raises(ConfigurationError, match="Illegal particle index"):
+        openmm_provider(str(path), structure).energy(positions)
+
+
 @pytest.mark.parametrize("count", ["2147483647", "-1", "1001", "9" * 5000, "٣"])
 def test_counts_of_which_openmm_would_make_as_many_objects_are_refused(
     structure: Path, tmp_path: Path, count: str
