@@ -98,16 +98,18 @@ def structure_path(name: str) -> Path:
     return molecule_path(name)
 
 
-def say_what_is_code(path: str) -> None:
-    """Say of a compiled package that it is a program."""
-    if Path(path).suffix == ".pt2":
-        note(f'"{path}" is native code: run it only if you trust who made it.')
-
-
 def provider_potential(reference: str, structure: Path) -> Potential:
     """The potential that ``PROVIDER:ARGUMENT`` names, for the molecule in a PDB file."""
     from ..core.plugins import registry
 
     name, _, argument = reference.partition(":")
-    say_what_is_code(argument)
-    return registry().provider(name)(argument, structure)
+    return tell_code(reference, registry().provider(name)(argument, structure))
+
+
+def tell_code(name: str, potential: Potential) -> Potential:
+    """The potential, having said of a compiled package, before anything in it runs, that it is a program."""
+    from ..potentials.compiled import CompiledPotential
+
+    if isinstance(potential, CompiledPotential):
+        note(f'"{name}" is native code: run it only if you trust who made it.')
+    return potential
