@@ -14,7 +14,7 @@ from ..core.errors import FileFormatError, MissingDependencyError, SmoothflowErr
 from ..core.files import parse_json
 from ..core.topology import Topology
 from .frames import BLOCK, COLUMNS, Frames
-from .superblock import ClearedFile, is_marked, require_chunk_index, require_plain_heaps
+from .superblock import ClearedFile, is_marked, require_chunk_index, require_no_extension, require_plain_heaps
 
 FORMAT = "smoothflow-frames"
 SCHEMA = 1
@@ -73,7 +73,7 @@ class FramesReader:
             self.close()
             raise FileFormatError(
                 f'"{self.path}" is damaged, or no frames file ({type(error).__name__}: {error}). '
-                'Give a file written by "smoothflow simulate".'
+                'Give a file written by "smoothflow simulate", or import it with "smoothflow convert".'
             ) from error
 
     def __len__(self) -> int:
@@ -127,6 +127,7 @@ class FramesReader:
 
     def _check(self) -> None:
         # before HDF5 looks for a name in them
+        require_no_extension(self.path)
         self._require_plain_heaps(self._file)
         if "format" not in self._file.attrs or _text(self._attribute(self._file, "format")) != FORMAT:
             raise FileFormatError(

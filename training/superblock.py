@@ -24,6 +24,7 @@ from pathlib import Path
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SIZE = 48
 FLAGS = 11
+EXTENSION = slice(20, 28)
 END_OF_FILE = slice(28, 36)
 CHECKSUM = slice(44, 48)
 
@@ -116,6 +117,14 @@ def require_chunk_index(path: Path, address: int) -> None:
     counts = struct.unpack("<6Q", index[12:])
     if max(counts) > size:
         raise ValueError(f"the index of its chunks states {max(counts)} of them")
+
+
+def require_no_extension(path: Path) -> None:
+    """Raise a `ValueError` if the superblock has an extension, which may say that object headers are kept in a heap."""
+    with path.open("rb") as file:
+        start = file.read(SIZE)
+    if start[:8] != SIGNATURE or start[8] not in (2, 3) or int.from_bytes(start[EXTENSION], "little") != UNDEFINED:
+        raise ValueError("its superblock is of another version, or has an extension")
 
 
 def require_plain_heaps(path: Path, address: int) -> None:
