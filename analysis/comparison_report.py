@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.files import write_atomically
+from ..core.text import printable
 from .comparison_cell import MODELS
 from .comparison_settings import ComparisonSettings
 from .estimates import Estimate
@@ -118,7 +119,7 @@ def markdown(table: Table) -> str:
     """A table in Markdown."""
     lines = [table.columns, ("---", *("---:" for _ in table.columns[1:])), *table.rows]
     # a number and its error stay on one line
-    cells = ([cell.replace("|", r"\|").replace(" ± ", "\u00a0±\u00a0") for cell in line] for line in lines)
+    cells = ([printable(cell).replace("|", r"\|").replace(" ± ", "\u00a0±\u00a0") for cell in line] for line in lines)
     body = "\n".join(f"| {' | '.join(line)} |" for line in cells)
     return f"{body}\n\n{table.note}\n" if table.note else f"{body}\n"
 
@@ -131,7 +132,9 @@ def write_tables(cells: Sequence[Measured], reference: Measured, folder: Path) -
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(("cell", "metric", "value", "error", "n"))
-    writer.writerows((row.title, name, m.value, m.error, m.n) for row in rows for name, m in row.metrics.items())
+    writer.writerows(
+        (printable(row.title), name, m.value, m.error, m.n) for row in rows for name, m in row.metrics.items()
+    )
     write_atomically(folder / "comparison.csv", text.getvalue().encode())
     tables = comparison_tables(cells, reference)
     page = "\n".join(f"## {table.title}\n\n{markdown(table)}" for table in tables)

@@ -9,11 +9,20 @@ from typing import Annotated, Any
 from ..core.architecture import transforms_for
 from ..core.errors import MissingDependencyError, SmoothflowError, UnknownNameError
 from ..training.config import FlowField, LossWeights, TrainSettings
+from ..training.references import names_no_code, only_typed
 from ..training.settings_file import read_yaml
 from .physics_settings import PhysicsSettings
 
 try:
-    from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+    from pydantic import (
+        BaseModel,
+        ConfigDict,
+        Field,
+        ValidationError,
+        ValidationInfo,
+        field_validator,
+        model_validator,
+    )
 except ImportError as error:
     raise MissingDependencyError("A comparison", error.name or "pydantic", "train") from error
 
@@ -107,7 +116,7 @@ class ComparisonSettings(BaseModel):
 
     Attributes:
         structure: PDB file, or the name of a molecule that ships with the package.
-        reference: Its force field, as PROVIDER:ARGUMENT.
+        reference: Its force field, as PROVIDER:ARGUMENT; a file may name none that is code.
         frames: How frames are made when none are given.
         training: What all have in common.
         transforms: For each row of the grid, the fields of the flow that differ from ``training.flow``. One without
@@ -148,6 +157,14 @@ class ComparisonSettings(BaseModel):
         }
         # one that is missing stays so
         return {**data, **{name: found for name, found in members.items() if found is not None}}
+
+    @field_validator("reference")
+    @classmethod
+    def _names_no_code(cls, reference: str, info: ValidationInfo) -> str:
+        # scripts may name whatever they like
+        if info.context is not None and "file" in info.context and not names_no_code(reference):
+            raise ValueError(only_typed(reference, "--reference"))
+        return reference
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> ComparisonSettings:

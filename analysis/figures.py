@@ -15,6 +15,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from ..core.errors import ConfigurationError, MissingDependencyError
+from ..core.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -248,6 +249,13 @@ def _symbol(name: str) -> str:
 def to_png(figure: Figure) -> bytes:
     """The figure as PNG bytes; equal figures give equal bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    # names of torsions and models come from files: no formulas, which could be wrong, and nothing hidden
+    for ax in figure.axes:
+        legend = ax.get_legend()
+        for text in (ax.title, ax.xaxis.label, ax.yaxis.label, *(legend.get_texts() if legend else ())):
+            text.set_parse_math(False)
+            text.set_text("\n".join(map(printable, text.get_text().split("\n"))))
 
     buffer = io.BytesIO()
     # without the library's version and the date, equal figures are equal bytes

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import FileFormatError
-from ..core.files import write_atomically
+from ..core.files import read_json, write_atomically
 from .estimates import Estimate
 from .report import Picture
 
@@ -90,7 +90,7 @@ def read_measured(path: Path) -> Measured | None:
     if not path.exists():
         return None
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         kept = data["nve"]
         return Measured(
             title=data["title"],

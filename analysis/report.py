@@ -11,6 +11,7 @@ from typing import Any
 
 from ..core.errors import ConfigurationError, MissingDependencyError
 from ..core.files import write_atomically
+from ..core.text import printable
 
 TEMPLATE = "report.html.j2"
 
@@ -69,6 +70,11 @@ def _flat(mapping: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, s
             yield f"{before}{name}", str(value)
 
 
+def _harmless(value: Any) -> Any:
+    """Text without what would turn other text around or cannot be encoded; our own non-breaking spaces stay."""
+    return "\u00a0".join(map(printable, value.split("\u00a0"))) if isinstance(value, str) else value
+
+
 def render_report(report: Report) -> str:
     """The report as HTML, with its pictures inside.
 
@@ -79,7 +85,9 @@ def render_report(report: Report) -> str:
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
         raise MissingDependencyError("Writing a report", "jinja2", "report") from error
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_harmless
+    )
     source = files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(source).render(report=report)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from importlib.metadata import version as installed_version
 from typing import Annotated, Any
@@ -30,7 +31,7 @@ from . import (
     simulate,
     train,
 )
-from .console import errors, printable
+from .console import complain, note
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, 128 + SIGINT as of any program."""
@@ -96,7 +97,7 @@ def main() -> None:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    errors.print(f"[bold yellow]warning:[/] {_escaped(str(message))}", soft_wrap=True)
+    complain("warning", "yellow", str(message))
 
 
 def _run() -> int:
@@ -106,29 +107,36 @@ def _run() -> int:
         code: int | None = app(arguments, prog_name="smoothflow", standalone_mode=False)
         return code or 0
     except (KeyboardInterrupt, _Interrupted):
-        errors.print("Interrupted.")
+        note("Interrupted.")
         return INTERRUPTED
     except Terminated:
-        errors.print("Terminated.")
+        note("Terminated.")
         return TERMINATED
     except typer.TyperException as error:
         return _failed("error", _usage(error), 2)
     except SmoothflowError as error:
         if debug:
-            raise
+            return _trace(error)
         return _failed("error", str(error), 2)
     except Exception as error:
         if debug:
-            raise
+            return _trace(error)
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return _failed(
             "unforeseen error", f"{text} Please report it with the output of the same command and --debug.", 1
         )
 
 
+def _trace(error: Exception) -> int:
+    """Show where an error came from, with the text in it as harmless as in any message."""
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        note(line)
+    return 1
+
+
 def _failed(kind: str, text: str, code: int) -> int:
     if text:
-        errors.print(f"[bold red]{kind}:[/] {_escaped(text)}", soft_wrap=True)
+        complain(kind, "red", text)
     return code
 
 
@@ -144,7 +152,3 @@ def _usage(error: typer.TyperException) -> str:
         text += f". Did you mean '{near[0]}'"
     end = "?" if near else "" if text.endswith("?") else "."
     return f"{text}{end} See: {context.command_path} --help" if context else f"{text}{end}"
-
-
-def _escaped(text: str) -> str:
-    return printable(text).replace("[", r"\[")

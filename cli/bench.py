@@ -9,7 +9,7 @@ import typer
 
 from ..core.errors import BenchmarkError, ConfigurationError
 from . import completion
-from .console import print_json, print_table, results, task_progress
+from .console import print_json, print_table, results, say, task_progress
 from .options import AsJson
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ def _print(found: BenchmarkRun, earlier: BenchmarkRun | None) -> None:
     tables = benchmark_tables(found)
     # ratios to several yardsticks do not fit into the 80 columns that a pipe gets
     results.width = max(results.width, 120)
-    results.print(str(found), markup=False, soft_wrap=True)
+    say(str(found))
     if earlier is not None:
         tables = comparison_tables(found, earlier)
-        results.print(f"earlier: {earlier}", markup=False, soft_wrap=True)
+        say(f"earlier: {earlier}")
     for table in tables:
         print_table(table.title, table.columns, table.rows)
         if table.note:
-            results.print(table.note, markup=False)
+            say(table.note)

@@ -12,7 +12,7 @@ from ..analysis.physics_settings import PHYSICS_TESTS, PhysicsSettings
 from ..core.errors import ConfigurationError, UnknownNameError
 from . import completion
 from .console import print_json, print_table, task_progress
-from .options import AsJson, Seed, Structure, provider_potential, structure_path
+from .options import AsJson, Seed, Structure, provider_potential, structure_path, tell_code
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +114,7 @@ def _load(
         potential = provider_potential(name, path)
         topology, positions = topology_from_pdb(path)
     else:
-        potential = registry().load(name)
+        potential = tell_code(name, registry().load(name))
         topology = potential.topology
         if isinstance(potential, FlowPotential):
             temperature = potential.temperature

@@ -11,7 +11,7 @@ import typer
 from ..core.errors import ConfigurationError
 from ..core.units import FEMTOSECOND
 from . import completion
-from .console import errors, print_json, print_table, task_progress
+from .console import note, print_json, print_table, task_progress
 from .options import AMBER_NAME, AsJson, structure_path
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def run(
     reference: Annotated[
         str | None,
         typer.Option(
-            help="The force field, as PROVIDER:ARGUMENT.", show_default=AMBER_NAME, autocompletion=completion.PROVIDERS
+            help="The force field, as PROVIDER:ARGUMENT; also instead of a preset's.",
+            show_default=AMBER_NAME,
+            autocompletion=completion.PROVIDERS,
         ),
     ] = None,
     n_samples: Annotated[
@@ -102,10 +104,14 @@ def run(
         "seed": seed,
     }
     if preset is not None:
-        if target is not None or (given := [name for name, value in own.items() if value is not None]):
+        # a force field that is code can be named here alone
+        given = [name for name, value in own.items() if value is not None and name != "reference"]
+        if target is not None or given:
             name = "target" if target is not None else given[0]
             raise ConfigurationError(f"A preset says all that --{name} would: write a YAML file of your own for it.")
         settings = read_comparison(preset)
+        if reference is not None:
+            settings = settings.model_copy(update={"reference": reference})
     else:
         if (frames is None) == (target is None):
             raise ConfigurationError("Give either a frames file or --target NAME, or a --preset.")
@@ -137,7 +143,7 @@ def run(
     else:
         for table in comparison_tables(found.cells, found.reference):
             print_table(table.title, table.columns, table.rows)
-    errors.print(f"Report: {output / 'report.html'}", soft_wrap=True)
+    note(f"Report: {output / 'report.html'}")
 
 
 def _list(text: str) -> list[str]:
@@ -183,4 +189,4 @@ def _on_target(target: str, names: list[str], steps: int | None, seed: int, outp
     else:
         table = toy_table(results)
         print_table(table.title, table.columns, table.rows)
-    errors.print(f"Report: {output / 'report.html'}", soft_wrap=True)
+    note(f"Report: {output / 'report.html'}")

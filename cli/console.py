@@ -25,13 +25,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from ..core.text import shown
 from ..training.progress import Progress as Stage
 
 NUMBER = re.compile(r"[-+]?(\d|nan\b|inf\b)|$")
 """How a cell with a number begins; an empty one fits everywhere."""
 
-CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
-"""Characters that move the cursor, change colours or do worse."""
+MAX_ROWS = 5000
+"""Rows of a table that are printed."""
 
 results = Console()
 """Standard output: what was asked for."""
@@ -58,7 +59,7 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar with rate and remaining time; yields a function to call with the amount done so far."""
     bar = _bar()
     with bar:
-        task = bar.add_task(description, total=total)
+        task = bar.add_task(shown(description), total=total)
         yield lambda done: bar.update(task, completed=done)
 
 
@@ -71,7 +72,7 @@ def task_progress() -> Iterator[Callable[[Stage], None]]:
     def report(stage: Stage) -> None:
         if stage.stage not in tasks:
             # what an earlier run did counts as done, not as fast
-            tasks[stage.stage] = bar.add_task(stage.stage, total=stage.total, completed=stage.done, figures="")
+            tasks[stage.stage] = bar.add_task(shown(stage.stage), total=stage.total, completed=stage.done, figures="")
         figures = " ".join(f"{name} {value:.4g}" for name, value in stage.values.items())
         bar.update(tasks[stage.stage], completed=stage.done, total=stage.total, figures=figures)
 
@@ -86,12 +87,12 @@ class _Display(Progress):
         yield self.make_tasks_table(self.tasks)
         figures = self.tasks[-1].fields.get("figures") if self.tasks else None
         if figures:
-            yield Text(figures, no_wrap=True, overflow="ellipsis")
+            yield Text(shown(figures), no_wrap=True, overflow="ellipsis")
 
 
 def _bar() -> Progress:
     return _Display(
-        TextColumn("{task.description:<22}"),
+        TextColumn("{task.description:<22}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         _Rate(),
@@ -102,9 +103,24 @@ def _bar() -> Progress:
     )
 
 
+def _text(text: str, style: str = "") -> Text:
+    """Whatever text, from files, plug-ins or other programs, as it may be printed: all that is printed passes here."""
+    return Text(shown(text), style)
+
+
 def note(text: str) -> None:
-    """A sentence on standard error, as it is."""
-    errors.print(text, soft_wrap=True, highlight=False, markup=False)
+    """A line on standard error."""
+    errors.print(_text(text), soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A line on standard output."""
+    results.print(_text(text), soft_wrap=True)
+
+
+def complain(kind: str, colour: str, text: str) -> None:
+    """A line on standard error that begins with what kind of complaint it is, in a colour."""
+    errors.print(Text.assemble((f"{kind}:", f"bold {colour}"), " ", _text(text)), soft_wrap=True)
 
 
 def exit_after(stopped_by: int, after: str) -> NoReturn:
@@ -120,18 +136,15 @@ def exit_after(stopped_by: int, after: str) -> NoReturn:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on standard output: columns of numbers to the right, others to the left."""
-    table = Table(title=Text(printable(title), "table.title"), title_justify="left")
+    table = Table(title=_text(title, "table.title"), title_justify="left")
     for i, column in enumerate(columns):
         numbers = all(NUMBER.match(row[i]) for row in rows)
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_column(_text(column), justify="right" if numbers else "left", overflow="fold")
+    for row in rows[:MAX_ROWS]:
+        table.add_row(*map(_text, row))
     results.print(table)
-
-
-def printable(text: str) -> str:
-    """Text from a file without what could control a terminal."""
-    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    if len(rows) > MAX_ROWS:
+        say(f"... and {len(rows) - MAX_ROWS} rows more. All of them: --json")
 
 
 def print_json(data: Mapping[str, Any] | Sequence[Any]) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from ..core.errors import ConfigurationError
 from . import completion
-from .console import errors, print_json, print_table, task_progress
+from .console import note, print_json, print_table, task_progress
 from .options import AsJson, Seed
 
 FOLDER = Path("smoothflow-demo")
@@ -61,4 +61,5 @@ def run(
     else:
         for table in tables:
             print_table(table.title, table.columns, table.rows)
-    errors.print(f"Model: {result.model}\nReport: {result.report}", soft_wrap=True)
+    note(f"Model: {result.model}")
+    note(f"Report: {result.report}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import completion
-from .console import errors, print_json, print_table, progress
+from .console import note, print_json, print_table, progress
 from .options import (
     AMBER,
     AsJson,
@@ -83,4 +83,4 @@ def run(
             provenance={"model": model, "held-out frames": str(frames), "seed": seed, "provenance": provenance},
         )
         write_report(content, report)
-        errors.print(f"Report: {report}")
+        note(f"Report: {report}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from . import completion
-from .console import print_json, print_table, results
+from .console import print_json, print_table, say
 from .options import AsJson
 
 LISTED = {
@@ -104,7 +104,7 @@ def _model(name: str, path: Path, as_json: bool) -> None:
             for column, chart in zip(model.coordinates.codomain, header["charts"], strict=True)
         ],
     )
-    results.print("Lengths in nm, angles and torsions in radians.")
+    say("Lengths in nm, angles and torsions in radians.")
 
 
 def _flat(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ConfigurationError
-from .console import errors
+from .console import note
 
 
 def run(
@@ -24,4 +24,5 @@ def run(
     if path.exists():
         raise ConfigurationError(f'"{path}" exists already. Remove it, or give another name.')
     write_atomically(path, settings_template().encode("utf-8"))
-    errors.print(f"Settings: {path}\nNext: smoothflow train FRAMES --config {path} --out RUN", soft_wrap=True)
+    note(f"Settings: {path}")
+    note(f"Next: smoothflow train FRAMES --config {path} --out RUN")

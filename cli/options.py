@@ -11,6 +11,7 @@ import typer
 from ..coordinates.molecules import molecule_path
 from ..core.errors import ConfigurationError, FileFormatError
 from . import completion
+from .console import note
 
 if TYPE_CHECKING:
     import torch
@@ -102,4 +103,13 @@ def provider_potential(reference: str, structure: Path) -> Potential:
     from ..core.plugins import registry
 
     name, _, argument = reference.partition(":")
-    return registry().provider(name)(argument, structure)
+    return tell_code(reference, registry().provider(name)(argument, structure))
+
+
+def tell_code(name: str, potential: Potential) -> Potential:
+    """The potential, having said of a compiled package, before anything in it runs, that it is a program."""
+    from ..potentials.compiled import CompiledPotential
+
+    if isinstance(potential, CompiledPotential):
+        note(f'"{name}" is native code: run it only if you trust who made it.')
+    return potential

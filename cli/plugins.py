@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .completion import keep_names
-from .console import errors, print_json, print_table
+from .console import note, print_json, print_table
 
 
 def run(
@@ -47,9 +47,6 @@ def run(
     columns = ["kind", "name", "distribution", "version", "smoothness", "manifolds"]
     print_table("Plug-ins", columns, [[row[column] for column in columns] for row in rows])
     for plugin in broken:
-        errors.print(
-            f"broken: {plugin['plugin']} of {plugin['distribution']} {plugin['version']}: {plugin['error']}",
-            markup=False,
-        )
+        note(f"broken: {plugin['plugin']} of {plugin['distribution']} {plugin['version']}: {plugin['error']}")
     for conflict in conflicts:
-        errors.print(f"conflict: {conflict}", markup=False)
+        note(f"conflict: {conflict}")

@@ -30,6 +30,14 @@ def run(
             autocompletion=completion.FRAMES,
         ),
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="The force field that it was trained on, as PROVIDER:ARGUMENT, where it may be code.",
+            show_default="what the run names, if that is data",
+            autocompletion=completion.PROVIDERS,
+        ),
+    ] = None,
     tolerance: Annotated[float, typer.Option(min=0, help="Relative difference that is none; 0 is bit for bit.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
@@ -39,17 +47,24 @@ def run(
     """
     from ..analysis.estimates import plain
     from ..analysis.origin import origin
+    from ..training.references import names_no_code, only_typed
     from ..training.reproduction import recorded_source, reproduce
 
     recorded = recorded_source(folder)
     if frames is None:
         if "frames" not in recorded:
             raise ConfigurationError(f'The run "{folder}" does not say where its frames are. Give them with --frames.')
-        frames = Path(recorded["frames"])
+        frames = Path(str(recorded["frames"]))
     target = None
+    kept: dict[str, object] = {}
     if "target" in recorded:
-        target = provider_potential(recorded["target"], structure_path(recorded["structure"]))
-    kept: dict[str, object] = {name: recorded[name] for name in ("target", "structure") if name in recorded}
+        named, structure = str(recorded["target"]), structure_path(str(recorded.get("structure")))
+        if reference is None and not names_no_code(named):
+            raise ConfigurationError(f'The force field of "{folder}": {only_typed(named, "--reference")}.')
+        target = provider_potential(reference or named, structure)
+        kept = {"target": reference or named, "structure": str(structure)}
+    elif reference is not None:
+        raise ConfigurationError(f'The run "{folder}" was not trained on a force field. Leave out --reference.')
     source: dict[str, object] = {**origin(["smoothflow", *sys.argv[1:]]), "frames": str(frames.resolve()), **kept}
     data = _recorded_frames(folder, frames)
     with task_progress() as on_progress:

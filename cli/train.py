@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from . import completion
-from .console import print_json, results, task_progress
+from .console import print_json, say, task_progress
 from .options import AsJson, Precision, provider_potential, require_device, structure_path
 
 
@@ -107,4 +107,4 @@ def run(
     if as_json:
         print_json({"model": str(model)})
     else:
-        results.print(f"Best model: {model}", soft_wrap=True)
+        say(f"Best model: {model}")

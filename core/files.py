@@ -15,6 +15,12 @@ from .errors import FileFormatError
 MAX_DEPTH = 32
 """Headers are nested less deeply than this."""
 
+MAX_HEADER_BYTES = 4 * 2**20
+"""Of a safetensors file: enough for ten thousand atoms, and parsed in a fraction of a second."""
+
+MAX_JSON_BYTES = 64 * 2**20
+"""Of a JSON file: a hundred times what a comparison of many flows writes."""
+
 MAX_DIGITS = 20
 """Whole numbers in headers and settings fit into 64 bits."""
 
@@ -56,6 +62,30 @@ def file_digest(path: Path) -> str:
     """The SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_safetensors(path: Path, what: str) -> None:
+    """Raise a `FileFormatError` unless a file begins like a safetensors file whose header is of bounded size."""
+    with path.open("rb") as file:
+        start = file.read(8)
+    if len(start) < 8 or not 0 < int.from_bytes(start, "little") <= MAX_HEADER_BYTES:
+        raise FileFormatError(f'"{path}" is no {what}: it does not begin like a safetensors file.')
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file that may be a stranger's.
+
+    Raises:
+        FileFormatError: If it cannot be read, is too large, or is not as `parse_json` wants it.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_JSON_BYTES + 1)
+        if len(content) > MAX_JSON_BYTES:
+            raise ValueError(f"it is larger than {MAX_JSON_BYTES} bytes")
+        return parse_json(content)
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f'"{path}" is damaged: {error}.') from error
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.engine import DynamicsSettings
 from ..core.errors import ConfigurationError, FileFormatError
-from ..core.files import parse_json, write_atomically
+from ..core.files import parse_json, require_safetensors, write_atomically
 from ..core.integrator import State
 from ..core.reporter import EnergyRecord
 
@@ -84,6 +84,7 @@ def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
     if not path.is_file():
         raise FileFormatError(f'There is no checkpoint "{path}".')
     try:
+        require_safetensors(path, "checkpoint of a run")
         with safe_open(path, framework="pt") as file:
             header = parse_json((file.metadata() or {})["smoothflow"])
             # cloned, so that the memory is aligned as that of any tensor: vectorized sums may depend on it

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-import struct
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -30,16 +30,14 @@ from ..core.errors import (
     SmoothflowError,
     TopologyError,
 )
-from ..core.files import parse_json, write_atomically
+from ..core.files import parse_json, require_safetensors, write_atomically
 from ..core.plugins import PotentialLoader, hookimpl, registry
+from ..core.text import REQUIREMENT, VERSION
 from ..core.topology import Topology
 from .flow_potential import FlowPotential
 
 FORMAT = "smoothflow-model"
 SCHEMA = 2
-MAX_HEADER_BYTES = 4 * 2**20
-"""Enough for ten thousand atoms, and parsed in a fraction of a second."""
-
 PARTS: dict[str, type | tuple[type, ...]] = {
     "settings": dict,
     "charts": list,
@@ -120,11 +118,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
         # opening a pipe would wait for whoever writes into it
         if path.exists() and not path.is_file():
             raise FileFormatError(f'"{path}" is no file. Give the path of a model written by "smoothflow train".')
-        with path.open("rb") as file:
-            start = file.read(8)
-            n_header = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 0 < n_header <= MAX_HEADER_BYTES:
-            raise FileFormatError(f'"{path}" is no smoothflow model: it does not begin like a safetensors file.')
+        require_safetensors(path, "smoothflow model")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         header = parse_json(metadata["smoothflow"])
@@ -148,9 +142,22 @@ def read_header(path: str | Path) -> dict[str, Any]:
     for name, kind in PARTS.items():
         if not isinstance(header.get(name), kind):
             raise FileFormatError(f'The header of "{path}" is damaged: it has no {name}, or none that can be read.')
+    for transform, origin in header["plugins"].items():
+        # they are printed, and one is part of a command
+        if not isinstance(origin, dict) or not (
+            _matches(REQUIREMENT, origin.get("distribution")) and _matches(VERSION, origin.get("version"))
+        ):
+            raise FileFormatError(
+                f'The header of "{path}" is damaged: it names no distribution and version that could be installed for '
+                f'the transform "{transform}".'
+            )
     if not 0 < header["temperature"] < math.inf:
         raise FileFormatError(f'The header of "{path}" is damaged: its temperature is {header["temperature"]} K.')
     return header
+
+
+def _matches(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
 def load_model(
@@ -220,15 +227,14 @@ def load_model(
 
 def _require_plugins(header: Mapping[str, Any], path: Path) -> None:
     for name, origin in header["plugins"].items():
-        if not isinstance(origin, dict):
-            raise FileFormatError(f'The header of "{path}" is damaged: it does not say whose transform "{name}" is.')
         try:
             registry().transform(name)
         except SmoothflowError as error:
+            distribution = origin["distribution"]
             raise PluginError(
-                f'The model "{path}" uses the transform "{name}" of {origin.get("distribution")} '
-                f"{origin.get('version')}, which cannot be had here: {error} "
-                f"Install it with: pip install {origin.get('distribution')}."
+                f'The model "{path}" uses the transform "{name}" of {distribution} {origin["version"]}, which cannot '
+                f"be had here: {error} If you know who publishes {distribution}, and trust them, install it with: "
+                f"pip install {distribution}."
             ) from error
 
 

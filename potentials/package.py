@@ -72,6 +72,9 @@ def read_package(path: str | Path) -> tuple[dict[str, Any], bytes]:
             members = [entry for entry in archive.infolist() if Path(entry.filename).name == HEADER]
             # nothing in a package is compressed: a small file cannot unpack to a large one
             plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+            # nor do its parts share their bytes, or go elsewhere when they are unpacked
+            plain = plain and sum(entry.file_size for entry in archive.infolist()) <= len(content)
+            plain = plain and all(map(_stays_inside, archive.namelist()))
             if len(members) != 1 or members[0].file_size > MAX_HEADER_BYTES or not plain:
                 raise FileFormatError(f'"{path}" is no package written by "smoothflow compile".')
             broken = archive.testzip()
@@ -92,6 +95,11 @@ def read_package(path: str | Path) -> tuple[dict[str, Any], bytes]:
         raise FileFormatError(f'"{path}" is no compiled package of schema {SCHEMA}. Compile again.')
     require_machine(header.get("machine"), path)
     return header, content
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a part of an archive is unpacked below the folder that it is unpacked to, on any system."""
+    return not name.startswith("/") and not {"..", ""} & set(name.removesuffix("/").split("/")) and "\\" not in name
 
 
 def require_machine(needed: Any, path: Path) -> None:

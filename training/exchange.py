@@ -10,8 +10,6 @@ import os
 import re
 import sys
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +29,7 @@ from ..core.potential import Potential
 from ..core.topology import Atom, Topology
 from ..core.units import ANGSTROM, ELECTRONVOLT
 from .frames import BLOCK, Frames
+from .npz_reader import read_npz
 from .progress import OnProgress, Progress, silent
 
 KILOCALORIE = 4.184
@@ -38,12 +37,6 @@ KILOCALORIE = 4.184
 
 LENGTH_UNITS = {"Ang": ANGSTROM, "A": ANGSTROM, "angstrom": ANGSTROM, "nm": 1.0}
 ENERGY_UNITS = {"kcal/mol": KILOCALORIE, "kJ/mol": 1.0, "eV": ELECTRONVOLT}
-MAX_EXPANSION = 20
-"""Arrays of numbers are not compressed by more than this factor."""
-
-SMALL = 2**24
-"""Bytes that any npz file may unpack to."""
-
 MAX_COMMENT = 2**14
 """Bytes in the second line of a frame in an XYZ file."""
 
@@ -231,20 +224,7 @@ def _xyz(frames: Frames) -> bytes:
 
 
 def _read_npz(path: Path, temperature: float | None, topology: Topology | None) -> Frames:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = {f"{key}.npy": key for key in ("z", "R", "E", "F", *NPZ_EXTRA)}
-            members = [member for member in archive.infolist() if member.filename in names]
-            size = sum(member.file_size for member in members)
-            if size > max(SMALL, MAX_EXPANSION * path.stat().st_size):
-                raise FileFormatError(f'"{path}" would unpack to {size} bytes, which is no compression of frames.')
-            arrays = {
-                names[member.filename]: np.lib.format.read_array(io.BytesIO(archive.read(member)), allow_pickle=False)
-                for member in members
-            }
-    # besides damage: arrays that claim more than there is, and compression that Python does not know
-    except (*NPZ_ERRORS, MemoryError, NotImplementedError, RuntimeError) as error:
-        raise FileFormatError(f'"{path}" is no npz file, or it is truncated: {error}.') from error
+    arrays = read_npz(path, ("z", "R", "E", "F", *NPZ_EXTRA))
     for key, kinds in NPZ_KINDS.items():
         if key in arrays and arrays[key].dtype.kind not in kinds:
             raise FileFormatError(f'"{path}": {key} must hold numbers, not {arrays[key].dtype}.')
@@ -284,8 +264,6 @@ def _read_npz(path: Path, temperature: float | None, topology: Topology | None) 
 NPZ_EXTRA = ("r_unit", "e_unit", "temperature")
 NPZ_KINDS = {"z": "iu", "R": "fiu", "E": "fiu", "F": "fiu", "temperature": "fiu"}
 """Kinds of numbers, as numpy calls them."""
-
-NPZ_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 def _unit(path: Path, arrays: dict[str, Any], key: str, known: dict[str, float]) -> float:

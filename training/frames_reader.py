@@ -14,7 +14,7 @@ from ..core.errors import FileFormatError, MissingDependencyError, SmoothflowErr
 from ..core.files import parse_json
 from ..core.topology import Topology
 from .frames import BLOCK, COLUMNS, Frames
-from .superblock import ClearedFile, is_marked, require_chunk_index
+from .superblock import ClearedFile, is_marked, require_chunk_index, require_no_extension, require_plain_heaps
 
 FORMAT = "smoothflow-frames"
 SCHEMA = 1
@@ -30,6 +30,7 @@ MAX_JSON_BYTES = 2 * 2**20
 """Enough for twenty thousand atoms, and parsed in a fraction of a second."""
 
 MAX_STATE_ARRAYS = 64
+MAX_ATTRIBUTE_BYTES = 256
 
 LARGEST_SHRINKAGE = 100
 """File systems compress frames by a factor of two at best; what takes a hundredth of its size on disk has no data."""
@@ -72,7 +73,7 @@ class FramesReader:
             self.close()
             raise FileFormatError(
                 f'"{self.path}" is damaged, or no frames file ({type(error).__name__}: {error}). '
-                'Give a file written by "smoothflow simulate".'
+                'Give a file written by "smoothflow simulate", or import it with "smoothflow convert".'
             ) from error
 
     def __len__(self) -> int:
@@ -125,13 +126,15 @@ class FramesReader:
             self._damaged(str(error))
 
     def _check(self) -> None:
-        attributes = self._file.attrs
-        if "format" not in attributes or _text(attributes["format"]) != FORMAT:
+        # before HDF5 looks for a name in them
+        require_no_extension(self.path)
+        self._require_plain_heaps(self._file)
+        if "format" not in self._file.attrs or _text(self._attribute(self._file, "format")) != FORMAT:
             raise FileFormatError(
                 f'"{self.path}" is an HDF5 file, but no frames file. Give a file written by "smoothflow simulate", '
                 'or import it with "smoothflow convert".'
             )
-        schema = int(attributes["schema"])
+        schema = int(self._attribute(self._file, "schema"))
         if schema > SCHEMA:
             raise FileFormatError(
                 f'"{self.path}" has schema {schema}; this version reads up to {SCHEMA}. Update smoothflow.'
@@ -139,13 +142,13 @@ class FramesReader:
         status = self.path.stat()
         if 0 < 512 * status.st_blocks < status.st_size // LARGEST_SHRINKAGE:
             self._damaged(f"of its {status.st_size} bytes, {512 * status.st_blocks} are there")
-        self.temperature = float(attributes["temperature"])
+        self.temperature = float(self._attribute(self._file, "temperature"))
         try:
             self.topology = Topology.from_dict(self._json("topology"))
         except TopologyError as error:
             raise FileFormatError(f'The topology in "{self.path}" is damaged: {error}') from error
         self.provenance: dict[str, Any] = dict(self._json("provenance"))
-        commit = self._dataset("commit", (2,), np.int64)[:]
+        commit = self._stored("commit", (2,), np.int64)[:]
         self._n_frames, self._n_commits = (int(value) for value in commit)
         if self._n_frames < 0 or self._n_commits < 0:
             self._damaged(f"it claims {self._n_frames} frames")
@@ -157,11 +160,16 @@ class FramesReader:
         group = self._own("state")
         if not isinstance(group, import_h5py().Group) or len(group) > MAX_STATE_ARRAYS:
             self._damaged('"state" is no group of few arrays')
+        self._require_plain_heaps(group)
+        n_bytes = 0
         for name in group:
-            dataset = self._dataset(f"state/{name}", None, None)
+            dataset = self._stored(f"state/{name}", None, None)
             if dataset.ndim == 0 or dataset.shape[0] != 2 or dataset.dtype.kind not in "fiu":
                 self._damaged(f'its state "{name}" has shape {dataset.shape}')
+            n_bytes += dataset.size * dataset.dtype.itemsize
             self._require_bytes(dataset.id.get_offset() or 0, dataset.size * dataset.dtype.itemsize, dataset.name)
+        # the arrays may not share their place in the file
+        self._require_bytes(0, n_bytes, "state")
 
     def _check_column(self, name: str) -> None:
         dtype, is_vector = COLUMNS[name]
@@ -169,10 +177,12 @@ class FramesReader:
         dataset = self._dataset(name, None, dtype)
         if dataset.shape[1:] != tail or dataset.shape[0] < self._n_frames:
             self._damaged(f"its {name} have shape {dataset.shape} for {self._n_frames} frames")
-        if _text(dataset.attrs["units"]) != UNITS[name]:
-            self._damaged(f"its {name} are in {_text(dataset.attrs['units'])}, not {UNITS[name]}")
         if dataset.chunks is None or dataset.chunks[1:] != tail or dataset.id.get_create_plist().get_nfilters():
             self._damaged(f"its {name} are stored in an unknown way")
+        self._require_plain_heaps(dataset)
+        unit = _text(self._attribute(dataset, "units"))
+        if unit != UNITS[name]:
+            self._damaged(f"its {name} are in {unit}, not {UNITS[name]}")
         # before HDF5 makes use of it
         require_chunk_index(self.path, import_h5py().h5o.get_info(dataset.id).addr)
         # HDF5 reads zeros where a file in this mode was cut off, so that has to be found here
@@ -201,6 +211,25 @@ class FramesReader:
             self._damaged(f'"{name}" has shape {dataset.shape} and type {dataset.dtype}')
         return dataset
 
+    def _stored(self, name: str, shape: tuple[int, ...] | None, dtype: Any) -> Any:
+        """A dataset that is stored in one piece as it is: none that a filter would make a thousand times larger."""
+        dataset = self._dataset(name, shape, dtype)
+        plist = dataset.id.get_create_plist()
+        h5d = import_h5py().h5d
+        if plist.get_layout() not in (h5d.COMPACT, h5d.CONTIGUOUS) or plist.get_nfilters():
+            self._damaged(f'"{name}" is stored in an unknown way')
+        return dataset
+
+    def _require_plain_heaps(self, owner: Any) -> None:
+        require_plain_heaps(self.path, import_h5py().h5o.get_info(owner.id).addr)
+
+    def _attribute(self, owner: Any, name: str) -> Any:
+        """A single number or word that is an attribute."""
+        attribute = owner.attrs.get_id(name)
+        if attribute.shape != () or attribute.dtype.itemsize > MAX_ATTRIBUTE_BYTES:
+            self._damaged(f'its attribute "{name}" has shape {attribute.shape} and type {attribute.dtype}')
+        return owner.attrs[name]
+
     def _own(self, name: str) -> Any:
         """What is stored under a name in this file; links to elsewhere are not followed."""
         if not isinstance(self._file.get(name, getlink=True), import_h5py().HardLink):
@@ -208,7 +237,7 @@ class FramesReader:
         return self._file[name]
 
     def _json(self, name: str) -> Any:
-        dataset = self._dataset(name, (), None)
+        dataset = self._stored(name, (), None)
         if dataset.dtype.kind != "S" or dataset.dtype.itemsize > MAX_JSON_BYTES:
             self._damaged(f'"{name}" has type {dataset.dtype}')
         self._require_bytes(dataset.id.get_offset() or 0, dataset.dtype.itemsize, name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from ..core.errors import ConfigurationError, FileFormatError
-from ..core.files import file_digest
+from ..core.files import file_digest, read_json
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..potentials.model_file import load_model, read_header
@@ -23,6 +22,9 @@ from .frames import Frames
 from .progress import OnProgress, silent
 from .run import train
 from .run_folder import RunFolder, last_step
+
+MAX_TABLE_BYTES = 2**24
+"""Of a run's metrics: a hundred thousand validations."""
 
 
 @dataclass(frozen=True)
@@ -164,20 +166,22 @@ def _require_initial_model(run: RunFolder, settings: TrainSettings) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise FileFormatError(f'"{path}" is damaged: {error}.') from error
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise FileFormatError(f'"{path}" is damaged: it holds no names with values.')
+    return value
 
 
 def _metrics(run: RunFolder) -> list[dict[str, float]]:
     """The rows of the table; nan where a row has no value."""
     try:
+        if run.metrics.stat().st_size > MAX_TABLE_BYTES:
+            raise ValueError(f"it is larger than {MAX_TABLE_BYTES} bytes")
         with run.metrics.open(newline="", encoding="utf-8") as file:
             rows = [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
         if not any(row["best"] for row in rows):
             raise ValueError("no validation is the best")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise FileFormatError(f'"{run.metrics}" is damaged: {error}.') from error
     return rows
 

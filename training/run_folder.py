@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from ..core.errors import ConfigurationError, FileFormatError
-from ..core.files import write_atomically
+from ..core.files import read_json, write_atomically
+from ..core.text import shown
 from .config import TrainSettings, read_settings, write_settings
 from .frames import Frames
 
@@ -81,9 +82,9 @@ def claim(
             "here. Choose another folder, or use its settings."
         )
     try:
-        known = json.loads(run.frames.read_text())
+        known = read_json(run.frames)
         frames_there, model_there = known["sha256"], known.get("initial_model")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise FileFormatError(f'"{run.frames}" is damaged: {error}. Start again in another folder.') from error
     if frames_there != digest:
         raise ConfigurationError(
@@ -119,7 +120,7 @@ def journal_of(path: Path) -> Iterator[Journal]:
     def write(text: str) -> None:
         # a disk too full for this line is reported for what is lost by it
         with suppress(OSError), path.open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
+            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {shown(text)}\n")
 
     try:
         yield write

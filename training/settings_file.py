@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from ..core.errors import ConfigurationError, FileFormatError, MissingDependencyError
 from ..core.files import MAX_DEPTH, MAX_DIGITS
+from ..core.text import shown
 
 try:
     import yaml
@@ -24,15 +27,42 @@ MAX_MESSAGE = 400
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
+CORE_SCHEMA = {
+    "null": ("~|null|Null|NULL|", "~nN"),
+    "bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": ("[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
+"""What is no string without quotation marks, and how it may begin: YAML 1.2.2, section 10.3.2."""
+
 
 class _RefusedError(yaml.MarkedYAMLError):
     """What is YAML, but not read here."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values alone: no aliases, which can make gigabytes of a few lines, and no numbers beyond 64 bits."""
+    """Plain values by the rules of YAML 1.2, where 0100 is a hundred, and 1:30 and yes are strings.
+
+    No aliases, which can make gigabytes of a few lines, no tags, and no numbers beyond 64 bits.
+    """
 
     depth = 0
+
+    def get_single_node(self) -> yaml.Node | None:
+        self.get_event()  # type: ignore[no-untyped-call]
+        start = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(start, "tags", None) or getattr(start, "version", None) not in (None, (1, 2)):
+            raise _RefusedError(problem="it asks for tags, or for another YAML than 1.2", problem_mark=start.start_mark)
+        if isinstance(start, yaml.StreamEndEvent):
+            return None
+        node: yaml.Node | None = self.compose_document()
+        following = self.peek_event()  # type: ignore[no-untyped-call]
+        if not isinstance(following, yaml.StreamEndEvent):
+            raise _RefusedError(problem="a second document begins", problem_mark=following.start_mark)
+        return node
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -40,6 +70,8 @@ class _Loader(yaml.SafeLoader):
             raise _RefusedError(
                 problem="anchors and aliases are not used here; write it out", problem_mark=event.start_mark
             )
+        if getattr(event, "tag", None) is not None:
+            raise _RefusedError(problem="tags are not used here; write the value alone", problem_mark=event.start_mark)
         if self.depth == MAX_DEPTH:
             raise _RefusedError(
                 problem=f"it is nested more than {MAX_DEPTH} levels deep", problem_mark=event.start_mark
@@ -53,10 +85,29 @@ class _Loader(yaml.SafeLoader):
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         if len(node.value) > MAX_DIGITS:
             raise _RefusedError(problem=f"a whole number has {len(node.value)} digits", problem_mark=node.start_mark)
-        return super().construct_yaml_int(node)
+        base = {"0o": 8, "0x": 16}.get(node.value[:2], 10)
+        return int(node.value[2:] if base != 10 else node.value, base)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        # Python writes infinity and nan without the point
+        return float(re.sub(r"\.(?=[in])", "", node.value.lower()))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what is no string by the rules of YAML 1.1, PyYAML's own, or of 1.2: all programs read the same."""
+
+
+# PyYAML's own are those of YAML 1.1
+_Loader.yaml_implicit_resolvers = {}
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+for _name, (_pattern, _first) in CORE_SCHEMA.items():
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_name}",
+            re.compile(rf"(?:{_pattern})\Z"),
+            [*_first, *([""] if _name == "null" else [])],
+        )
 
 Place = tuple[str, ...]
 """The names that lead to a field, outermost first."""
@@ -77,14 +128,17 @@ def read_yaml(path: str | Path, kind: type[Settings]) -> Settings:
     try:
         if path.exists() and not path.is_file():
             raise FileFormatError(f'"{path}" cannot be read as text: it is no file.')
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
             raise FileFormatError(f'"{path}" is larger than {MAX_BYTES} bytes, so it is no configuration.')
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise FileFormatError(f'There is no file "{path}". Give the path of a YAML configuration.') from error
     except (OSError, ValueError) as error:
         raise FileFormatError(f'"{path}" cannot be read as text: {error}.') from error
     lines: dict[Place, int] = {}
+    _require_visible(text, path)
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
@@ -102,17 +156,55 @@ def read_yaml(path: str | Path, kind: type[Settings]) -> Settings:
     if not isinstance(data, dict):
         raise ConfigurationError(f'"{path}", line 1: settings are written as "name: value", one per line.')
     try:
-        return kind.model_validate(data)
+        settings = kind.model_validate(data, context={"file": path})
     except ValidationError as error:
         first = error.errors()[0]
         reason = _reason(first, kind)
         where = _where(_named(tuple(str(part) for part in first["loc"]), reason, lines), lines)
         raise ConfigurationError(f'"{path}"{_brief(where)}: {_ended(_brief(reason))}') from error
+    if wrong := _converted(data, settings, ()):
+        location, value, expected = wrong
+        raise ConfigurationError(
+            f'"{path}"{_brief(_where(location, lines))}: input should be {expected}, but it is {_brief(repr(value))}.'
+        )
+    return settings
+
+
+def _require_visible(text: str, path: Path) -> None:
+    """Raise a `FileFormatError` for letters that who reads the file does not see, or takes for the end of a line."""
+    for number, line in enumerate(text.split("\n"), 1):
+        for letter in line.removesuffix("\r"):
+            if not letter.isprintable() and letter != "\t" and unicodedata.category(letter) != "Zs":
+                raise FileFormatError(
+                    f'"{path}", line {number}: this is no YAML without hidden text: there is the invisible or control '
+                    f"character U+{ord(letter):04X}. Remove it."
+                )
+
+
+def _converted(written: Any, read: Any, place: Place) -> tuple[Place, Any, str] | None:
+    """The first value that pydantic took for one of another type: the string "yes" for true, or true for 1."""
+    if isinstance(written, Mapping):
+        parts = [(name, value, _part(read, name)) for name, value in written.items()]
+    elif isinstance(written, list) and isinstance(read, (list, tuple)):
+        parts = [(str(i), value, inner) for i, (value, inner) in enumerate(zip(written, read, strict=True))]
+    else:
+        for expected, name in ((bool, "true or false"), ((int, float), "a number")):
+            if isinstance(read, expected):
+                # true is a number for Python
+                fits = isinstance(written, expected) and isinstance(written, bool) == isinstance(read, bool)
+                return None if fits else (place, written, name)
+        return None
+    found = (_converted(value, inner, (*place, str(name))) for name, value, inner in parts)
+    return next((wrong for wrong in found if wrong), None)
+
+
+def _part(read: Any, name: Any) -> Any:
+    return read.get(name) if isinstance(read, Mapping) else getattr(read, str(name), None)
 
 
 def write_yaml(settings: BaseModel) -> str:
     """The settings as YAML, every field written out; `read_yaml` reads it back."""
-    text: str = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    text: str = yaml.dump(settings.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
     return text
 
 
@@ -126,8 +218,7 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
 
 def _brief(text: str) -> str:
     """The text on one line, without what could control a terminal, and its middle left out where it is long."""
-    plain = "".join(character if character.isprintable() else " " for character in text)
-    return plain if len(plain) <= MAX_MESSAGE else f"{plain[: MAX_MESSAGE // 2]} ... {plain[-MAX_MESSAGE // 2 :]}"
+    return shown(text, MAX_MESSAGE)
 
 
 def _ended(text: str) -> str:
@@ -136,6 +227,9 @@ def _ended(text: str) -> str:
 
 def _collect_lines(node: Any, path: Place, lines: dict[Place, int], file: Path) -> None:
     """The line of every field, and an error for a field that is there twice."""
+    if isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            _collect_lines(item, (*path, str(i)), lines, file)
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:

@@ -5,10 +5,11 @@ waits for a writer: on a damaged file it waits for ever. Here the file is shown 
 with the mark taken off and the end of the file where it is; the file itself is not touched.
 
 HDF5 counts the chunks of an array one by one up to a number that the file states, though it be 2^62, and divides by
-numbers in it, though they be 0.
+numbers in it, though they be 0. It inflates compressed names of links and attributes without a limit.
 
 Reference: HDF5 File Format Specification 3.0, "Disk Format: Level 0A - Format Signature and Superblock", version 3,
-"Version 2 Data Object Header Prefix", "Data Layout Message", version 4, "The Extensible Array Index", and "Checksum"
+"Version 2 Data Object Header Prefix", "Link Info Message", "Attribute Info Message",
+"Fractal Heap", "Data Layout Message", version 4, "The Extensible Array Index", and "Checksum"
 (Jenkins' lookup3).
 """
 
@@ -17,15 +18,22 @@ from __future__ import annotations
 import io
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SIZE = 48
 FLAGS = 11
+EXTENSION = slice(20, 28)
 END_OF_FILE = slice(28, 36)
 CHECKSUM = slice(44, 48)
 
 LAYOUT_MESSAGE = 8
+CONTINUATION_MESSAGE = 16
+COUNTERS = {2: 8, 21: 2}
+"""Messages that name the heap of an object's links or attributes, and the size of a counter that may come first."""
+
+MAX_CONTINUATIONS = 16
 MAX_OBJECT_HEADER = 2**16
 UNDEFINED = 2**64 - 1
 """The address of what is not there yet."""
@@ -111,28 +119,81 @@ def require_chunk_index(path: Path, address: int) -> None:
         raise ValueError(f"the index of its chunks states {max(counts)} of them")
 
 
-def _index_address(header: bytes) -> int:
-    """Where the chunks' index is, from the layout message in the first part of an object header."""
+def require_no_extension(path: Path) -> None:
+    """Raise a `ValueError` if the superblock has an extension, which may say that object headers are kept in a heap."""
+    with path.open("rb") as file:
+        start = file.read(SIZE)
+    if start[:8] != SIGNATURE or start[8] not in (2, 3) or int.from_bytes(start[EXTENSION], "little") != UNDEFINED:
+        raise ValueError("its superblock is of another version, or has an extension")
+
+
+def require_plain_heaps(path: Path, address: int) -> None:
+    """Raise a `ValueError` if the links or attributes of an object are compressed.
+
+    HDF5 inflates what is in such a heap, whatever it becomes, at the first look at a name.
+
+    Args:
+        path: The file.
+        address: Where the object's header is.
+    """
+    with path.open("rb") as file:
+        file.seek(address)
+        header = file.read(MAX_OBJECT_HEADER)
+        start, end, before = _first_messages(header)
+        parts = [header[start:end]]
+        for n_parts, part in enumerate(parts):
+            for kind, message in _messages(part, before):
+                if kind == CONTINUATION_MESSAGE and len(message) >= 16 and n_parts < MAX_CONTINUATIONS:
+                    place, length = struct.unpack("<2Q", message[:16])
+                    if length > MAX_OBJECT_HEADER:
+                        raise ValueError("an object's header is too long")
+                    file.seek(place)
+                    # signature before, checksum behind
+                    parts.append(file.read(length)[4:-4])
+                elif kind == CONTINUATION_MESSAGE:
+                    raise ValueError("an object's header has too many parts")
+                elif kind in COUNTERS:
+                    place = 2 + (COUNTERS[kind] if message[1] & 1 else 0)
+                    heap = int.from_bytes(message[place : place + 8], "little")
+                    if heap != UNDEFINED:
+                        file.seek(heap)
+                        head = file.read(9)
+                        if head[:4] != b"FRHP" or head[7:9] != b"\0\0":
+                            raise ValueError("its names are compressed, or in an unknown kind of heap")
+
+
+def _first_messages(header: bytes) -> tuple[int, int, int]:
+    """Start and end of the messages in the first part of an object header, and the bytes before each one's content."""
     if header[:5] != b"OHDR\x02":
         raise ValueError("its object header is of another version")
     flags = header[5]
-    start = 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
+    start = 6 + (16 if flags & 32 else 0) + (4 if flags & 16 else 0)
     width = 1 << (flags & 3)
     place = start + width
-    end = place + int.from_bytes(header[start:place], "little")
-    before = 6 if flags & 4 else 4
-    while place + before <= min(end, len(header)):
-        size = int.from_bytes(header[place + 1 : place + 3], "little")
-        message = header[place + before : place + before + size]
-        if header[place] == LAYOUT_MESSAGE:
+    return place, place + int.from_bytes(header[start:place], "little"), 6 if flags & 4 else 4
+
+
+def _messages(part: bytes, before: int) -> Iterator[tuple[int, bytes]]:
+    """Kind and content of the messages in a part of an object header."""
+    place = 0
+    while place + before <= len(part):
+        size = int.from_bytes(part[place + 1 : place + 3], "little")
+        yield part[place], part[place + before : place + before + size]
+        place += before + size
+
+
+def _index_address(header: bytes) -> int:
+    """Where the chunks' index is, from the layout message in the first part of an object header."""
+    start, end, before = _first_messages(header)
+    for kind, message in _messages(header[start:end], before):
+        if kind == LAYOUT_MESSAGE:
             # version 4, chunked, flags, n dimensions, width of each, the dimensions, the index and its five parameters
             if message[:2] != b"\x04\x02" or len(message) < 5:
                 break
-            kind = 5 + message[3] * message[4]
-            if message[kind : kind + 6] != INDEX_IN_LAYOUT:
+            index = 5 + message[3] * message[4]
+            if message[index : index + 6] != INDEX_IN_LAYOUT:
                 break
-            return int.from_bytes(message[kind + 6 : kind + 14], "little")
-        place += before + size
+            return int.from_bytes(message[index + 6 : index + 14], "little")
     raise ValueError("its layout is none of chunks along one growing axis")
 
 

@@ -54,7 +54,14 @@ class OpenMMPotential(ExternalPotential):
     def evaluate(self, positions: Float[np.ndarray, "atoms 3"]) -> tuple[float, Float[np.ndarray, "atoms 3"]]:
         # a Context does not survive a fork
         if self._context is None or self._process != os.getpid():
-            self._context = make_context(self.system, self.choose_platform(positions))
+            openmm = import_optional("openmm", "A potential from OpenMM", "openmm")
+            try:
+                self._context = make_context(self.system, self.choose_platform(positions))
+            # a force of atoms that there are not, a formula with a name that nothing defines, ...
+            except openmm.OpenMMException as error:
+                raise ConfigurationError(
+                    f"OpenMM cannot compute this System: {error}. Correct the force field or the System."
+                ) from error
             self._process = os.getpid()
         return _evaluate(self._context, positions)
 

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import difflib
+import filecmp
+import io
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 from ...core.errors import ConfigurationError, FileFormatError, TopologyError
 from .border import import_optional
 from .openmm_potential import OpenMMPotential
+from .openmm_xml import checked_force_field, checked_system, read_xml
 
 
 def openmm_provider(argument: str, structure: Path) -> OpenMMPotential:
     """The potential of a molecule in free space, flexible and without constraints.
 
+    Files that are not installed may be a stranger's: OpenMM is given only what is data in them.
+
     Args:
         argument: Force-field files, comma-separated, like ``amber99sbildn.xml,amber99_obc.xml``: of those that come
-            with OpenMM or paths; or the path of one serialized System.
+            with OpenMM or with an installed package of force fields, or paths; or the path of one serialized System.
         structure: PDB file with all hydrogens.
 
     Raises:
         FileFormatError: If a file is missing or is not what it should be.
-        ConfigurationError: If there is no such force field.
+        ConfigurationError: If there is no such force field, or a file of one's own holds what might be code.
         TopologyError: If the force field does not know a residue of the structure.
         MissingDependencyError: If OpenMM is not installed.
     """
@@ -35,8 +41,10 @@ def openmm_provider(argument: str, structure: Path) -> OpenMMPotential:
             '"openmm:amber99sbildn.xml,amber99_obc.xml".'
         )
     topology = _read_pdb(app, structure).topology
-    if len(names) == 1 and Path(names[0]).is_file() and _root_tag(Path(names[0])) == "System":
-        return OpenMMPotential(_read_system(openmm, Path(names[0])), topology)
+    if len(names) == 1 and Path(names[0]).is_file() and names[0] not in _shipped(app):
+        root = read_xml(Path(names[0]))
+        if root.tag == "System":
+            return OpenMMPotential(_read_system(openmm, root, Path(names[0])), topology)
     force_field = _read_force_field(app, names)
     try:
         system = force_field.createSystem(
@@ -64,59 +72,55 @@ def _read_pdb(app: Any, structure: Path) -> Any:
     return pdb
 
 
-def _root(path: Path) -> ElementTree.Element:
+def _read_system(openmm: Any, root: Element, path: Path) -> Any:
+    text = checked_system(root, path)
     try:
-        return ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
-        raise FileFormatError(f'"{path}" is no complete XML file: {error}.') from error
-
-
-def _root_tag(path: Path) -> str:
-    return _root(path).tag
-
-
-def _read_system(openmm: Any, path: Path) -> Any:
-    # OpenMM unpickles the function in such a force: reading the file would run code
-    if any(force.get("type") == "PythonForce" for force in _root(path).iter("Force")):
-        raise ConfigurationError(
-            f'"{path}" contains a PythonForce, and reading it would run the code inside. If you trust the file, '
-            "deserialize it yourself and use OpenMMPotential."
-        )
-    try:
-        return openmm.XmlSerializer.deserialize(path.read_text(encoding="utf-8"))
-    except openmm.OpenMMException as error:
+        return openmm.XmlSerializer.deserializeSystem(text)
+    # a missing number is a ValueError, what is wrong otherwise an OpenMMException
+    except (openmm.OpenMMException, ValueError) as error:
         raise FileFormatError(f'"{path}" is no System that this OpenMM can read: {error}.') from error
 
 
 def _read_force_field(app: Any, names: list[str]) -> Any:
     shipped = _shipped(app)
+    sources: list[str | io.StringIO] = []
     for name in names:
-        if Path(name).is_file():
-            root = _root(Path(name))
-            if root.tag != "ForceField":
-                raise FileFormatError(f'"{name}" is no OpenMM force field: its XML is of another kind.')
-            # OpenMM runs what is in a script, also in files that are included
-            for tag in ("Script", "InitializationScript", "Include"):
-                if next(root.iter(tag), None) is not None:
-                    raise ConfigurationError(
-                        f'"{name}" has the element {tag}, and reading it may run code. If you trust it, make '
-                        "a System with it yourself and use OpenMMPotential."
-                    )
-        elif name not in shipped:
+        path = Path(name)
+        if path.is_file():
+            if name in shipped and not filecmp.cmp(path, shipped[name], shallow=False):
+                raise ConfigurationError(
+                    f'"{name}" is a file here and also the name of a force field that is installed, and they differ. '
+                    f"Write ./{name} for the file here, or move it away for the other."
+                )
+            # OpenMM is given what was checked, and not the file
+            sources.append(io.StringIO(checked_force_field(read_xml(path), path)))
+        elif name in shipped:
+            sources.append(str(shipped[name]))
+        else:
             near = difflib.get_close_matches(name, shipped, n=3, cutoff=0.5)
             hint = f" Close: {', '.join(near)}." if near else ""
             raise ConfigurationError(
-                f'There is no force-field file "{name}", neither here nor among the {len(shipped)} that come with '
-                f"OpenMM.{hint}"
+                f'There is no force-field file "{name}", neither here nor among the {len(shipped)} that are '
+                f"installed.{hint}"
             )
     try:
-        return app.ForceField(*names)
+        return app.ForceField(*sources)
     # OpenMM's reader raises whatever a missing attribute or an unknown tag gives
     except Exception as error:
         raise FileFormatError(f"OpenMM cannot read the force field {', '.join(names)}: {error}.") from error
 
 
-def _shipped(app: Any) -> list[str]:
-    """Names of the force-field files that come with OpenMM."""
-    folder = Path(app.__file__).parent / "data"
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.xml"))
+def _shipped(app: Any) -> dict[str, Path]:
+    """The force-field files that come with OpenMM or an installed package of force fields, by name."""
+    folders = [Path(app.__file__).parent / "data"]
+    for point in entry_points(group="openmm.forcefielddir"):
+        try:
+            folders.append(Path(point.load()()))
+        # a package that is broken offers nothing; OpenMM passes over it as well
+        except Exception:
+            continue
+    # where two have one name, OpenMM takes that of the first folder
+    found = {
+        path.relative_to(folder).as_posix(): path for folder in reversed(folders) for path in folder.rglob("*.xml")
+    }
+    return dict(sorted(found.items()))

@@ -88,3 +88,19 @@ def test_the_shipped_comparison_has_the_papers_grid_at_one_budget() -> None:
     assert list(found.objectives) == ["nll", "nll+fm", "nll+fm+kl"]
     terms = [(w.nll > 0, w.force > 0, w.reverse_kl > 0) for w in found.objectives.values()]
     assert terms == [(True, False, False), (True, True, False), (True, True, True)]
+
+
+@pytest.mark.parametrize(
+    "reference", ["ase:os:abort", "ase:antigravity:x", "smoothflow:x.pt2", "metatomic:x.pt", "plugin:anything"]
+)
+def test_a_file_names_no_force_field_that_may_be_code(tmp_path: Path, reference: str) -> None:
+    with pytest.raises(ConfigurationError, match=r'line 1, reference: "\w+:.*may name code.*command line.*--reference'):
+        read(tmp_path, f'reference: "{reference}"\n{GRID}')
+    # a script may
+    grid = {"transforms": {"smooth": {}}, "objectives": {"nll": {}}}
+    assert ComparisonSettings.model_validate({**grid, "reference": reference}).reference == reference
+
+
+def test_a_file_names_force_fields_that_are_data(tmp_path: Path) -> None:
+    for reference in ("openmm:my.xml,amber99_obc.xml", "ase:tblite:GFN2-xTB", "smoothflow:ala2-smooth"):
+        assert read(tmp_path, f'reference: "{reference}"\n{GRID}').reference == reference

@@ -208,3 +208,15 @@ def test_a_report_loads_nothing_and_lists_provenance_flat() -> None:
     assert "<dt>model.training.steps</dt><dd>5</dd>" in page
     assert "<dt>model.none</dt><dd>{}</dd>" in page
     assert not re.search(r"(src|href)=\"(?!data:)", page)
+
+
+@pytest.mark.parametrize("name", [r"$\frac{$", "$x$ and $y$", "\u202e$\\bad$", "\ud800", "a\nb"])
+def test_names_that_look_like_formulas_are_drawn_as_they_are(name: str) -> None:
+    counts = np.ones((4, 4))
+    figure = ramachandran_figure({name: counts}, names=(name, name))
+    assert figure.startswith(b"\x89PNG")
+
+
+def test_dollars_are_drawn() -> None:
+    counts = np.ones((4, 4))
+    assert ramachandran_figure({"$x$": counts}) != ramachandran_figure({"x": counts})

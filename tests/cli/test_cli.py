@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,9 @@ import numpy as np
 import pytest
 import torch
 from smoothflow import load_model, registry
-from smoothflow.cli.app import main
 from smoothflow.coordinates.molecules import molecule_path
 from smoothflow.coordinates.pdb import write_pdb
 from smoothflow.coordinates.topologies import topology_from_pdb, topology_from_smiles
-from smoothflow.core.errors import FileFormatError
 from smoothflow.training.frames import Frames
 from smoothflow.training.frames_file import read_frames, write_frames
 
@@ -276,7 +273,8 @@ def _water_frames(folder: Path) -> Path:
     return path
 
 
-def test_debug_shows_the_error_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys, "argv", ["smoothflow", "--debug", "info", str(tmp_path / "none.h5")])
-    with pytest.raises(FileFormatError):
-        main()
+def test_debug_shows_where_an_error_came_from(smoothflow: Any, tmp_path: Path) -> None:
+    done = smoothflow("--debug", "info", tmp_path / "none.h5")
+    assert done.code == 1
+    assert "Traceback" in done.err
+    assert "FileFormatError: There is no file" in done.err

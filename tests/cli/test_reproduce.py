@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,54 @@ def test_folders_that_say_too_little(
     assert found.code == 2
     assert message in found.err
     assert len(found.err.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module beside the run that writes a file when it is imported, and its mark."""
+    mark = tmp_path / "imported"
+    (tmp_path / "strangers_module.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "strangers_module", raising=False)
+    return mark
+
+
+@pytest.mark.parametrize("target", ["ase:strangers_module:Calculator", "smoothflow:x.pt2", "strange:x", 3, None])
+def test_a_run_folder_names_no_code(
+    smoothflow: Smoothflow, chain: Chain, tmp_path: Path, module: Path, target: Any
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(chain.model.parent, run)
+    source = json.loads((run / "source.json").read_text())
+    (run / "source.json").write_text(json.dumps({**source, "target": target, "structure": "capped-alanine"}))
+    found = smoothflow("reproduce", run, "--out", tmp_path / "again")
+    assert found.code == 2
+    assert "may name code" in found.err
+    assert "--reference" in found.err
+    assert not module.exists()
+    # asked for on the command line, it is looked for
+    smoothflow("reproduce", run, "--out", tmp_path / "again", "--reference", "ase:strangers_module:Calculator")
+    assert module.exists()
+
+
+def test_a_comparison_names_no_code(smoothflow: Smoothflow, chain: Chain, tmp_path: Path, module: Path) -> None:
+    grid = 'transforms: {smooth: {}}\nobjectives: {nll: {}}\nreference: "ase:strangers_module:Calculator"\n'
+    (tmp_path / "grid.yaml").write_text(grid)
+    command = ["compare", chain.frames, "--preset", tmp_path / "grid.yaml", "--out", tmp_path / "out"]
+    found = smoothflow(*command)
+    assert found.code == 2
+    assert "may name code" in found.err
+    assert not module.exists()
+
+
+@pytest.mark.parametrize("name", ["source.json", "frames.json"])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"3", b'{"a": 1, "a": 2}', b"\xff", b"9" * 5000])
+def test_files_of_a_run_that_somebody_made_to_do_harm(
+    smoothflow: Smoothflow, chain: Chain, tmp_path: Path, name: str, content: bytes
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(chain.model.parent, run)
+    (run / name).write_bytes(content)
+    found = smoothflow("reproduce", run, "--out", tmp_path / "again")
+    assert found.code == 2, found.err
+    assert f'{name}" is damaged' in found.err

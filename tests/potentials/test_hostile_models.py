@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load, save
 from smoothflow import FlowPotential, FlowSettings, InternalCoordinates, build_flow, save_model
 from smoothflow.core.charts import Chart, ColumnChart
+from smoothflow.core.files import MAX_HEADER_BYTES
 from smoothflow.core.topology import Atom, Topology
-from smoothflow.potentials.model_file import MAX_HEADER_BYTES
 from smoothflow.potentials.package import write_header
 from torch import Tensor
 
@@ -211,6 +211,9 @@ def test_checkpoints_that_are_none(tmp_path: Path, maker: Maker, open_hostile: A
     kept.header_text(
         "a time beyond floats", json.dumps({"format": "smoothflow-checkpoint", "schema": 1, "time": 10**400})
     )
+    header = json.dumps({"__metadata__": {"smoothflow": "[" + "1," * 2_000_000 + "1]"}}).encode()
+    header += b" " * (2**26 - len(header))
+    kept.write("a header of megabytes", struct.pack("<Q", len(header)) + header)
     assert_refused(open_hostile("checkpoint", good, kept.files))
 
 
@@ -229,6 +232,22 @@ def test_packages_that_are_none(tmp_path: Path, open_hostile: Any, assert_refuse
         files[f"{tenth} tenths"] = tmp_path / f"{tenth}.pt2"
         files[f"{tenth} tenths"].write_bytes(good.read_bytes()[: good.stat().st_size * tenth // 10])
     files["nested"] = package("nested", "[" * 100_000)
+    for i, name in enumerate(
+        ("../../code.so", "/tmp/code.so", "p/../../code.so", "p\\..\\code.so", "..", "p//code.so")
+    ):
+        files[name] = package(f"outside{i}", write_header({"shape": [4, 3], "functions": [], "topology": None}))
+        with zipfile.ZipFile(files[name], "a") as archive:
+            archive.writestr(name, b"")
+    # entries of the directory that all mean the same bytes
+    shared = package("shared", write_header({"shape": [4, 3], "functions": [], "topology": None}), size=2**20)
+    content = shared.read_bytes()
+    begin, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    entry = content[content.rindex(b"PK\x01\x02") : end]
+    n_entries = 2000
+    directory = content[begin:end] + b"".join(entry.replace(b"code.so", f"{i:07d}".encode()) for i in range(n_entries))
+    tail = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, n_entries + 2, n_entries + 2, len(directory), begin, 0)
+    files["bytes that are shared"] = tmp_path / "shared2.pt2"
+    files["bytes that are shared"].write_bytes(content[:begin] + directory + tail)
     files["a bomb"] = package("bomb", "{}", zipfile.ZIP_DEFLATED, 2**26)
     for name, content in {
         "no shape": {"functions": [], "topology": None},

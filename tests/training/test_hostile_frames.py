@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import os
@@ -84,6 +85,17 @@ def put_holes(file: h5py.File) -> None:
     claim(file, 10**7)
 
 
+def put_unknown_filter(file: h5py.File) -> None:
+    del file["commit"]
+    created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    created.set_chunk((2,))
+    # optional, so that HDF5 lets it be made
+    created.set_filter(32_015, h5py.h5z.FLAG_OPTIONAL, (1,))
+    space = h5py.h5s.create_simple((2,))
+    dataset = h5py.h5d.create(file.id, b"commit", h5py.h5t.NATIVE_INT64, space, created)
+    h5py.Dataset(dataset)[:] = (5, 1)
+
+
 HARMS: dict[str, Callable[[h5py.File], object]] = {
     "nested JSON": lambda f: put_json(f, "provenance", "[" * 100_000),
     "JSON nested deeply, but whole": lambda f: put_json(f, "provenance", '{"a":' * 50 + "1" + "}" * 50),
@@ -108,6 +120,18 @@ HARMS: dict[str, Callable[[h5py.File], object]] = {
     ),
     "gzip of nothing": lambda f: put(f, "energies", shape=(10**10,), chunks=(10**6,), dtype="f8", compression="gzip"),
     "a state of terabytes": lambda f: put(f, "state/x", shape=(2, 10**12), chunks=(1, 10**6), dtype="f8"),
+    "a state in compressed chunks": lambda f: put(
+        f, "state/x", data=np.zeros((2, 2**25)), chunks=(1, 2**20), compression="gzip"
+    ),
+    "a state in shuffled chunks": lambda f: put(f, "state/x", data=np.zeros((2, 9)), chunks=(1, 9), shuffle=True),
+    "a state in plain chunks": lambda f: put(f, "state/x", data=np.zeros((2, 9)), chunks=(1, 9)),
+    "a state that is never written": lambda f: put(f, "state/x", shape=(2, 2**24), dtype="f8"),
+    "a commit in one compressed chunk of gigabytes": lambda f: put(
+        f, "commit", data=np.array([5, 1]), maxshape=(None,), chunks=(2**28,), compression="gzip"
+    ),
+    "a commit with a filter nobody has": put_unknown_filter,
+    "a temperature of megabytes": lambda f: f.attrs.create("temperature", np.zeros(10**5)),
+    "a unit of megabytes": lambda f: f["positions"].attrs.create("units", np.bytes_(b"nm" * 30_000)),
     "a state of objects": lambda f: put(f, "state/x", data=["a", "b"]),
     "a state of references": lambda f: put(f, "state/x", data=[f.ref, f.ref], dtype=h5py.ref_dtype),
     "a state in itself": lambda f: f["state"].__setitem__("me", f["state"]),
@@ -164,6 +188,28 @@ def test_frames_files(good: Path, tmp_path: Path, open_hostile: Any, assert_refu
     assert_refused(open_hostile("frames", good, files))
 
 
+def compress_names(plist: Any) -> None:
+    """Have HDF5 compress the heap of a group's names; h5py does not offer it."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    (library,) = {line.split()[-1] for line in maps if "libhdf5-" in line or "libhdf5.so" in line}
+    deflate = ctypes.CDLL(library).H5Pset_deflate
+    deflate.argtypes = (ctypes.c_int64, ctypes.c_uint)
+    assert deflate(plist.id, 9) == 0
+
+
+def test_names_that_are_compressed(good: Path, tmp_path: Path, open_hostile: Any, assert_refused: Refused) -> None:
+    path = tmp_path / "names.h5"
+    shutil.copy(good, path)
+    with h5py.File(path, "r+", libver="latest") as file:
+        del file["state"]
+        created = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+        compress_names(created)
+        group = h5py.Group(h5py.h5g.create(file.id, b"state", gcpl=created))
+        for i in range(60):
+            group["x" * 60_000 + str(i)] = np.zeros(2)
+    assert_refused(open_hostile("frames", good, {"names": path}))
+
+
 def test_names_that_lead_elsewhere(good: Path, tmp_path: Path, open_hostile: Any, assert_refused: Refused) -> None:
     os.mkfifo(tmp_path / "pipe.h5")
     (tmp_path / "secret.h5").symlink_to("/etc/passwd")
@@ -202,6 +248,28 @@ def test_npz_files(frames: Frames, tmp_path: Path, open_hostile: Any, assert_ref
         with zipfile.ZipFile(good) as old, zipfile.ZipFile(files[f"a claim of {shape}"], "w") as new:
             for member in old.namelist():
                 new.writestr(member, header.getvalue() if member == "R.npy" else old.read(member))
+    # a directory that says less than there is, and methods that make much of a byte
+    with zipfile.ZipFile(tmp_path / "lie.npz", "w", zipfile.ZIP_DEFLATED) as lie:
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**28,)})
+        with lie.open("R.npy", "w", force_zip64=True) as member:
+            member.write(header.getvalue())
+            for _ in range(2**11):
+                member.write(bytes(2**20))
+    lied = (tmp_path / "lie.npz").read_bytes()
+    directory = lied.rindex(b"PK\x01\x02")
+    files["a directory that lies"] = tmp_path / "lies.npz"
+    files["a directory that lies"].write_bytes(
+        lied[: directory + 24] + (1000).to_bytes(4, "little") + lied[directory + 28 :]
+    )
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        files[f"method {method}"] = tmp_path / f"method{method}.npz"
+        with zipfile.ZipFile(files[f"method {method}"], "w", method) as archive:
+            archive.writestr("R.npy", bytes(2**26))
+    files["an array twice"] = tmp_path / "twice.npz"
+    shutil.copy(good, files["an array twice"])
+    with zipfile.ZipFile(files["an array twice"], "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("R.npy", archive.read("R.npy"))
     content = good.read_bytes()
     for tenth in range(10):
         files[f"{tenth} tenths"] = tmp_path / f"cut{tenth}.npz"
