@@ -7,13 +7,14 @@ from pathlib import Path
 
 from ..coordinates.molecules import molecule_path
 from ..coordinates.topologies import topology_from_pdb
+from ..core.files import make_folder
 from ..core.plugins import registry
 from ..potentials.model_file import read_header
 from ..potentials.shipped import load
 from ..training.frames_file import read_frames
 from ..training.progress import OnProgress
 from ..training.simulate import SimulateSettings, simulate
-from .showcase import AMBER, MOLECULE, Clock, Demonstration, ShowSettings, show, write_demonstration
+from .showcase import AMBER, MOLECULE, Clock, Demonstration, ShowSettings, require_demonstration, show, write_demonstration
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def demonstrate_pretrained(
     structure = molecule_path(MOLECULE)
     elements = topology_from_pdb(structure)[0].elements
     potential.coordinates.topology.require_elements(elements, f'The model "{model}"', f'the molecule "{MOLECULE}"')
-    folder.mkdir(parents=True, exist_ok=True)
+    require_demonstration(folder)
+    make_folder(folder)
     clock = Clock()
     simulation = SimulateSettings(
         structure=structure,

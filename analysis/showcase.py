@@ -15,7 +15,7 @@ import torch
 from ..coordinates.internal import InternalCoordinates
 from ..coordinates.molecules import molecule_path
 from ..core.engine import DynamicsSettings, Trajectory
-from ..core.files import write_atomically
+from ..core.files import require_own_folder, write_atomically
 from ..core.plugins import registry
 from ..potentials.model_file import load_model
 from ..training.frames import Frames
@@ -124,6 +124,11 @@ class Clock:
         now = time.monotonic()
         self.seconds[stage] = now - self._began
         self._began = now
+
+
+def require_demonstration(folder: Path) -> None:
+    """Raise a `ConfigurationError` if a folder has files that a demonstration would replace, and is not one's."""
+    require_own_folder(folder, ("metrics.json", "report.html"), {"metrics.json": b'"seconds": {'}, "a demonstration")
 
 
 def show(

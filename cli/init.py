@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ..core.errors import ConfigurationError
 from .console import errors
 
 
@@ -18,10 +17,9 @@ def run(
 
     Example: smoothflow init my-settings.yaml
     """
-    from ..core.files import write_atomically
+    from ..core.files import require_free, write_atomically
     from ..training.config_template import settings_template
 
-    if path.exists():
-        raise ConfigurationError(f'"{path}" exists already. Remove it, or give another name.')
+    require_free(path)
     write_atomically(path, settings_template().encode("utf-8"))
     errors.print(f"Settings: {path}\nNext: smoothflow train FRAMES --config {path} --out RUN", soft_wrap=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..core.errors import ConfigurationError, FileFormatError
-from ..core.files import write_atomically
+from ..core.files import require_own_folder, write_atomically
 from .config import TrainSettings, read_settings, write_settings
 from .frames import Frames
 
@@ -60,16 +60,28 @@ class RunFolder:
         return self.path / "model.safetensors"
 
 
+FRAMES_MARK = b'"sha256"'
+"""What the file has that makes a folder a training run's."""
+
+
 def claim(
     run: RunFolder, frames: Frames, digest: str, settings: TrainSettings, origin: Mapping[str, Any] | None
 ) -> None:
-    """Write down what the run is, or see that it is this one."""
+    """Write down what the run is, or see that it is this one.
+
+    Raises:
+        ConfigurationError: If the folder holds another run, or files that a run would replace and is none.
+    """
     identity = {"sha256": digest, "frames": len(frames), "provenance": dict(frames.provenance)}
     if origin is not None:
         identity["initial_model"] = origin["sha256"]
-    if not run.config.exists() or not run.frames.exists():
-        write_atomically(run.config, write_settings(settings).encode())
+    files = (run.config, run.frames, run.source, run.metrics, run.log, run.checkpoint, run.model)
+    names = [str(path.relative_to(run.path)) for path in files]
+    require_own_folder(run.path, names, {run.frames.name: FRAMES_MARK}, "a training run")
+    if not run.config.exists():
+        # first what tells whose the folder is
         write_atomically(run.frames, json.dumps(identity, indent=1).encode())
+        write_atomically(run.config, write_settings(settings).encode())
         return
     ours, theirs = settings.model_dump(mode="json"), read_settings(run.config).model_dump(mode="json")
     # how many processes share the work is no part of what is computed
