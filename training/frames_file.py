@@ -19,6 +19,8 @@ import errno
 import fcntl
 import json
 import os
+import re
+import resource
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,6 +49,8 @@ MAX_PLACES = 2**13
 CHUNK_BYTES = 2**18
 """Size of the pieces in which HDF5 stores arrays."""
 
+PAGE_BYTES = 2**12
+
 SPARE_BYTES = 2**18
 """Disk space kept free for HDF5's own records."""
 
@@ -72,15 +76,8 @@ class FramesWriter:
             lock_descriptor(self._descriptor, f'"{path}"')
             self._file = None
             self._reserve(SPARE_BYTES)
-            self._file = h5py.File(
-                # so that 16 bytes never cross the border of two sectors, and the record is there or not
-                *(name, "w"),
-                libver="latest",
-                locking=False,
-                alignment_threshold=COMMIT_BYTES,
-                alignment_interval=COMMIT_BYTES,
-            )
-            _lay_out(self._file, kind, state)
+            _write_sparsely(self._descriptor, _lay_out(kind, state))
+            self._file = h5py.File(name, "r+", libver="latest", locking=False)
             self._file.swmr_mode = True
             os.fsync(self._descriptor)
         except BaseException as error:
@@ -235,8 +232,14 @@ class FramesWriter:
         sink = os.memfd_create("frames") if hasattr(os, "memfd_create") else os.open(os.devnull, os.O_RDWR)
         os.dup2(sink, self._file.id.get_vfd_handle())
         os.close(sink)
-        with suppress(*HDF5_ERRORS):
-            self._file.close()
+        # a limit on the size of files holds there, too
+        usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (usual[1], usual[1]))
+        try:
+            with suppress(*HDF5_ERRORS):
+                self._file.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
         self._file = None
 
     def _require_space(self, n_frames: int) -> None:
@@ -342,8 +345,39 @@ def write_blocks(path: str | Path, blocks: Iterator[Frames]) -> None:
     writer.publish()
 
 
-def _lay_out(file: Any, kind: Frames, state: State) -> None:
-    """Everything but frames: nothing can be added to a file in single-writer multiple-reader mode."""
+def _lay_out(kind: Frames, state: State) -> bytes:
+    """A file of everything but frames: nothing can be added to one in single-writer multiple-reader mode.
+
+    It is made in memory, where no write fails: HDF5 crashes where it cannot write.
+    """
+    h5py = import_h5py()
+    with h5py.File(
+        # no file of this name is made
+        *("layout.h5", "w"),
+        libver="latest",
+        driver="core",
+        backing_store=False,
+        # so that 16 bytes never cross the border of two sectors, and the record is there or not
+        alignment_threshold=COMMIT_BYTES,
+        alignment_interval=COMMIT_BYTES,
+    ) as file:
+        _fill(file, kind, state)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def _write_sparsely(descriptor: int, content: bytes) -> None:
+    """Write a file from its start; pages of zeros take no space."""
+    for start in range(0, len(content), PAGE_BYTES):
+        page = content[start : start + PAGE_BYTES]
+        done = 0
+        while any(page) and done < len(page):
+            done += os.pwrite(descriptor, page[done:], start + done)
+    os.ftruncate(descriptor, len(content))
+
+
+def _fill(file: Any, kind: Frames, state: State) -> None:
     h5py = import_h5py()
     file.attrs["format"] = np.bytes_(FORMAT)
     file.attrs["schema"] = SCHEMA
@@ -377,7 +411,8 @@ def _lay_out(file: Any, kind: Frames, state: State) -> None:
 
 def _reason(error: BaseException) -> str:
     """What went wrong in a few words: HDF5's own are several lines of names and numbers."""
-    number = getattr(error, "errno", None)
+    found = re.search(r"errno = (\d+)", str(error))
+    number = int(found[1]) if found else getattr(error, "errno", None)
     return os.strerror(number) if number else " ".join(str(error).split())
 
 

@@ -213,6 +213,8 @@ class FramesReader:
         dataset = self._dataset(name, None, dtype)
         if dataset.shape[1:] != tail:
             self._damaged(f"its {name} have shape {dataset.shape} for {self._n_frames} frames")
+        if "units" not in dataset.attrs:
+            self._damaged(f"its {name} have no units")
         if _text(dataset.attrs["units"]) != UNITS[name]:
             self._damaged(f"its {name} are in {_text(dataset.attrs['units'])}, not {UNITS[name]}")
         if dataset.chunks is None or dataset.chunks[1:] != tail or dataset.id.get_create_plist().get_nfilters():
