@@ -27,7 +27,7 @@ from ..core.errors import (
 from ..core.files import file_digest, make_folder, write_atomically
 from ..core.potential import Potential
 from ..potentials.flow_potential import FlowPotential
-from ..potentials.model_file import load_model
+from ..potentials.shipped import load
 from ..training.config import TrainSettings
 from ..training.frames import Frames
 from ..training.locks import lock_file
@@ -123,7 +123,7 @@ def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, o
         except BREAKDOWNS as error:
             found.breakdowns["training"] = str(error)
             return write_measured(found, path)
-        potential = load_model(model)
+        potential = load(model)
         found.metrics.update(_cost(potential, RunFolder(folder)))
         return write_measured(_measured(found, potential, target, inputs, on_progress), path)
 
@@ -142,7 +142,7 @@ def measure_model(model: Path, inputs: Inputs, folder: Path, on_progress: OnProg
         FileFormatError: If the model is missing or damaged, or the folder cannot be written.
         TopologyError: If the model is of another molecule than the frames.
     """
-    potential = load_model(model)
+    potential = load(model)
     inputs.held_out.require_topology(potential.coordinates.topology, "the model")
     path = folder / "evaluation.json"
     identity = {"model": file_digest(model), **_identity(inputs)}

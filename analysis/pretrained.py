@@ -9,8 +9,7 @@ from ..coordinates.molecules import molecule_path
 from ..coordinates.topologies import topology_from_pdb
 from ..core.files import make_folder
 from ..core.plugins import registry
-from ..potentials.model_file import read_header
-from ..potentials.shipped import load
+from ..potentials.shipped import load, provenance_of
 from ..training.frames_file import read_frames
 from ..training.progress import OnProgress
 from ..training.simulate import SimulateSettings, simulate
@@ -82,7 +81,7 @@ def demonstrate_pretrained(
     clock.stop("simulate")
 
     evaluation, trajectories = show(path, frames, settings.showing(), clock, on_progress)
-    origin = read_header(path)["provenance"]
+    origin = provenance_of(path)
     published = origin.get("evaluation", {})
     result = Demonstration(evaluation, trajectories, clock.seconds, path, folder / "report.html", published)
     write_demonstration(

@@ -17,7 +17,7 @@ from ..coordinates.molecules import molecule_path
 from ..core.engine import DynamicsSettings, Trajectory
 from ..core.files import require_own_folder, write_atomically
 from ..core.plugins import registry
-from ..potentials.model_file import load_model
+from ..potentials.shipped import load
 from ..training.frames import Frames
 from ..training.progress import OnProgress, Progress
 from .conservation import PotentialSource, conservation_run, run_conservation
@@ -151,7 +151,7 @@ def show(
     """
     reference = PotentialSource(reference=AMBER, structure=molecule_path(MOLECULE))
     evaluation = evaluate(
-        load_model(model),
+        load(model),
         test,
         reference.load(),
         settings.n_samples,

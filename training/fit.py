@@ -192,7 +192,7 @@ class _Keeper(Callback):  # type: ignore[misc]
         """The model if it is the best one so far, the metrics, and a line of the log."""
         if best:
             provenance = {**self.work.provenance, "step": self.step, "validation": results}
-            save_model(module.averaged_potential, module.settings.flow, self.work.run.model, provenance)
+            save_model(module.averaged_potential, self.work.run.model, provenance)
         row = {"step": self.step, **results, "best": int(best)}
         self.rows.append({name: str(value) for name, value in row.items()})
         text = io.StringIO()

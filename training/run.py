@@ -27,7 +27,7 @@ from ..core.plugins import registry
 from ..core.potential import Potential
 from ..core.units import thermal_energy
 from ..potentials.flow_potential import FlowPotential
-from ..potentials.model_file import load_model, read_header
+from ..potentials.shipped import load, provenance_of
 from .batches import split
 from .config import TrainSettings
 from .fit import VALIDATION_BATCH, Work, fit
@@ -173,8 +173,10 @@ def begin_with(model: Path, frames: Frames, settings: TrainSettings) -> tuple[Fl
         FileFormatError: If the file is missing or damaged.
         TopologyError: If the model is of another molecule.
     """
-    potential = load_model(model)
-    flow = asdict(FlowSettings(**read_header(model)["settings"]))
+    potential = load(model)
+    if potential.flow.settings is None:
+        raise ConfigurationError(f'The flow in "{model}" was not made by build_flow, and cannot be trained further.')
+    flow = asdict(potential.flow.settings)
     if "flow" not in settings.model_fields_set:
         settings = settings.model_copy(update={"flow": FlowSettings(**flow)})
     different = [name for name, value in asdict(settings.flow).items() if flow[name] != value]
@@ -196,7 +198,7 @@ def begin_with(model: Path, frames: Frames, settings: TrainSettings) -> tuple[Fl
 
 def _origin(model: Path) -> dict[str, Any]:
     """What is written down of the model that training begins with."""
-    return {"sha256": file_digest(model), **read_header(model)["provenance"]}
+    return {"sha256": file_digest(model), **provenance_of(model)}
 
 
 def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, rank: Rank | None) -> Potential | None:
