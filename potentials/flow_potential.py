@@ -125,7 +125,7 @@ class FlowPotential(Potential):
         from .package import fingerprint
 
         try:
-            if Path(package).exists():
+            if Path(package).is_file():
                 try:
                     compiled = load_compiled(package)
                 except CompilationError as error:
@@ -133,7 +133,7 @@ class FlowPotential(Potential):
                 else:
                     if compiled.header["fingerprint"] == fingerprint(self) and compiled.computes_in(self.dtype):
                         return compiled.to(self.dtype)
-            if not Path(package).exists() or Path(package).is_symlink():
+            if not Path(package).is_file() or Path(package).is_symlink():
                 # before the minutes that compiling takes
                 require_free(Path(package))
             if positions is None:
