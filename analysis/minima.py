@@ -220,17 +220,21 @@ def _relaxed(
         (gradient,) = torch.autograd.grad(energy.sum(), u)
         return energy.detach(), -gradient
 
-    u = starts / widths
-    v = torch.zeros_like(u)
+    end = starts / widths
+    energy, force = energy_and_force(end)
+    ends_energy, ends_force = energy.clone(), force.clone()
+    left = torch.arange(len(end))
+    u, v = end.clone(), torch.zeros_like(end)
     step = u.new_full((len(u), 1), 0.1)
     mixing = torch.full_like(step, 0.1)
     downhill = torch.zeros_like(step)
-    energy, force = energy_and_force(u)
     for i in range(N_STEPS):
-        # what is undefined stays where it is
-        moving = (force.isfinite().all(-1) & energy.isfinite()).unsqueeze(-1)
-        force = torch.where(moving, force, 0.0)
-        if bool((force.abs() < CONVERGED / 10).all()):
+        end[left], ends_energy[left], ends_force[left] = u, energy, force
+        # what has arrived, or is undefined, stays where it is
+        moving = force.isfinite().all(-1) & energy.isfinite() & (force.abs().amax(-1) > CONVERGED / 2)
+        left, u, v, force = left[moving], u[moving], v[moving], force[moving]
+        step, mixing, downhill = step[moving], mixing[moving], downhill[moving]
+        if not len(left):
             break
         power = (force * v).sum(-1, keepdim=True)
         goes_down = power > 0
@@ -243,12 +247,12 @@ def _relaxed(
         v = v + step * force
         move = step * v
         longest = move.abs().amax(-1, keepdim=True).clamp(min=1e-30)
-        u = u + torch.where(moving, move * (LARGEST_STEP / longest).clamp(max=1.0), 0.0)
+        u = u + move * (LARGEST_STEP / longest).clamp(max=1.0)
         energy, force = energy_and_force(u)
         count(i + 1, N_STEPS)
     count(N_STEPS, N_STEPS)
-    converged = energy.isfinite() & (force.abs().amax(-1) < CONVERGED)
-    return u * widths, energy, converged
+    converged = ends_energy.isfinite() & (ends_force.abs().amax(-1) < CONVERGED)
+    return end * widths, ends_energy, converged
 
 
 def _wrapped(angle: float) -> float:

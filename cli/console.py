@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -27,16 +28,28 @@ from rich.text import Text
 
 from ..training.progress import Progress as Stage
 
+SECONDS_PER_LINE = 60.0
+"""Between two lines of progress where there is no terminal."""
+
 NUMBER = re.compile(r"[-+]?(\d|nan\b|inf\b)|$")
 """How a cell with a number begins; an empty one fits everywhere."""
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 """Characters that move the cursor, change colours or do worse."""
 
-results = Console()
+ANY_WIDTH = 80
+"""Columns where a terminal says that it has none."""
+
+
+def _console(**options: Any) -> Console:
+    console = Console(**options)
+    return console if console.width > 0 else Console(width=ANY_WIDTH, **options)
+
+
+results = _console()
 """Standard output: what was asked for."""
 
-errors = Console(stderr=True)
+errors = _console(stderr=True)
 """Standard error: progress, notes and errors, so that results can be piped."""
 
 
@@ -56,15 +69,16 @@ class _Rate(ProgressColumn):
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar with rate and remaining time; yields a function to call with the amount done so far."""
-    bar = _bar()
-    with bar:
-        task = bar.add_task(description, total=total)
-        yield lambda done: bar.update(task, completed=done)
+    with task_progress() as report:
+        yield lambda done: report(Stage(description, done, total))
 
 
 @contextmanager
 def task_progress() -> Iterator[Callable[[Stage], None]]:
     """A progress bar for each stage of a long task; yields a function to call with the task's reports."""
+    if not errors.is_terminal:
+        yield _Lines()
+        return
     bar = _bar()
     tasks: dict[str, TaskID] = {}
 
@@ -89,6 +103,22 @@ class _Display(Progress):
             yield Text(figures, no_wrap=True, overflow="ellipsis")
 
 
+class _Lines:
+    """A line a minute where there is no terminal, from the first minute on: short commands say nothing."""
+
+    def __init__(self) -> None:
+        self._began = self._told = time.monotonic()
+
+    def __call__(self, stage: Stage) -> None:
+        now = time.monotonic()
+        if now - self._told < SECONDS_PER_LINE:
+            return
+        self._told = now
+        figures = "".join(f", {name} {value:.4g}" for name, value in stage.values.items())
+        minutes = (now - self._began) / 60
+        note(f"{stage.stage}: {stage.done} of {stage.total} after {minutes:.0f} min{figures}")
+
+
 def _bar() -> Progress:
     return _Display(
         TextColumn("{task.description:<22}"),
@@ -98,7 +128,6 @@ def _bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=errors,
-        disable=not errors.is_terminal,
     )
 
 
