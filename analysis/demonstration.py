@@ -17,7 +17,16 @@ from ..training.run import train
 from ..training.run_folder import RunFolder
 from ..training.simulate import SimulateSettings, simulate
 from .gallery import training_picture
-from .showcase import AMBER, MOLECULE, Clock, Demonstration, ShowSettings, require_demonstration, show, write_demonstration
+from .showcase import (
+    AMBER,
+    MOLECULE,
+    Clock,
+    Demonstration,
+    ShowSettings,
+    require_demonstration,
+    show,
+    write_demonstration,
+)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,10 @@ N_RANDOM = 50
 N_GIVEN = 50
 """At most so many of the given configurations are minimized."""
 
-N_STEPS = 600
+N_AGAIN = 12
+"""Starts from each minimum that is not at a given configuration, with methyl groups turned at random."""
+
+N_STEPS = 500
 LARGEST_STEP = 0.5
 CONVERGED = 0.1
 """Largest component of the gradient at a minimum, kT per width of a coordinate."""
@@ -85,12 +88,13 @@ def find_minima(
     reference: Potential | None = None,
     count: Count = lambda done, total: None,
 ) -> list[Minimum]:
-    r"""Minimize from the given configurations, from a grid of each two neighbouring slow torsions, and from random ones.
+    r"""Minimize from the given configurations, from grids of each two neighbouring slow torsions, and at random.
 
     The minimizations run together, in internal coordinates in units of their usual widths :math:`\sigma`, by the fast
     inertial relaxation engine:
 
-    .. math:: \dot v = -\partial (U / kT) / \partial u, \qquad v \leftarrow (1 - \alpha) v + \alpha |v| f / |f|, \qquad u = q / \sigma
+    .. math:: \dot v = f = -\partial (U / kT) / \partial u, \qquad v \leftarrow (1 - \alpha) v + \alpha |v| f / |f|,
+              \qquad u = q / \sigma
 
     Args:
         potential: Any potential of a molecule.
@@ -113,21 +117,26 @@ def find_minima(
     q, _ = coordinates.encode(positions[:N_GIVEN])
     names = coordinates.codomain.names
     slow = [names.index(name) for name in slow_torsions(topology)]
-    starts = torch.cat([q, *_grids(q[0], slow), _random(q, slow, seed)])
+    methyls = [i for i, name in enumerate(names) if name.startswith("methyl")]
     widths = q.new_tensor([_width(name) for name in names])
-    ends, energies, converged = _relaxed(potential, coordinates, starts, widths, thermal_energy(temperature), count)
-    is_given = torch.arange(len(starts)) < len(q)
-    if not bool((converged & is_given).any()):
+    kT = thermal_energy(temperature)
+    stream = torch.Generator().manual_seed(seed)
+    away = torch.cat([*_grids(q[0], slow), _turned(q, slow, N_RANDOM if slow else 0, stream)])
+    starts = torch.cat([q, _turned(away, methyls, None, stream)])
+    ends, energies, converged = _relaxed(potential, coordinates, starts, widths, kT, lambda i, n: count(i, 2 * n))
+    n_given = len(q)
+    if not bool(converged[:n_given].any()):
         raise GeometryError("No minimization from the given configurations ended in a minimum.")
-    clusters: list[list[int]] = []
+    clusters = _clusters(ends, energies, converged, slow)
+    elsewhere = [cluster[0] for cluster in clusters if min(cluster) >= n_given]
+    if elsewhere and methyls:
+        # a hole far from the data may lie where quick torsions are unusual, too
+        starts = _turned(ends[elsewhere].repeat_interleave(N_AGAIN, 0), methyls, None, stream)
+        more = _relaxed(potential, coordinates, starts, widths, kT, lambda i, n: count(n + i, 2 * n))
+        ends, energies, converged = (torch.cat(pair) for pair in zip((ends, energies, converged), more, strict=True))
+        clusters = _clusters(ends, energies, converged, slow)
+    is_given = torch.arange(len(ends)) < n_given
     order = [i for i in energies.argsort().tolist() if converged[i]]
-    for i in order:
-        near = (_turn(ends[c[0]] - ends[i], slow) < SAME for c in clusters)
-        home = next((cluster for cluster, fits in zip(clusters, near, strict=True) if fits), None)
-        if home is None:
-            clusters.append([i])
-        else:
-            home.append(i)
     lowest = next(i for i in order if is_given[i])
     with torch.no_grad():
         placed, _ = coordinates.decode(ends[[cluster[0] for cluster in clusters] + [lowest]])
@@ -138,7 +147,7 @@ def find_minima(
         found.append(
             Minimum(
                 torsions={names[i]: math.degrees(_wrapped(float(ends[cluster[0], i]))) for i in slow},
-                energy=float(energies[cluster[0]] - energies[lowest]) * thermal_energy(temperature),
+                energy=float(energies[cluster[0]] - energies[lowest]) * kT,
                 reference=float(beside[k] - beside[-1]),
                 is_given=any(bool(is_given[i]) for i in cluster),
                 n_starts=len(cluster),
@@ -159,7 +168,7 @@ def examine_minima(
     reference: Potential | None,
     count: Count,
 ) -> list[Finding]:
-    """Whether a minimum elsewhere is deeper than those of the given configurations, or far deeper than the reference's."""
+    """Whether a minimum elsewhere is deeper than those of the given configurations, or than the reference's."""
     minima = find_minima(potential, positions, topology, temperature, seed, reference, count)
     kT = thermal_energy(temperature)
     findings = []
@@ -197,11 +206,32 @@ def _grids(q: Float[Tensor, "dim"], slow: list[int]) -> list[Float[Tensor, "star
     return grids
 
 
-def _random(q: Float[Tensor, "n dim"], slow: list[int], seed: int) -> Float[Tensor, "starts dim"]:
-    stream = torch.Generator().manual_seed(seed)
-    starts = q[torch.randint(len(q), (N_RANDOM if slow else 0,), generator=stream)].clone()
-    starts[:, slow] = (2 * torch.rand(len(starts), len(slow), generator=stream, dtype=q.dtype) - 1) * math.pi
+def _turned(
+    q: Float[Tensor, "n dim"], torsions: list[int], n_starts: int | None, stream: torch.Generator
+) -> Float[Tensor, "starts dim"]:
+    """So many configurations, or each of them once, with some torsions drawn uniformly."""
+    starts = q.clone() if n_starts is None else q[torch.randint(len(q), (n_starts,), generator=stream)]
+    starts[:, torsions] = (2 * torch.rand(len(starts), len(torsions), generator=stream, dtype=q.dtype) - 1) * math.pi
     return starts
+
+
+def _clusters(
+    ends: Float[Tensor, "starts dim"],
+    energies: Float[Tensor, "starts"],
+    converged: Bool[Tensor, "starts"],
+    slow: list[int],
+) -> list[list[int]]:
+    """Minima, the lowest first, each as the ends that are alike in all slow torsions, the lowest first."""
+    clusters: list[list[int]] = []
+    for i in energies.argsort().tolist():
+        if not converged[i]:
+            continue
+        home = next((cluster for cluster in clusters if _turn(ends[cluster[0]] - ends[i], slow) < SAME), None)
+        if home is None:
+            clusters.append([i])
+        else:
+            home.append(i)
+    return clusters
 
 
 def _relaxed(
@@ -242,7 +272,9 @@ def _relaxed(
         direction = force / force.norm(dim=-1, keepdim=True).clamp(min=1e-30)
         v = torch.where(goes_down, (1 - mixing) * v + mixing * v.norm(dim=-1, keepdim=True) * direction, 0.0)
         faster = goes_down & (downhill > 5)
-        step = torch.where(faster, (1.1 * step).clamp(max=0.5), torch.where(goes_down, step, 0.5 * step)).clamp(min=1e-3)
+        step = torch.where(faster, (1.1 * step).clamp(max=0.5), torch.where(goes_down, step, 0.5 * step)).clamp(
+            min=1e-3
+        )
         mixing = torch.where(faster, 0.99 * mixing, torch.where(goes_down, mixing, 0.1))
         v = v + step * force
         move = step * v

@@ -13,7 +13,16 @@ from ..potentials.shipped import load, provenance_of
 from ..training.frames_file import read_frames
 from ..training.progress import OnProgress
 from ..training.simulate import SimulateSettings, simulate
-from .showcase import AMBER, MOLECULE, Clock, Demonstration, ShowSettings, require_demonstration, show, write_demonstration
+from .showcase import (
+    AMBER,
+    MOLECULE,
+    Clock,
+    Demonstration,
+    ShowSettings,
+    require_demonstration,
+    show,
+    write_demonstration,
+)
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,8 @@ def _program(
 def main() -> None:
     """Run the program.
 
-    Exit code 0 on success, 2 on bad input, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 1 on anything unforeseen,
-    and where the reader of standard output went away, though the work was done.
+    Exit code 0 on success, 2 on bad input, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 1 on anything
+    unforeseen, and where the reader of standard output went away, though the work was done.
     """
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning

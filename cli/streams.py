@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed, full or know ASCII alone: the work goes on, and its files are written."""
+"""Standard output and error that may be closed, full or know ASCII alone: the work goes on, its files are written."""
 
 from __future__ import annotations
 

@@ -124,7 +124,9 @@ def _content(potential: FlowPotential, settings: FlowSettings, provenance: dict[
     try:
         return save(tensors, metadata={"smoothflow": json.dumps(header)})
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"The settings or the provenance of the model are not in JSON types: {error}.") from error
+        raise ConfigurationError(
+            f"The settings or the provenance of the model are not in JSON types: {error}."
+        ) from error
 
 
 def add_provenance(source: str | Path, destination: str | Path, provenance: Mapping[str, Any]) -> None:

@@ -89,9 +89,8 @@ def train(
     is_first = rank is None or rank.index == 0
     digest = frames.digest()
     with _hold(run, digest, frames, settings, origin) if is_first else nullcontext(_unheard) as journal:
-        if is_first:
-            if source is not None and not run.source.exists():
-                write_atomically(run.source, json.dumps(dict(source), indent=1).encode())
+        if is_first and source is not None and not run.source.exists():
+            write_atomically(run.source, json.dumps(dict(source), indent=1).encode())
         reference = None
         if target is not None:
             threshold = _threshold(frames[training], target, settings)

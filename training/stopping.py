@@ -31,7 +31,7 @@ Asked = Callable[[], int | None]
 
 @contextmanager
 def stop_requests() -> Iterator[Asked]:
-    """Note SIGINT, SIGTERM and SIGHUP for the length of a ``with`` block; a second one does what the first usually does.
+    """Note SIGINT, SIGTERM and SIGHUP for the length of a ``with`` block; a second does what the first usually does.
 
     Signals reach the main thread alone; in another one nothing is noted. What is ignored (by ``nohup``) stays ignored.
     """

@@ -101,7 +101,7 @@ def what_is_there(folder: Path) -> dict[str, object]:
     """Everything in a folder: links, the bytes of files, and what else there is."""
     return {
         str(path.relative_to(folder)): (
-            os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else path.lstat().st_mode
+            path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else path.lstat().st_mode
         )
         for path in sorted(folder.rglob("*"))
         if not path.name.startswith(".")
@@ -126,9 +126,7 @@ def test_a_command_leaves_what_is_not_its_own(
     assert what_is_there(file.parent) == before
 
 
-@pytest.mark.parametrize(
-    ("command", "name"), [(command, name) for command, names in FOLDERS.items() for name in names]
-)
+@pytest.mark.parametrize(("command", "name"), [(command, name) for command, names in FOLDERS.items() for name in names])
 def test_a_folder_with_files_of_others_is_refused(
     smoothflow: Smoothflow, chain: Chain, tmp_path: Path, command: str, name: str
 ) -> None:
@@ -173,7 +171,9 @@ def test_two_outputs_of_one_name_are_refused(
     smoothflow: Smoothflow, chain: Chain, tmp_path: Path, options: tuple[str, str]
 ) -> None:
     name = tmp_path / "run.xtc"
-    found = smoothflow(*MD.format(model=chain.model, frames=chain.frames).split(), *sum(((o, name) for o in options), ()))
+    found = smoothflow(
+        *MD.format(model=chain.model, frames=chain.frames).split(), *sum(((o, name) for o in options), ())
+    )
     assert found.code == 2
     assert "two different files" in found.err
     assert list(tmp_path.iterdir()) == []

@@ -149,7 +149,10 @@ def test_a_model_is_known_by_name(model: Path, tmp_path: Path) -> None:
 def test_settings_that_are_not_the_flows_are_refused(make_potential: MakePotential, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     for wrong in (FlowSettings(), settings_of("spline")):
-        with pytest.warns(DeprecationWarning), pytest.raises(ConfigurationError, match="not those of the flow"):
+        with (
+            pytest.warns(DeprecationWarning, match="knows its settings"),
+            pytest.raises(ConfigurationError, match="not those of the flow"),
+        ):
             save_model(make_potential("smooth"), wrong, path, {})  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 

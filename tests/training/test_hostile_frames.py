@@ -168,7 +168,11 @@ def test_frames_files(good: Path, tmp_path: Path, open_hostile: Any, assert_refu
         files[name] = tmp_path / f"{name}.h5"
         files[name].write_bytes(index)
     # places of chunks that lead anywhere, where the index is of no use
-    for name, place, rows in (("beyond the end", 2**60, 1000), ("before the start", -8, 1000), ("of no frames", 512, 0)):
+    for name, place, rows in (
+        ("beyond the end", 2**60, 1000),
+        ("before the start", -8, 1000),
+        ("of no frames", 512, 0),
+    ):
         files[name] = tmp_path / f"{name}.h5"
         shutil.copy(good, files[name])
         with h5py.File(files[name], "r+", libver="latest") as file:

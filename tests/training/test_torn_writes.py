@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,7 @@ from smoothflow.training.frames_file import FramesReader, FramesWriter, read_fra
 SECTOR = 512
 """What a disk writes as a whole."""
 
-WATER = Topology(
-    (Atom("O", "O", "HOH", 1), Atom("H1", "H", "HOH", 1), Atom("H2", "H", "HOH", 1)), ((0, 1), (0, 2))
-)
+WATER = Topology((Atom("O", "O", "HOH", 1), Atom("H1", "H", "HOH", 1), Atom("H2", "H", "HOH", 1)), ((0, 1), (0, 2)))
 
 
 def numbered(first: int, n_frames: int) -> Frames:
@@ -66,7 +65,7 @@ def test_committed_frames_survive_a_machine_that_goes_down_within_a_write(
         ends.append(n_frames)
     writer.close()
     n_torn = 0
-    for i, (before, after) in enumerate(zip(synced, synced[1:], strict=False)):
+    for i, (before, after) in enumerate(pairwise(synced)):
         for _ in range(3):
             torn.write_bytes(half_written(before, after, chosen))
             with FramesReader(torn) as reader:
