@@ -91,7 +91,7 @@ def careful_streams() -> Iterator[CarefulStream]:
     """Standard output and error as careful streams for the length of a ``with`` block; yields the first one."""
     usual = sys.stdout, sys.stderr
     output = CarefulStream(sys.stdout)
-    sys.stdout, sys.stderr = output, CarefulStream(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = output, CarefulStream(sys.stderr)
     try:
         yield output
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One row for each validation."""
         return self.path / "metrics.csv"
+
+    @property
+    def timing(self) -> Path:
+        """How long training took so far, in seconds of wall-clock time over all stretches."""
+        return self.path / "timing.json"
 
     @property
     def log(self) -> Path:
@@ -106,6 +112,20 @@ def claim(
             f'The folder "{run.path}" holds a run that began with another model. Choose another folder, or give that '
             "run its model."
         )
+
+
+def training_seconds(run: RunFolder) -> float:
+    """Wall-clock time of a training over all stretches, up to the last validation; nan where version 0.1 trained.
+
+    Raises:
+        FileFormatError: If the file is damaged.
+    """
+    if not run.timing.exists():
+        return math.nan
+    try:
+        return float(json.loads(run.timing.read_text(encoding="utf-8"))["training_seconds"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f'"{run.timing}" is damaged: {error}. Remove it to go on without.') from error
 
 
 def last_step(run: RunFolder) -> int | None:
