@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from ..core.errors import ConfigurationError
+from ..core.files import require_free
 from ..potentials.flow_potential import FlowPotential
 from ..training.batches import generator
 from ..training.frames import BLOCK, Frames, concatenate
@@ -65,8 +65,7 @@ def write_chain(potential: FlowPotential, samples: Path, output: Path, seed: int
 
     Reference: Tierney, Markov Chains for Exploring Posterior Distributions, Annals of Statistics 22, 1701 (1994).
     """
-    if output.exists():
-        raise ConfigurationError(f'"{output}" exists already. Remove it, or give another name.')
+    require_free(output)
     draws = observe_weights(potential, samples, require_torsions(potential, ()))
     possible = draws.log_weights > -math.inf
     start = int(possible.double().argmax())

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.architecture import transforms_for
 from ..core.errors import ConfigurationError
-from ..core.files import make_folder, write_atomically
+from ..core.files import make_folder, require_own_folder, write_atomically
 from ..training.config import LossWeights, TrainSettings
 from ..training.frames import Frames
 from ..training.frames_file import read_frames
@@ -26,6 +26,12 @@ from .observation import require_reference
 
 TERMS = {"nll": "nll", "force": "fm", "reverse_kl": "kl", "alpha_two": "alpha2"}
 """Terms of the loss as they are called in the names of objectives."""
+
+
+MARK = b"# Written by smoothflow compare.\n"
+"""How the settings in a comparison's folder begin."""
+
+FILES = ("comparison.yaml", "comparison.json", "comparison.csv", "comparison.md", "report.html")
 
 
 @dataclass(frozen=True)
@@ -84,10 +90,11 @@ def compare(
     if len(set(names)) < len(names):
         raise ConfigurationError(f"Two of the models have one name: {', '.join(sorted(names))}. Rename a file.")
     _require_alike(frames, held_out, source)
+    require_comparison(folder)
     make_folder(folder)
     digests = {"frames": frames.digest(), "held_out": held_out.digest()}
     inputs = Inputs(settings, source, frames, held_out, digests, origin)
-    write_atomically(folder / "comparison.yaml", write_yaml(settings).encode())
+    write_atomically(folder / "comparison.yaml", MARK + write_yaml(settings).encode())
     reference = measure_reference(inputs, folder, on_progress)
 
     measured: list[Measured] = []
@@ -108,6 +115,12 @@ def compare(
     return found
 
 
+def require_comparison(folder: Path) -> None:
+    """Raise a `ConfigurationError` if a folder has files that a comparison would replace, and is not one's folder."""
+    # version 0.1 left no mark, and wrote this table
+    require_own_folder(folder, FILES, {"comparison.yaml": MARK, "comparison.json": b'"cells": ['}, "a comparison")
+
+
 def _require_alike(frames: Frames, held_out: Frames, source: PotentialSource) -> None:
     frames.require_topology(held_out.topology, "the held-out frames")
     if frames.temperature != held_out.temperature:
@@ -123,6 +136,7 @@ def made_frames(
     settings: ComparisonSettings, source: PotentialSource, folder: Path, on_progress: OnProgress
 ) -> tuple[Frames, Frames]:
     """Frames to train on and held-out ones by simulation, in ``frames.h5`` and ``held_out.h5``; goes on with both."""
+    require_comparison(folder)
     plan = settings.frames
     found = []
     for name, n_frames, seed in (("frames", plan.n_frames, 0), ("held_out", plan.n_held_out, 1)):

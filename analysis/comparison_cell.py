@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,13 @@ from ..core.errors import (
 from ..core.files import file_digest, make_folder, write_atomically
 from ..core.potential import Potential
 from ..potentials.flow_potential import FlowPotential
-from ..potentials.model_file import load_model
+from ..potentials.shipped import load
 from ..training.config import TrainSettings
 from ..training.frames import Frames
 from ..training.locks import lock_file
 from ..training.progress import OnProgress, Progress
 from ..training.run import train
-from ..training.run_folder import RunFolder
+from ..training.run_folder import RunFolder, training_seconds
 from .comparison_settings import ComparisonSettings
 from .conservation import PotentialSource
 from .dynamics import energy_conservation, largest_force_gradient, scaling_exponent
@@ -123,7 +122,7 @@ def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, o
         except BREAKDOWNS as error:
             found.breakdowns["training"] = str(error)
             return write_measured(found, path)
-        potential = load_model(model)
+        potential = load(model)
         found.metrics.update(_cost(potential, RunFolder(folder)))
         return write_measured(_measured(found, potential, target, inputs, on_progress), path)
 
@@ -142,7 +141,7 @@ def measure_model(model: Path, inputs: Inputs, folder: Path, on_progress: OnProg
         FileFormatError: If the model is missing or damaged, or the folder cannot be written.
         TopologyError: If the model is of another molecule than the frames.
     """
-    potential = load_model(model)
+    potential = load(model)
     inputs.held_out.require_topology(potential.coordinates.topology, "the model")
     path = folder / "evaluation.json"
     identity = {"model": file_digest(model), **_identity(inputs)}
@@ -274,8 +273,10 @@ def _cost(potential: FlowPotential, run: RunFolder) -> dict[str, Estimate]:
     """Size of the flow, and what its training took."""
     found = {
         "n_parameters": _n_parameters(potential),
-        "training_seconds": single(training_seconds(run.log)),
     }
+    seconds = training_seconds(run)
+    if not math.isnan(seconds):
+        found["training_seconds"] = single(seconds)
     with run.metrics.open(newline="") as file:
         *_, last = csv.DictReader(file)
     if last.get("energy_evaluations"):
@@ -285,18 +286,6 @@ def _cost(potential: FlowPotential, run: RunFolder) -> dict[str, Estimate]:
 
 def _n_parameters(potential: FlowPotential) -> Estimate:
     return single(float(sum(parameter.numel() for parameter in potential.flow.parameters())))
-
-
-def training_seconds(log: Path) -> float:
-    """Wall-clock time of a training, from its log: of all stretches, if it was interrupted."""
-    stretches: list[list[datetime]] = []
-    for line in log.read_text(encoding="utf-8").splitlines():
-        time, _, text = line.partition(" ")
-        if "frames to train on" in text:
-            stretches.append([])
-        if stretches:
-            stretches[-1].append(datetime.fromisoformat(time))
-    return math.fsum((stretch[-1] - stretch[0]).total_seconds() for stretch in stretches)
 
 
 def _stage(on_progress: OnProgress, stage: str) -> OnProgress:

@@ -156,7 +156,8 @@ def shared_pictures(cells: Sequence[Measured], reference: Measured, transforms: 
     pictures = []
     for transform in transforms:
         members = [cell for cell in cells if cell.title.partition("/")[0] == transform]
-        pictures += _conservation(transform, [*members, reference])
+        if any(cell.nve is not None for cell in members):
+            pictures += _conservation(transform, [*members, reference])
         pictures += _training(transform, members)
     return pictures
 

@@ -19,7 +19,7 @@ from ..core.engine import DynamicsSettings, Trajectory
 from ..core.integrator import maxwell_boltzmann
 from ..core.plugins import registry
 from ..core.potential import Potential
-from ..potentials.model_file import load_model
+from ..potentials.shipped import load
 from ..training.batches import generator
 from ..training.frames import Frames
 
@@ -43,7 +43,7 @@ class PotentialSource:
     def load(self) -> Potential:
         """The potential, in float64."""
         if self.model is not None:
-            return load_model(self.model, torch.float64)
+            return load(self.model)
         name, _, argument = self.reference.partition(":")
         return registry().provider(name)(argument, self.structure or Path())
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..coordinates.molecules import molecule_path
 from ..core.architecture import FlowSettings
+from ..core.files import make_folder
 from ..training.config import TrainSettings
 from ..training.frames_file import read_frames
 from ..training.progress import OnProgress
@@ -16,7 +17,16 @@ from ..training.run import train
 from ..training.run_folder import RunFolder
 from ..training.simulate import SimulateSettings, simulate
 from .gallery import training_picture
-from .showcase import AMBER, MOLECULE, Clock, Demonstration, ShowSettings, show, write_demonstration
+from .showcase import (
+    AMBER,
+    MOLECULE,
+    Clock,
+    Demonstration,
+    ShowSettings,
+    require_demonstration,
+    show,
+    write_demonstration,
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,8 @@ def demonstrate(folder: Path, settings: DemoSettings, on_progress: OnProgress) -
     Raises:
         SmoothflowError: As the steps do.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    require_demonstration(folder)
+    make_folder(folder)
     clock = Clock()
     simulation = SimulateSettings(
         structure=molecule_path(MOLECULE),

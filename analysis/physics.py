@@ -14,6 +14,7 @@ from ..core.errors import ConfigurationError, SmoothflowError
 from ..core.integrator import State
 from ..core.potential import Potential
 from ..training.progress import OnProgress, Progress, silent
+from .minima import examine_minima
 from .physics_dynamics import equilibrated, examine_conservation, examine_order, examine_thermostat
 from .physics_forces import examine_continuity, examine_forces, examine_hessian, examine_net_force
 from .physics_report import Count, Finding, PhysicsReport, single
@@ -27,6 +28,7 @@ def examine_physics(
     settings: PhysicsSettings | None = None,
     tests: Sequence[str] = PHYSICS_TESTS,
     on_progress: OnProgress = silent,
+    reference: Potential | None = None,
 ) -> PhysicsReport:
     """Examine a potential by the physics that it must obey, and report every number that was measured.
 
@@ -35,6 +37,8 @@ def examine_physics(
     - hessian: the force's Jacobian is symmetric;
     - continuity: along scans of bonds and torsions neither the forces nor their gradient jump, where there is a
       topology;
+    - minima: no minimum away from the start is deeper than those at it, nor far deeper than in the reference, where
+      there is a topology;
     - conservation: fluctuation and drift of the total energy in NVE runs;
     - order: the fluctuation grows with the square of the time step;
     - thermostat: in a long NVT run temperatures are the thermostat's, on all elements alike, no bond breaks, and no
@@ -49,6 +53,7 @@ def examine_physics(
         settings: Lengths of runs; by default those of the literature.
         tests: Which of `PHYSICS_TESTS` to run.
         on_progress: Called now and then.
+        reference: What the potential is a model of, for the energies of minima.
 
     Raises:
         ConfigurationError: If there is no test of a name, or positions and masses are not those of the potential.
@@ -66,6 +71,11 @@ def examine_physics(
             return []
         return examine_continuity(potential, frames[0], topology, settings.temperature, count)
 
+    def minima(count: Count) -> list[Finding]:
+        if topology is None:
+            return []
+        return examine_minima(potential, positions, topology, settings.temperature, settings.seed, reference, count)
+
     states: list[State] = []
 
     def start() -> State:
@@ -80,6 +90,7 @@ def examine_physics(
         "net force": lambda count: examine_net_force(potential, frames, count),
         "hessian": lambda count: examine_hessian(potential, frames, count),
         "continuity": continuity,
+        "minima": minima,
         "conservation": lambda count: examine_conservation(potential, start(), settings, count),
         "order": lambda count: examine_order(potential, start(), settings, count),
         "thermostat": lambda count: examine_thermostat(potential, start(), settings, count),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from ..core.errors import ConfigurationError
 
-PHYSICS_TESTS = ("forces", "net force", "hessian", "continuity", "conservation", "order", "thermostat")
+PHYSICS_TESTS = ("forces", "net force", "hessian", "continuity", "minima", "conservation", "order", "thermostat")
 """Names of the tests, in the order in which they run, the cheap ones first."""
 
 

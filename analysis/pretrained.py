@@ -7,13 +7,22 @@ from pathlib import Path
 
 from ..coordinates.molecules import molecule_path
 from ..coordinates.topologies import topology_from_pdb
+from ..core.files import make_folder
 from ..core.plugins import registry
-from ..potentials.model_file import read_header
-from ..potentials.shipped import load
+from ..potentials.shipped import load, provenance_of
 from ..training.frames_file import read_frames
 from ..training.progress import OnProgress
 from ..training.simulate import SimulateSettings, simulate
-from .showcase import AMBER, MOLECULE, Clock, Demonstration, ShowSettings, show, write_demonstration
+from .showcase import (
+    AMBER,
+    MOLECULE,
+    Clock,
+    Demonstration,
+    ShowSettings,
+    require_demonstration,
+    show,
+    write_demonstration,
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,8 @@ def demonstrate_pretrained(
     structure = molecule_path(MOLECULE)
     elements = topology_from_pdb(structure)[0].elements
     potential.coordinates.topology.require_elements(elements, f'The model "{model}"', f'the molecule "{MOLECULE}"')
-    folder.mkdir(parents=True, exist_ok=True)
+    require_demonstration(folder)
+    make_folder(folder)
     clock = Clock()
     simulation = SimulateSettings(
         structure=structure,
@@ -80,7 +90,7 @@ def demonstrate_pretrained(
     clock.stop("simulate")
 
     evaluation, trajectories = show(path, frames, settings.showing(), clock, on_progress)
-    origin = read_header(path)["provenance"]
+    origin = provenance_of(path)
     published = origin.get("evaluation", {})
     result = Demonstration(evaluation, trajectories, clock.seconds, path, folder / "report.html", published)
     write_demonstration(

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigurationError, MissingDependencyError
-from ..core.files import write_atomically
+from ..core.files import require_own, write_atomically
 from ..core.text import printable
 
 TEMPLATE = "report.html.j2"
+
+MARKS = (b'<meta name="generator" content="smoothflow">', b":root { --ink: #1f2328; --soft: #59636e; --line: #d8dee4;")
+"""What tells a report from any other page; version 0.1 wrote the second one alone."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,18 @@ def render_report(report: Report) -> str:
     return environment.from_string(source).render(report=report)
 
 
+def require_report(path: Path) -> None:
+    """Raise unless a report can be written under a name: a `ConfigurationError` if it is that of any other file."""
+    require_own(path, MARKS, "a report")
+
+
 def write_report(report: Report, path: str | Path) -> None:
-    """Write the report, complete or not at all.
+    """Write the report, complete or not at all; an earlier report is replaced, and no other file is.
 
     Raises:
+        ConfigurationError: If the name is that of another file.
         MissingDependencyError: If jinja2 is not installed.
         FileFormatError: If the file cannot be written.
     """
+    require_report(Path(path))
     write_atomically(Path(path), render_report(report).encode("utf-8"))

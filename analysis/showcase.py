@@ -15,9 +15,9 @@ import torch
 from ..coordinates.internal import InternalCoordinates
 from ..coordinates.molecules import molecule_path
 from ..core.engine import DynamicsSettings, Trajectory
-from ..core.files import write_atomically
+from ..core.files import require_own_folder, write_atomically
 from ..core.plugins import registry
-from ..potentials.model_file import load_model
+from ..potentials.shipped import load
 from ..training.frames import Frames
 from ..training.progress import OnProgress, Progress
 from .conservation import PotentialSource, conservation_run, run_conservation
@@ -126,6 +126,11 @@ class Clock:
         self._began = now
 
 
+def require_demonstration(folder: Path) -> None:
+    """Raise a `ConfigurationError` if a folder has files that a demonstration would replace, and is not one's."""
+    require_own_folder(folder, ("metrics.json", "report.html"), {"metrics.json": b'"seconds": {'}, "a demonstration")
+
+
 def show(
     model: Path, test: Frames, settings: ShowSettings, clock: Clock, on_progress: OnProgress
 ) -> tuple[Evaluation, dict[str, Trajectory]]:
@@ -146,7 +151,7 @@ def show(
     """
     reference = PotentialSource(reference=AMBER, structure=molecule_path(MOLECULE))
     evaluation = evaluate(
-        load_model(model),
+        load(model),
         test,
         reference.load(),
         settings.n_samples,

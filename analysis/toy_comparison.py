@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import SmoothflowError, UnknownNameError
-from ..core.files import make_folder, write_atomically
+from ..core.files import make_folder, require_own_folder, write_atomically
 from ..core.flow import Flow
 from ..core.plugins import registry
 from ..potentials.toys import TOYS, Toy
@@ -28,6 +28,8 @@ from .report import Picture, Report, Table, write_report
 from .reweighting import ess_fraction
 from .toy_figures import Field, field_on_grid, field_on_line, maps_figure, profiles_figure
 from .toy_smoothness import CHUNK, forces_of, largest_force_gradient, largest_force_jump
+
+FILES = ("comparison.json", "maps.png", "profiles.png", "report.html")
 
 N_GRADIENTS = 4000
 """Held-out samples, and samples of the flow, at which force gradients are evaluated."""
@@ -126,6 +128,7 @@ def compare_on_target(
     target = TOYS[target_name]()
     settings = replace(settings, options={**TOY_OPTIONS.get(target_name, {}), **settings.options})
     flows = {name: toy_flow(target.domain, name, settings) for name in transforms}
+    require_own_folder(folder, FILES, {FILES[0]: b'"log_normalizer"'}, "a comparison on a toy target")
     make_folder(folder)
     held_out, _ = target.sample(settings.n_evaluation, generator(settings.seed, 1))
     results: list[ToyResult] = []

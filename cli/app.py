@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 import warnings
@@ -13,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..core.errors import SmoothflowError
-from ..training.stopping import TERMINATED, Terminated, terminable
+from ..training.stopping import Terminated, terminable
 from . import (
     bench,
     check,
@@ -32,6 +31,7 @@ from . import (
     train,
 )
 from .console import complain, note
+from .streams import careful_streams
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, 128 + SIGINT as of any program."""
@@ -81,18 +81,18 @@ def _program(
 def main() -> None:
     """Run the program.
 
-    Exit code 0 on success, 2 on bad input, 130 after Ctrl-C, 143 after SIGTERM, 1 on anything unforeseen.
+    Exit code 0 on success, 2 on bad input, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 1 on anything
+    unforeseen, and where the reader of standard output went away, though the work was done.
     """
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        with terminable():
+        with terminable(), careful_streams() as output:
             code = _run()
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # the reader has seen enough; what is left goes nowhere, also when the interpreter ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 1
+            output.flush()
+            if output.reason:
+                code = _failed("error", f"Standard output cannot be written: {output.reason}.", code or 2)
+            elif output.is_closed:
+                code = code or 1
     sys.exit(code)
 
 
@@ -107,11 +107,10 @@ def _run() -> int:
         code: int | None = app(arguments, prog_name="smoothflow", standalone_mode=False)
         return code or 0
     except (KeyboardInterrupt, _Interrupted):
-        note("Interrupted.")
-        return INTERRUPTED
-    except Terminated:
+        return _interrupted()
+    except Terminated as ended:
         note("Terminated.")
-        return TERMINATED
+        return ended.code
     except typer.TyperException as error:
         return _failed("error", _usage(error), 2)
     except SmoothflowError as error:
@@ -121,6 +120,8 @@ def _run() -> int:
     except Exception as error:
         if debug:
             return _trace(error)
+        if _came_of_interrupt(error):
+            return _interrupted()
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return _failed(
             "unforeseen error", f"{text} Please report it with the output of the same command and --debug.", 1
@@ -132,6 +133,20 @@ def _trace(error: Exception) -> int:
     for line in "".join(traceback.format_exception(error)).splitlines():
         note(line)
     return 1
+
+
+def _interrupted() -> int:
+    note("Interrupted.")
+    return INTERRUPTED
+
+
+def _came_of_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: libraries that are being imported turn it into errors of their own."""
+    while error is not None:
+        if isinstance(error, (KeyboardInterrupt, _Interrupted)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _failed(kind: str, text: str, code: int) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..core.errors import BenchmarkError, ConfigurationError
+from ..core.errors import BenchmarkError
 from . import completion
 from .console import print_json, print_table, results, say, task_progress
 from .options import AsJson
@@ -40,10 +40,10 @@ def run(
     Example: smoothflow bench --suite forces --out forces.json
     """
     from ..analysis.benchmarks import benchmark_dict, read_benchmarks, run_benchmarks
+    from ..core.files import require_free
     from ..core.plugins import registry
 
-    if output.exists():
-        raise ConfigurationError(f'"{output}" exists already. Remove it, or give another name.')
+    require_free(output)
     earlier = None if compare is None else read_benchmarks(compare)
     model_path = None if model is None else registry().model_path(model)
     failure = None

@@ -43,6 +43,13 @@ def run(
     nve_time: Annotated[float, typer.Option(help="Length of the NVE run, in ps.")] = DEFAULTS.production,
     order_time: Annotated[float, typer.Option(help="And of each at another time step.")] = DEFAULTS.scaling_duration,
     nvt_steps: Annotated[int, typer.Option(min=1, help="Steps of the NVT run.")] = DEFAULTS.nvt_steps,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare a model's minima with this force field, as PROVIDER:ARGUMENT.",
+            autocompletion=completion.PROVIDERS,
+        ),
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -68,8 +75,9 @@ def run(
         seed=seed,
     )
     chosen = [test.strip() for test in tests.split(",")]
+    beside = None if reference is None else provider_potential(reference, structure_path(structure))
     with task_progress() as report:
-        found = examine_physics(potential, positions, masses(topology), settings, chosen, report)
+        found = examine_physics(potential, positions, masses(topology), settings, chosen, report, beside)
     if as_json:
         print_json(found.to_dict())
     else:

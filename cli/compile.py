@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ..core.errors import ConfigurationError
 from . import completion
 from .console import print_json, print_table, task_progress
 from .options import AsJson, Model, Precision, Seed
@@ -41,13 +40,13 @@ def run(
     """
     import torch
 
+    from ..core.files import require_free
     from ..potentials.compilation import compile_potential
     from ..potentials.shipped import load
     from ..training.frames_file import read_frames
     from ..training.progress import Progress
 
-    if output.exists():
-        raise ConfigurationError(f'"{output}" exists already. Remove it, or give another name.')
+    require_free(output)
     potential = load(model)
     if frames is None:
         with torch.no_grad():

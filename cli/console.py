@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -28,16 +29,28 @@ from rich.text import Text
 from ..core.text import shown
 from ..training.progress import Progress as Stage
 
+SECONDS_PER_LINE = 60.0
+"""Between two lines of progress where there is no terminal."""
+
 NUMBER = re.compile(r"[-+]?(\d|nan\b|inf\b)|$")
 """How a cell with a number begins; an empty one fits everywhere."""
 
 MAX_ROWS = 5000
 """Rows of a table that are printed."""
 
-results = Console()
+ANY_WIDTH = 80
+"""Columns where a terminal says that it has none."""
+
+
+def _console(**options: Any) -> Console:
+    console = Console(**options)
+    return console if console.width > 0 else Console(width=ANY_WIDTH, **options)
+
+
+results = _console()
 """Standard output: what was asked for."""
 
-errors = Console(stderr=True)
+errors = _console(stderr=True)
 """Standard error: progress, notes and errors, so that results can be piped."""
 
 
@@ -57,15 +70,16 @@ class _Rate(ProgressColumn):
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar with rate and remaining time; yields a function to call with the amount done so far."""
-    bar = _bar()
-    with bar:
-        task = bar.add_task(shown(description), total=total)
-        yield lambda done: bar.update(task, completed=done)
+    with task_progress() as report:
+        yield lambda done: report(Stage(description, done, total))
 
 
 @contextmanager
 def task_progress() -> Iterator[Callable[[Stage], None]]:
     """A progress bar for each stage of a long task; yields a function to call with the task's reports."""
+    if not errors.is_terminal:
+        yield _Lines()
+        return
     bar = _bar()
     tasks: dict[str, TaskID] = {}
 
@@ -90,6 +104,22 @@ class _Display(Progress):
             yield Text(shown(figures), no_wrap=True, overflow="ellipsis")
 
 
+class _Lines:
+    """A line a minute where there is no terminal, from the first minute on: short commands say nothing."""
+
+    def __init__(self) -> None:
+        self._began = self._told = time.monotonic()
+
+    def __call__(self, stage: Stage) -> None:
+        now = time.monotonic()
+        if now - self._told < SECONDS_PER_LINE:
+            return
+        self._told = now
+        figures = "".join(f", {name} {value:.4g}" for name, value in stage.values.items())
+        minutes = (now - self._began) / 60
+        note(f"{stage.stage}: {stage.done} of {stage.total} after {minutes:.0f} min{figures}")
+
+
 def _bar() -> Progress:
     return _Display(
         TextColumn("{task.description:<22}", markup=False),
@@ -99,7 +129,6 @@ def _bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=errors,
-        disable=not errors.is_terminal,
     )
 
 

@@ -33,11 +33,11 @@ def run(
 
     Example: smoothflow convert smoothflow-demo/frames.h5 frames.xyz
     """
+    from ..core.files import require_free
     from ..training.exchange import export_frames, import_frames, recompute
     from ..training.frames_file import read_frames, write_frames
 
-    if destination.exists():
-        raise ConfigurationError(f'"{destination}" exists already. Remove it, or give another name.')
+    require_free(destination)
     pdb = None if structure is None else structure_path(structure)
     frames = read_frames(source) if source.suffix in OURS else import_frames(source, temperature, pdb)
     if reference is not None:

@@ -51,14 +51,15 @@ def run(
 
     from ..analysis.evaluation import evaluate
     from ..analysis.gallery import evaluation_pictures
-    from ..analysis.report import Report, Table, write_report
-    from ..core.plugins import registry
-    from ..potentials.model_file import read_header
-    from ..potentials.shipped import load
+    from ..analysis.report import Report, Table, require_report, write_report
+    from ..potentials.shipped import load, provenance_of
     from ..training.frames_file import read_frames
 
+    if report is not None:
+        # before the work, not after it
+        require_report(report)
     where = require_device(device)
-    provenance = read_header(registry().model_path(model))["provenance"]
+    provenance = provenance_of(model)
     potential = load(model, dtype.torch, where)
     held_out = read_frames(frames)
     target = provider_potential(reference, structure_path(structure))

@@ -43,6 +43,8 @@ def run(
     path = registry().model_path(name)
     if path.suffix == ".safetensors":
         _model(name, path, as_json)
+    elif path.suffix in registry().names("loader"):
+        _potential(name, path, as_json)
     else:
         _frames(path, as_json)
 
@@ -105,6 +107,25 @@ def _model(name: str, path: Path, as_json: bool) -> None:
         ],
     )
     say("Lengths in nm, angles and torsions in radians.")
+
+
+def _potential(name: str, path: Path, as_json: bool) -> None:
+    """What any loader's file holds."""
+    from ..core.plugins import registry
+
+    reader = registry().entry("loader", path.suffix)
+    potential = registry().load(path)
+    molecule = potential.topology
+    found = {
+        "potential": type(potential).__name__,
+        "atoms": "any" if molecule is None else str(len(molecule)),
+        "elements": "" if molecule is None else " ".join(molecule.elements),
+        "read by": f"{reader.distribution} {reader.version}",
+    }
+    if as_json:
+        print_json(found)
+    else:
+        print_table(name, ["property", "value"], [list(item) for item in found.items()])
 
 
 def _flat(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

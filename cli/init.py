@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ..core.errors import ConfigurationError
 from .console import note
 
 
@@ -18,11 +17,10 @@ def run(
 
     Example: smoothflow init my-settings.yaml
     """
-    from ..core.files import write_atomically
+    from ..core.files import require_free, write_atomically
     from ..training.config_template import settings_template
 
-    if path.exists():
-        raise ConfigurationError(f'"{path}" exists already. Remove it, or give another name.')
+    require_free(path)
     write_atomically(path, settings_template().encode("utf-8"))
     note(f"Settings: {path}")
     note(f"Next: smoothflow train FRAMES --config {path} --out RUN")

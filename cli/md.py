@@ -73,12 +73,15 @@ def run(
     from ..analysis.estimates import mean_of_series
     from ..coordinates.elements import masses
     from ..core.engine import DynamicsSettings
+    from ..core.files import require_distinct
     from ..core.integrator import maxwell_boltzmann
     from ..core.plugins import registry
     from ..potentials.shipped import load
     from ..training.dynamics import DynamicsPlan, run_dynamics
     from ..training.starting import origin_of, starting_positions
 
+    if compiled is not None:
+        require_distinct([compiled, *(path for path in (output, trajectory, log) if path is not None)])
     torch.set_num_threads(threads)
     where = require_device(device)
     registry().engine(engine)

@@ -59,6 +59,7 @@ def run(
     from ..analysis.chain import write_chain
     from ..analysis.reweighted import average, observe_targets, require_torsions
     from ..core.errors import ConfigurationError
+    from ..core.files import require_distinct, require_free
     from ..core.plugins import registry
     from ..potentials.shipped import load
     from ..training.frames_file import read_frames
@@ -67,8 +68,9 @@ def run(
 
     if reweight is None and (basin or frames or metropolis):
         raise ConfigurationError("Basins, frames and a Metropolis chain need a force field. Name it with --reweight.")
-    if metropolis is not None and metropolis.exists():
-        raise ConfigurationError(f'"{metropolis}" exists already. Remove it, or give another name.')
+    if metropolis is not None:
+        require_free(metropolis)
+        require_distinct([output, metropolis])
     basins = [Basin.parse(text) for text in basin or ()]
     potential = load(model, dtype.torch, require_device(device))
     torsions = require_torsions(potential, basins)

@@ -169,7 +169,7 @@ def build_flow(settings: FlowSettings, start: Layer | Product) -> Flow:
         layers += _couplings(settings, transforms, domain, circles, [], settings.circle_pairs)
     if not layers:
         raise ConfigurationError("These settings give a flow without a layer; ask for at least one pair of couplings.")
-    return Flow(Sequential(layers))
+    return Flow(Sequential(layers), settings)
 
 
 def _couplings(

@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import FileFormatError
+from .errors import ConfigurationError, FileFormatError
 
 MAX_DEPTH = 32
 """Headers are nested less deeply than this."""
@@ -25,12 +26,112 @@ MAX_DIGITS = 20
 """Whole numbers in headers and settings fit into 64 bits."""
 
 
+HEAD_BYTES = 2**16
+"""Where a file's mark is looked for."""
+
+
+def require_free(path: Path) -> None:
+    """Raise unless a file can be made under a name.
+
+    Raises:
+        ConfigurationError: If something bears the name already, be it a link that leads nowhere.
+        FileFormatError: If its folder is missing.
+    """
+    if os.path.lexists(path):
+        raise ConfigurationError(f'"{path}" exists already. Remove it, or give another name.')
+    if not path.parent.is_dir():
+        raise FileFormatError(f'"{path}" cannot be written: there is no folder "{path.parent}". Make it first.')
+
+
+def require_own(path: Path, marks: Iterable[bytes], kind: str) -> None:
+    """Raise unless a name is free, or bears an earlier file of the same kind, which may be replaced.
+
+    Args:
+        path: The name.
+        marks: Any of them tells the kind, within the first 64 KiB.
+        kind: What is written, for the message.
+
+    Raises:
+        ConfigurationError: If something else bears the name.
+        FileFormatError: If its folder is missing.
+    """
+    if _has_mark(path, marks):
+        return
+    if os.path.lexists(path):
+        raise ConfigurationError(
+            f'"{path}" exists already and is not {kind} written by smoothflow. Remove it, or give another name.'
+        )
+    require_free(path)
+
+
+def require_own_folder(folder: Path, names: Sequence[str], marks: Mapping[str, bytes], kind: str) -> None:
+    """Raise unless a folder is the work of an earlier run of the same kind, or has no file that a run would replace.
+
+    Args:
+        folder: The folder; it need not exist.
+        names: Files that a run writes or replaces.
+        marks: By the name of a file in it, what that file holds if the folder is such a run's.
+        kind: What the folder would hold, for the message.
+
+    Raises:
+        ConfigurationError: If a file is somebody else's.
+    """
+    if any(_has_mark(folder / name, [mark]) for name, mark in marks.items()):
+        return
+    for name in names:
+        if os.path.lexists(folder / name):
+            raise ConfigurationError(
+                f'"{folder / name}" exists already, and the folder does not hold {kind}. Choose another folder.'
+            )
+
+
+def require_distinct(paths: Iterable[Path]) -> None:
+    """Raise a `ConfigurationError` if one command would write two of its files under one name."""
+    seen: set[Path] = set()
+    for path in paths:
+        place = path.resolve()
+        if place in seen:
+            raise ConfigurationError(f'"{path}" is named for two different files. Give each a name of its own.')
+        seen.add(place)
+
+
+def _has_mark(path: Path, marks: Iterable[bytes]) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return False
+    return any(mark in head for mark in marks)
+
+
+def require_in_place(path: Path, descriptor: int) -> None:
+    """Raise a `FileFormatError` unless a name is still that of an open file: nobody would find what is written there.
+
+    Args:
+        path: The name.
+        descriptor: Of the open file.
+    """
+    try:
+        there = path.stat()
+    except OSError:
+        there = None
+    if there is None or not os.path.samestat(there, os.fstat(descriptor)):
+        what = "was removed" if there is None else "was replaced by another file"
+        raise FileFormatError(f'"{path}" cannot be written: it {what} while it was being written. Start the run anew.')
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file under its final name, complete or not at all: to a temporary neighbour, synced, then renamed.
 
     Raises:
-        FileFormatError: If the folder is missing or not writable, or the disk is full; nothing is left behind.
+        FileFormatError: If the folder is missing or not writable, the disk is full, or the name is that of a link or a
+            device; nothing is left behind.
     """
+    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+        what = "a symbolic link" if path.is_symlink() else "not a regular file"
+        raise FileFormatError(f'"{path}" cannot be written: it is {what}. Give the name of a file.')
     # named before it is made, so that Ctrl-C and SIGTERM leave nothing behind either
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

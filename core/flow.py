@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,6 +12,9 @@ from .charts import LOG_SQRT_FULL_TURN
 from .conditioners import take_columns
 from .layers import Layer
 from .manifolds import Line, Product
+
+if TYPE_CHECKING:
+    from .architecture import FlowSettings
 
 
 class Base(nn.Module):
@@ -43,11 +48,13 @@ class Flow(nn.Module):
 
     Args:
         layer: The invertible map, usually a `Sequential`; the base lives on its codomain.
+        settings: The architecture that `build_flow` made it of; a flow without cannot be saved.
     """
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: Layer, settings: FlowSettings | None = None) -> None:
         super().__init__()
         self.layer = layer
+        self.settings = settings
         self.base = Base(layer.codomain)
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..coordinates.internal import InternalCoordinates
 from ..core.charts import Chart
 from ..core.errors import CompilationError, ManifoldError
+from ..core.files import require_free
 from ..core.flow import Flow
 from ..core.manifolds import Arc, Line
 from ..core.potential import Potential
@@ -124,7 +125,7 @@ class FlowPotential(Potential):
         from .package import fingerprint
 
         try:
-            if Path(package).exists():
+            if Path(package).is_file():
                 try:
                     compiled = load_compiled(package)
                 except CompilationError as error:
@@ -132,6 +133,9 @@ class FlowPotential(Potential):
                 else:
                     if compiled.header["fingerprint"] == fingerprint(self) and compiled.computes_in(self.dtype):
                         return compiled.to(self.dtype)
+            if not Path(package).is_file() or Path(package).is_symlink():
+                # before the minutes that compiling takes
+                require_free(Path(package))
             if positions is None:
                 with torch.no_grad():
                     positions, _ = self.sample(N_CHECKED, torch.Generator().manual_seed(0))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +18,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
 from ..coordinates.internal import InternalCoordinates
 from ..coordinates.zmatrix import ZMatrix
@@ -51,16 +52,53 @@ PARTS: dict[str, type | tuple[type, ...]] = {
 
 
 def save_model(
-    potential: FlowPotential, settings: FlowSettings, path: str | Path, provenance: Mapping[str, Any]
+    potential: FlowPotential,
+    path: str | Path | FlowSettings,
+    provenance: Mapping[str, Any] | str | Path | None = None,
+    *deprecated: Mapping[str, Any],
+    settings: FlowSettings | None = None,
 ) -> None:
-    """Write a model file, complete or not at all.
+    """Write a model file, complete or not at all; what `load_model` would refuse is not written.
 
     Args:
-        potential: What to save; its flow must have been built by `build_flow` from ``settings`` and a `Chart`.
-        settings: The architecture.
+        potential: What to save; its flow must have been built by `build_flow` and begin with a `Chart`.
         path: The file's final name.
         provenance: How the model came to be, in JSON types.
+        deprecated: Version 0.1 took the settings of the flow before the path; in the next version it is an error.
+        settings: The same by keyword.
+
+    Raises:
+        ConfigurationError: If settings are given that are not the flow's.
+        FileFormatError: If the model could not be loaded again, or the file cannot be written.
     """
+    if isinstance(path, FlowSettings):
+        settings, path, provenance = path, provenance, deprecated[0] if deprecated else {}  # type: ignore[assignment]
+    if settings is not None:
+        warnings.warn("The flow knows its settings: call save_model(potential, path).", DeprecationWarning, 2)
+    if not isinstance(path, str | Path) or isinstance(provenance, str | Path):
+        raise ConfigurationError("A model is saved by save_model(potential, path), or with its provenance behind.")
+    own = potential.flow.settings
+    if own is None:
+        raise FileFormatError("Only flows that build_flow made can be saved: others do not know their architecture.")
+    if settings is not None and settings != own:
+        raise ConfigurationError(
+            f"The settings are not those of the flow: they are {settings}, and the flow was built from {own}. Leave "
+            "them out."
+        )
+    content = _content(potential, own, dict(provenance or {}))
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / "model.safetensors"
+        write_atomically(trial, content)
+        try:
+            load_model(trial)
+        except SmoothflowError as error:
+            reason = str(error).replace(str(trial), str(path))
+            raise FileFormatError(f"The model cannot be saved, since nobody could load it: {reason}") from error
+    write_atomically(Path(path), content)
+
+
+def _content(potential: FlowPotential, settings: FlowSettings, provenance: dict[str, Any]) -> bytes:
+    """The bytes of a model file."""
     chart = potential.flow.layer.get_submodule("layers.0")
     if not isinstance(chart, Chart):
         raise FileFormatError("Only flows that start with a Chart can be saved as a model of a molecule.")
@@ -78,10 +116,15 @@ def save_model(
             for name in sorted(set(settings.transforms.values()))
             for entry in [registry().entry("transform", name)]
         },
-        "provenance": dict(provenance),
+        "provenance": provenance,
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in potential.flow.state_dict().items()}
-    _write(Path(path), header, tensors)
+    try:
+        return save(tensors, metadata={"smoothflow": json.dumps(header)})
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"The settings or the provenance of the model are not in JSON types: {error}."
+        ) from error
 
 
 def add_provenance(source: str | Path, destination: str | Path, provenance: Mapping[str, Any]) -> None:
@@ -100,11 +143,7 @@ def add_provenance(source: str | Path, destination: str | Path, provenance: Mapp
     header["provenance"] = {**header["provenance"], **provenance}
     with safe_open(Path(source), framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    _write(Path(destination), header, tensors)
-
-
-def _write(path: Path, header: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
-    write_atomically(path, save(tensors, metadata={"smoothflow": json.dumps(header)}))
+    write_atomically(Path(destination), save(tensors, metadata={"smoothflow": json.dumps(header)}))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

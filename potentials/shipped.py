@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..coordinates.topologies import topology_from_pdb
+from ..core.errors import ConfigurationError
 from ..core.plugins import PotentialProvider, hookimpl, registry
 from ..core.potential import Potential
 from .flow_potential import FlowPotential
-from .model_file import load_model
+from .model_file import load_model, read_header
 
 FOLDER = Path(__file__).parent.parent / "models"
 
@@ -36,10 +38,28 @@ def load(model: str | Path, dtype: torch.dtype = torch.float64, device: str | to
 
     Raises:
         UnknownNameError: If there is neither a file nor a model of that name.
+        ConfigurationError: If the file holds a potential that is not a flow.
         FileFormatError: If the file is missing, damaged or no model.
         PluginError: If a plug-in that supplied a transform is not installed; says which distribution to install.
     """
-    return load_model(registry().model_path(model), dtype, device)
+    path = registry().model_path(model)
+    if not _has_own_loader(path):
+        return load_model(path, dtype, device)
+    potential = registry().load(path)
+    if not isinstance(potential, FlowPotential):
+        raise ConfigurationError(f'"{path}" holds a {type(potential).__name__}, which is not a flow. Give a flow.')
+    return potential.to(device=device, dtype=dtype).requires_grad_(False).eval()
+
+
+def provenance_of(model: str | Path) -> dict[str, Any]:
+    """How a model came to be, as far as its file says; files of plug-ins' formats say nothing."""
+    path = registry().model_path(model)
+    return {} if _has_own_loader(path) else dict(read_header(path)["provenance"])
+
+
+def _has_own_loader(path: Path) -> bool:
+    """Whether a file is not read as a model file: a plug-in, or compiled code, has its suffix."""
+    return path.suffix in registry().names("loader") and registry().entry("loader", path.suffix).value is not load_model
 
 
 def model_provider(argument: str, structure: Path) -> Potential:

@@ -48,7 +48,7 @@ def test_the_lines_for_a_simulator_put_the_model_into_ase_and_openmm(
     settings = TrainSettings(flow=smoothflow.FlowSettings(hidden=8, interval_pairs=1, circle_pairs=1))
     untrained = initial_potential(Frames(topology, 300.0, (x + noise).numpy().astype(np.float32)), settings)
     (tmp_path / "smoothflow-demo" / "smooth").mkdir(parents=True)
-    smoothflow.save_model(untrained, settings.flow, tmp_path / "smoothflow-demo" / "smooth" / "model.safetensors", {})
+    smoothflow.save_model(untrained, tmp_path / "smoothflow-demo" / "smooth" / "model.safetensors", {})
     monkeypatch.chdir(tmp_path)
 
     atoms, system = ase.io.read(structure), openmm.System()

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ..core.errors import ConfigurationError, FileFormatError
+from ..core.files import require_in_place
 
 
 class AppendedFile:
@@ -22,7 +23,8 @@ class AppendedFile:
 
     def __init__(self, path: Path, n_bytes: int | None = None) -> None:
         self.path = path
-        flags = os.O_EXCL if n_bytes is None else 0
+        # what a link leads to is not this run's
+        flags = os.O_EXCL if n_bytes is None else os.O_NOFOLLOW
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
         except FileExistsError as error:
@@ -48,20 +50,36 @@ class AppendedFile:
                 done += os.pwrite(self._descriptor, piece[done:], self.n_bytes + done)
         except OSError as error:
             os.ftruncate(self._descriptor, self.n_bytes)
-            raise FileFormatError(
-                f'"{self.path}" cannot be written: {error.strerror}. What it holds is safe; make room and go on.'
-            ) from error
+            raise self._unwritten(error) from error
         self.n_bytes += len(piece)
 
     def overwrite(self, place: int, piece: bytes) -> None:
         """Replace bytes that are there."""
-        os.pwrite(self._descriptor, piece, place)
+        try:
+            os.pwrite(self._descriptor, piece, place)
+        except OSError as error:
+            raise self._unwritten(error) from error
 
     def sync(self) -> None:
-        """Have it on disk."""
-        os.fsync(self._descriptor)
+        """Have it on disk.
+
+        Raises:
+            FileFormatError: If that fails, or the file was removed or replaced.
+        """
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise self._unwritten(error) from error
+        require_in_place(self.path, self._descriptor)
 
     def close(self) -> None:
         """Have it on disk, and end."""
-        self.sync()
-        os.close(self._descriptor)
+        try:
+            self.sync()
+        finally:
+            os.close(self._descriptor)
+
+    def _unwritten(self, error: OSError) -> FileFormatError:
+        return FileFormatError(
+            f'"{self.path}" cannot be written: {error.strerror}. What it holds is safe; make room and go on.'
+        )

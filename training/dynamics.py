@@ -5,6 +5,7 @@ It stands here because it needs the frames file; `integrators.simulation` knows 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ..core.engine import DynamicsSettings
 from ..core.errors import ConfigurationError, SimulationError
+from ..core.files import require_distinct
 from ..core.integrator import State
 from ..core.plugins import registry
 from ..core.potential import Potential
@@ -30,6 +32,9 @@ from .locks import lock_file
 from .progress import OnProgress, Progress, silent
 from .reporters import CSVReporter, FramesReporter, TrajectoryReporter, replica_paths
 from .stopping import Asked, stop_requests
+
+WRITTEN = "files"
+"""Where a checkpoint says which files the run writes."""
 
 NVE_BOUND = 1.0
 """How far the total energy of an nve run may move, in kT per internal degree of freedom: it should not move at all."""
@@ -130,6 +135,8 @@ def run_dynamics(
             "engine verlet."
         )
     origin = {**(provenance or {}), **_identity(plan, positions)}
+    files = plan.files(len(positions))
+    require_distinct(files if plan.checkpoint is None else [*files, plan.checkpoint])
     start = State.start(potential, positions, velocities.to(positions), masses.to(positions))
     energies = EnergyRecord()
     reporters: list[Reporter] = [_Figures(plan, on_progress)]
@@ -263,11 +270,12 @@ def _simulation(
     plan: DynamicsPlan, potential: Potential, start: State, reporters: list[Reporter], origin: dict[str, Any]
 ) -> Simulation:
     """The run that is in the files, or a new one."""
-    path = plan.checkpoint
+    path, files = plan.checkpoint, plan.files(len(start.positions))
     if path is None or not path.exists():
         _require_free(plan, len(start.positions))
         integrator = plan.integrator or ENSEMBLE_INTEGRATORS[plan.settings.ensemble]
-        return Simulation(potential, integrator, start, plan.settings, reporters, origin)
+        kept = {**origin, WRITTEN: [file.name for file in files]}
+        return Simulation(potential, integrator, start, plan.settings, reporters, kept)
     there = read_checkpoint(path).provenance
     for name, value in origin.items():
         if name != "versions" and there.get(name) != value:
@@ -275,12 +283,19 @@ def _simulation(
                 f'"{path.name.removesuffix(".checkpoint")}" is of another run: {name} is {there.get(name)} there and '
                 f"{value} here. Choose another name, or use its settings."
             )
+    for file in files:
+        # to go on with a file is to cut it where the checkpoint was written
+        if file.name not in there.get(WRITTEN, [file.name]) and os.path.lexists(file):
+            raise ConfigurationError(
+                f'"{file}" exists already, and the run in "{path.name.removesuffix(".checkpoint")}" did not write it. '
+                "Leave it out, or give another name."
+            )
     return Simulation.load(path, potential, reporters, n_steps=plan.settings.n_steps, device=start.positions.device)
 
 
 def _require_free(plan: DynamicsPlan, n_replicas: int) -> None:
     for path in plan.files(n_replicas):
-        if path.exists():
+        if os.path.lexists(path):
             raise ConfigurationError(
                 f'"{path}" exists already, and is no run that can go on. Remove it, or give another name.'
             )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +27,7 @@ from .module import FlowTraining
 from .processes import Rank
 from .progress import Progress
 from .quiet import interruptible, quiet_lightning
-from .run_folder import RunFolder
+from .run_folder import RunFolder, training_seconds
 from .sample_losses import Target
 
 try:
@@ -137,6 +139,8 @@ class _Keeper(Callback):  # type: ignore[misc]
     tell: Tell
     rows: list[dict[str, str]] = field(default_factory=list)
     step: int = 0
+    began: float = 0.0
+    seconds_before: float = 0.0
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         begun: list[Any] = [None] * trainer.world_size
@@ -150,6 +154,9 @@ class _Keeper(Callback):  # type: ignore[misc]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.step = trainer.global_step
+        self.began = time.monotonic()
+        if self.work.step is not None:
+            self.seconds_before = training_seconds(self.work.run)
         if self.work.run.metrics.exists():
             with self.work.run.metrics.open(newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= self.step]
@@ -192,7 +199,7 @@ class _Keeper(Callback):  # type: ignore[misc]
         """The model if it is the best one so far, the metrics, and a line of the log."""
         if best:
             provenance = {**self.work.provenance, "step": self.step, "validation": results}
-            save_model(module.averaged_potential, module.settings.flow, self.work.run.model, provenance)
+            save_model(module.averaged_potential, self.work.run.model, provenance)
         row = {"step": self.step, **results, "best": int(best)}
         self.rows.append({name: str(value) for name, value in row.items()})
         text = io.StringIO()
@@ -200,4 +207,6 @@ class _Keeper(Callback):  # type: ignore[misc]
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.work.run.metrics, text.getvalue().encode())
+        seconds = self.seconds_before + time.monotonic() - self.began
+        write_atomically(self.work.run.timing, json.dumps({"training_seconds": round(seconds, 3)}).encode())
         self.tell(" ".join(f"{name}={value:.6g}" for name, value in row.items()))

@@ -3,7 +3,10 @@
 The file is written in HDF5's single-writer multiple-reader mode: metadata reach the file in an order that leaves it
 readable at every instant, which ordinary HDF5 does not promise. On top of it, an append first writes and syncs the
 data and only then the record ``commit`` of 16 bytes: the number of valid frames and the number of appends. Readers
-trust that record alone, so a chunk cut short is never seen. The state that a simulation continues from is kept twice
+trust that record alone, so a chunk cut short is never seen. HDF5 changes the index of an array's chunks in place, which
+a machine that goes down can leave half done; the places of the chunks are therefore also written down where nothing is
+ever changed, in ``chunks``, and readers go by these where the index is damaged. The record never crosses the border of
+two sectors of a disk. The state that a simulation continues from is kept twice
 and written in turns; the number of appends says which of the two belongs to the frames. Files have neither
 compression nor object types.
 
@@ -16,9 +19,11 @@ import errno
 import fcntl
 import json
 import os
+import re
+import resource
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from itertools import chain
 from pathlib import Path
@@ -27,15 +32,24 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import ConfigurationError, FileFormatError
+from ..core.errors import FileFormatError
+from ..core.files import require_free, require_in_place
 from .frames import BLOCK, COLUMNS, Frames
-from .frames_reader import FORMAT, HDF5_ERRORS, SCHEMA, UNITS, FramesReader, State, import_h5py
+from .frames_reader import FORMAT, HDF5_ERRORS, PLACES, SCHEMA, UNITS, FramesReader, State, import_h5py
 from .locks import lock_descriptor
+from .superblock import cleared_start
 
 __all__ = ["FramesReader", "FramesWriter", "State", "describe_frames", "read_frames", "write_blocks", "write_frames"]
 
+COMMIT_BYTES = 16
+
+MAX_PLACES = 2**13
+"""Chunks of a column whose places are written down: 2 GiB of it, 8 million frames of a small molecule."""
+
 CHUNK_BYTES = 2**18
 """Size of the pieces in which HDF5 stores arrays."""
+
+PAGE_BYTES = 2**12
 
 SPARE_BYTES = 2**18
 """Disk space kept free for HDF5's own records."""
@@ -49,7 +63,7 @@ class FramesWriter:
         self.path = path
         self._kind = kind[:0]
         self._n_frames = self._n_commits = 0
-        self._closed = False
+        self._closed = self._published = False
         try:
             self._descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         except OSError as error:
@@ -60,14 +74,17 @@ class FramesWriter:
             os.umask(umask)
             os.fchmod(self._descriptor, 0o666 & ~umask)
             lock_descriptor(self._descriptor, f'"{path}"')
-            self._file = h5py.File(name, "w", libver="latest", locking=False)
-            _lay_out(self._file, kind, state)
+            self._file = None
+            self._reserve(SPARE_BYTES)
+            _write_sparsely(self._descriptor, _lay_out(kind, state))
+            self._file = h5py.File(name, "r+", libver="latest", locking=False)
             self._file.swmr_mode = True
             os.fsync(self._descriptor)
         except BaseException as error:
+            self._let_go()
             os.close(self._descriptor)
             self._temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError):
+            if isinstance(error, HDF5_ERRORS):
                 raise FileFormatError(f'"{path}" cannot be written: {_reason(error)}.') from error
             raise
 
@@ -87,8 +104,7 @@ class FramesWriter:
         path = Path(path)
         with _turn_in(path.parent):
             _sweep(path)
-            if path.exists():
-                raise ConfigurationError(f'"{path}" exists. Resume it, remove it, or choose another name.')
+            require_free(path)
             writer = cls(path, kind, state or {})
             writer.publish()
         return writer
@@ -110,6 +126,8 @@ class FramesWriter:
         path = Path(path)
         if not path.is_file():
             raise FileFormatError(f'There is no file "{path}" to go on with.')
+        if path.is_symlink():
+            raise FileFormatError(f'"{path}" is a symbolic link, which a run cannot go on with: name the file itself.')
         with _turn_in(path.parent), path.open("rb") as old:
             lock_descriptor(old.fileno(), f'"{path}"')
             _sweep(path)
@@ -154,10 +172,16 @@ class FramesWriter:
         for name in COLUMNS:
             if (getattr(frames, name) is None) != (getattr(self._kind, name) is None):
                 raise FileFormatError(f'Either all frames in "{self.path}" have {name}, or none; these differ.')
+        if self._file is None:
+            raise FileFormatError(f'"{self.path}" could not be written before. Resume it.')
         end = self._n_frames + len(frames)
         n_commits = self._n_commits + 1
         try:
+            self._require_place()
             self._require_space(end)
+        except OSError as error:
+            raise self._unwritten(error) from error
+        try:
             for name in COLUMNS:
                 values = getattr(frames, name)
                 if values is not None:
@@ -165,6 +189,7 @@ class FramesWriter:
                     dataset.resize(end, axis=0)
                     dataset[self._n_frames : end] = values
                     dataset.flush()
+                    self._note_chunks(name, end)
             for name, values in (state or {}).items():
                 dataset = self._file[f"state/{name}"]
                 dataset[n_commits % 2] = values
@@ -175,22 +200,61 @@ class FramesWriter:
             commit.flush()
             os.fsync(self._descriptor)
         except HDF5_ERRORS as error:
-            raise FileFormatError(
-                f'"{self.path}" cannot be written: {_reason(error)}. The {self._n_frames} frames in it are safe; '
-                "make room and resume."
-            ) from error
+            self._let_go()
+            raise self._unwritten(error) from error
         self._n_frames, self._n_commits = end, n_commits
 
-    def _require_space(self, n_frames: int) -> None:
-        """Raise `OSError` unless the disk has room for so many frames; HDF5 cannot close a file it failed to write."""
-        if not hasattr(os, "posix_fallocate"):
+    def _require_place(self) -> None:
+        """Raise a `FileFormatError` if the file's name is no longer its own."""
+        require_in_place(self.path if self._published else self._temporary, self._descriptor)
+
+    def _unwritten(self, error: BaseException) -> FileFormatError:
+        return FileFormatError(
+            f'"{self.path}" cannot be written: {_reason(error)}. The {self._n_frames} frames in it are safe; '
+            "make room and resume."
+        )
+
+    def _note_chunks(self, name: str, end: int) -> None:
+        """Write down where the chunks of a column are, beside HDF5's own index, which it changes in place."""
+        chunks, places = self._file[name], self._file[f"{PLACES}/{name}"]
+        rows = chunks.chunks[0]
+        first, last = self._n_frames // rows, min(-(-end // rows), len(places))
+        if first < last:
+            tail = (0,) * (chunks.ndim - 1)
+            found = [chunks.id.get_chunk_info_by_coord((i * rows, *tail)).byte_offset for i in range(first, last)]
+            places[first:last] = found
+            places.flush()
+
+    def _let_go(self) -> None:
+        """Close the file in memory, where no write fails: HDF5 crashes if it closes a file that it cannot write."""
+        if self._file is None:
             return
+        sink = os.memfd_create("frames") if hasattr(os, "memfd_create") else os.open(os.devnull, os.O_RDWR)
+        os.dup2(sink, self._file.id.get_vfd_handle())
+        os.close(sink)
+        # a limit on the size of files holds there, too
+        usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (usual[1], usual[1]))
+        try:
+            with suppress(*HDF5_ERRORS):
+                self._file.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        self._file = None
+
+    def _require_space(self, n_frames: int) -> None:
+        """Raise `OSError` unless the disk has room for so many frames, so that HDF5 need not find it out."""
         needed = SPARE_BYTES
         for name in COLUMNS:
             if name in self._file:
                 dataset = self._file[name]
                 n_chunks = -(-n_frames // dataset.chunks[0]) - dataset.id.get_num_chunks()
                 needed += n_chunks * int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
+        self._reserve(needed)
+
+    def _reserve(self, needed: int) -> None:
+        if not hasattr(os, "posix_fallocate"):
+            return
         size = os.fstat(self._descriptor).st_size
         try:
             os.posix_fallocate(self._descriptor, size, needed)
@@ -203,7 +267,12 @@ class FramesWriter:
 
     def publish(self) -> None:
         """Give the file its final name."""
-        self._temporary.replace(self.path)
+        try:
+            self._temporary.replace(self.path)
+        except OSError as error:
+            self.abandon()
+            raise FileFormatError(f'"{self.path}" cannot be written: {_reason(error)}.') from error
+        self._published = True
 
     def abandon(self) -> None:
         """Close a file that has no final name yet, and remove it."""
@@ -218,10 +287,19 @@ class FramesWriter:
             return
         self._closed = True
         try:
-            self._file.close()
+            if self._published:
+                self._require_place()
+            if self._file is not None:
+                self._file.flush()
+                size = max(self._file.id.get_filesize(), os.fstat(self._descriptor).st_size)
+                self._let_go()
+                os.ftruncate(self._descriptor, size)
+                os.pwrite(self._descriptor, cleared_start(self._descriptor), 0)
+                os.fsync(self._descriptor)
         except HDF5_ERRORS as error:
             raise FileFormatError(f'"{self.path}" cannot be closed: {_reason(error)}.') from error
         finally:
+            self._let_go()
             os.close(self._descriptor)
 
 
@@ -267,14 +345,51 @@ def write_blocks(path: str | Path, blocks: Iterator[Frames]) -> None:
     writer.publish()
 
 
-def _lay_out(file: Any, kind: Frames, state: State) -> None:
-    """Everything but frames: nothing can be added to a file in single-writer multiple-reader mode."""
+def _lay_out(kind: Frames, state: State) -> bytes:
+    """A file of everything but frames: nothing can be added to one in single-writer multiple-reader mode.
+
+    It is made in memory, where no write fails: HDF5 crashes where it cannot write.
+    """
+    h5py = import_h5py()
+    with h5py.File(
+        # no file of this name is made
+        *("layout.h5", "w"),
+        libver="latest",
+        driver="core",
+        backing_store=False,
+        # so that 16 bytes never cross the border of two sectors, and the record is there or not
+        alignment_threshold=COMMIT_BYTES,
+        alignment_interval=COMMIT_BYTES,
+    ) as file:
+        _fill(file, kind, state)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def _write_sparsely(descriptor: int, content: bytes) -> None:
+    """Write a file from its start; pages of zeros take no space."""
+    for start in range(0, len(content), PAGE_BYTES):
+        page = content[start : start + PAGE_BYTES]
+        done = 0
+        while any(page) and done < len(page):
+            done += os.pwrite(descriptor, page[done:], start + done)
+    os.ftruncate(descriptor, len(content))
+
+
+def _fill(file: Any, kind: Frames, state: State) -> None:
+    h5py = import_h5py()
     file.attrs["format"] = np.bytes_(FORMAT)
     file.attrs["schema"] = SCHEMA
     file.attrs["temperature"] = kind.temperature
     file.attrs["temperature_units"] = np.bytes_("K")
     for name, content in (("topology", kind.topology.to_dict()), ("provenance", dict(kind.provenance))):
         file.create_dataset(name, data=np.bytes_(json.dumps(content)))
+    # space that is neither written nor taken on disk before it is used
+    later = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    later.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    later.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    places = file.create_group(PLACES)
     for name, (dtype, is_vector) in COLUMNS.items():
         if getattr(kind, name) is None:
             continue
@@ -284,6 +399,8 @@ def _lay_out(file: Any, kind: Frames, state: State) -> None:
         dataset = file.create_dataset(
             name, shape=(0, *tail), maxshape=(None, *tail), chunks=(n_frames, *tail), dtype=dtype
         )
+        h5py.h5d.create(places.id, name.encode(), h5py.h5t.STD_I64LE, h5py.h5s.create_simple((MAX_PLACES,)), later)
+        places[name].attrs["frames_per_chunk"] = n_frames
         dataset.attrs["units"] = np.bytes_(UNITS[name])
     group = file.create_group("state")
     for name, values in state.items():
@@ -294,7 +411,8 @@ def _lay_out(file: Any, kind: Frames, state: State) -> None:
 
 def _reason(error: BaseException) -> str:
     """What went wrong in a few words: HDF5's own are several lines of names and numbers."""
-    number = getattr(error, "errno", None)
+    found = re.search(r"errno = (\d+)", str(error))
+    number = int(found[1]) if found else getattr(error, "errno", None)
     return os.strerror(number) if number else " ".join(str(error).split())
 
 

@@ -8,6 +8,7 @@ from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
 import numpy as np
+from jaxtyping import Int
 from numpy import ndarray
 
 from ..core.errors import FileFormatError, MissingDependencyError, SmoothflowError, TopologyError
@@ -28,6 +29,9 @@ UNITS = {
 }
 MAX_JSON_BYTES = 2 * 2**20
 """Enough for twenty thousand atoms, and parsed in a fraction of a second."""
+
+PLACES = "chunks"
+"""Where the offsets of each column's chunks are written down."""
 
 MAX_STATE_ARRAYS = 64
 MAX_ATTRIBUTE_BYTES = 256
@@ -100,7 +104,7 @@ class FramesReader:
         """
         start, stop, _ = slice(start, stop).indices(len(self))
         try:
-            columns = {name: self._file[name][start:stop] for name in self.columns}
+            columns = {name: self._column(name, start, stop) for name in self.columns}
         except HDF5_ERRORS as error:
             self._damaged(str(error))
         except MemoryError as error:
@@ -152,11 +156,18 @@ class FramesReader:
         self._n_frames, self._n_commits = (int(value) for value in commit)
         if self._n_frames < 0 or self._n_commits < 0:
             self._damaged(f"it claims {self._n_frames} frames")
-        self.columns = [name for name in COLUMNS if name in self._file]
+        self.columns = [name for name in COLUMNS if self._file.get(name, getlink=True) is not None]
         if "positions" not in self.columns:
             self._damaged("it holds no positions")
+        self._places: dict[str, Int[ndarray, "chunks"]] = {}
         for name in self.columns:
-            self._check_column(name)
+            try:
+                self._check_column(name)
+            except (*HDF5_ERRORS, KeyError, ValueError) as error:
+                # the machine went down while HDF5 changed its index
+                if self._file.get(PLACES, getlink=True) is None:
+                    self._damaged(str(error))
+                self._places[name] = self._read_places(name)
         group = self._own("state")
         if not isinstance(group, import_h5py().Group) or len(group) > MAX_STATE_ARRAYS:
             self._damaged('"state" is no group of few arrays')
@@ -171,11 +182,44 @@ class FramesReader:
         # the arrays may not share their place in the file
         self._require_bytes(0, n_bytes, "state")
 
+    def _column(self, name: str, start: int, stop: int) -> ndarray:
+        """The values of some frames."""
+        if name not in self._places:
+            values: ndarray = self._file[name][start:stop]
+            return values
+        dtype, is_vector = COLUMNS[name]
+        tail = (len(self.topology), 3) if is_vector else ()
+        rows = int(self._attribute(self._file[f"{PLACES}/{name}"], "frames_per_chunk"))
+        first, last = start // rows, -(-stop // rows)
+        with self.path.open("rb") as file:
+            parts = [np.zeros((0, *tail), dtype)]
+            for place in self._places[name][first:last]:
+                file.seek(place)
+                part = np.frombuffer(file.read(rows * int(np.prod(tail)) * np.dtype(dtype).itemsize), dtype)
+                parts.append(part.reshape(rows, *tail))
+        return np.concatenate(parts)[start - first * rows : stop - first * rows]
+
+    def _read_places(self, name: str) -> Int[ndarray, "chunks"]:
+        """Where the chunks of a column are, as the writer wrote it down."""
+        dtype, is_vector = COLUMNS[name]
+        n_values = len(self.topology) * 3 if is_vector else 1
+        dataset = self._dataset(f"{PLACES}/{name}", None, np.int64)
+        rows = int(self._attribute(dataset, "frames_per_chunk"))
+        n_needed = -(-self._n_frames // max(rows, 1))
+        if dataset.ndim != 1 or dataset.chunks is not None or rows < 1 or n_needed > len(dataset):
+            self._damaged(f"its {name} have no index")
+        places: Int[ndarray, "chunks"] = dataset[:n_needed]
+        for place in places:
+            if place <= 0:
+                self._damaged(f"its {name} have no index")
+            self._require_bytes(int(place), rows * n_values * np.dtype(dtype).itemsize, name)
+        return places
+
     def _check_column(self, name: str) -> None:
         dtype, is_vector = COLUMNS[name]
         tail = (len(self.topology), 3) if is_vector else ()
         dataset = self._dataset(name, None, dtype)
-        if dataset.shape[1:] != tail or dataset.shape[0] < self._n_frames:
+        if dataset.shape[1:] != tail:
             self._damaged(f"its {name} have shape {dataset.shape} for {self._n_frames} frames")
         if dataset.chunks is None or dataset.chunks[1:] != tail or dataset.id.get_create_plist().get_nfilters():
             self._damaged(f"its {name} are stored in an unknown way")
@@ -188,8 +232,11 @@ class FramesReader:
         # HDF5 reads zeros where a file in this mode was cut off, so that has to be found here
         n_needed = -(-self._n_frames // dataset.chunks[0])
         n_chunks = dataset.id.get_num_chunks()
-        if n_chunks < n_needed:
-            self._damaged(f"of its {name}, {n_chunks} of {n_needed} chunks are there")
+        if n_chunks < n_needed or dataset.shape[0] < self._n_frames:
+            raise ValueError(
+                f"its {name} have shape {dataset.shape} for {self._n_frames} frames, and of {n_needed} chunks "
+                f"{n_chunks} are there"
+            )
         ends = [0]
         dataset.id.chunk_iter(
             lambda chunk: (

@@ -131,6 +131,8 @@ class CSVReporter(Reporter):
     def _end(self, n_lines: int) -> int:
         """The number of bytes of the first lines."""
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        if lines and lines[0] != self.HEADER.encode():
+            raise ConfigurationError(f'"{self.path}" is not the table of a run. Give another name.')
         if len(lines) < n_lines:
             raise FileFormatError(f'"{self.path}" is shorter than the run that it is to go on with. Start it anew.')
         return sum(map(len, lines[:n_lines]))

@@ -21,13 +21,13 @@ from ..coordinates.internal import InternalCoordinates
 from ..coordinates.zmatrix import Row, ZMatrix
 from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart
-from ..core.errors import ConfigurationError
+from ..core.errors import ConfigurationError, TrainingError
 from ..core.files import file_digest, make_folder, write_atomically
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..core.units import thermal_energy
 from ..potentials.flow_potential import FlowPotential
-from ..potentials.model_file import load_model, read_header
+from ..potentials.shipped import load, provenance_of
 from .batches import split
 from .config import TrainSettings
 from .fit import VALIDATION_BATCH, Work, fit
@@ -87,12 +87,10 @@ def train(
         origin = _origin(model)
     run = RunFolder(Path(run_folder))
     is_first = rank is None or rank.index == 0
-    with _hold(run) if is_first else nullcontext(_unheard) as journal:
-        digest = frames.digest()
-        if is_first:
-            claim(run, frames, digest, settings, origin)
-            if source is not None and not run.source.exists():
-                write_atomically(run.source, json.dumps(dict(source), indent=1).encode())
+    digest = frames.digest()
+    with _hold(run, digest, frames, settings, origin) if is_first else nullcontext(_unheard) as journal:
+        if is_first and source is not None and not run.source.exists():
+            write_atomically(run.source, json.dumps(dict(source), indent=1).encode())
         reference = None
         if target is not None:
             threshold = _threshold(frames[training], target, settings)
@@ -102,7 +100,7 @@ def train(
         if step is not None:
             journal(f"going on from step {step}")
         if step == settings.steps:
-            return run.model
+            return _finished(run)
         provenance = _provenance(frames, digest, settings, origin)
         work = Work(potential, frames, settings, reference, training, validation, run, provenance, step)
 
@@ -118,16 +116,31 @@ def train(
             in_processes(settings.processes, fit, work, tell)
         else:
             fit(work, rank or ALONE, tell)
+        if is_first:
+            _finished(run)
         journal("finished")
     return run.model
 
 
+def _finished(run: RunFolder) -> Path:
+    """The model of a run that is done; raises a `TrainingError` if somebody removed it meanwhile."""
+    if not run.model.is_file():
+        raise TrainingError(f'The model "{run.model}" was removed. Train again in another folder.')
+    return run.model
+
+
 @contextmanager
-def _hold(run: RunFolder) -> Iterator[Journal]:
-    """The folder of a run, made if it is missing and kept from others, and its log."""
-    make_folder(run.checkpoint.parent)
-    with lock_folder(run.path), journal_of(run.log) as journal:
-        yield journal
+def _hold(
+    run: RunFolder, digest: str, frames: Frames, settings: TrainSettings, origin: Mapping[str, Any] | None
+) -> Iterator[Journal]:
+    """The folder of this run, made if it is missing and kept from others, and its log."""
+    make_folder(run.path)
+    with lock_folder(run.path):
+        # before a line is written: the log may be another run's, or no log
+        claim(run, frames, digest, settings, origin)
+        make_folder(run.checkpoint.parent)
+        with journal_of(run.log) as journal:
+            yield journal
 
 
 def _unheard(text: str) -> None:
@@ -160,8 +173,10 @@ def begin_with(model: Path, frames: Frames, settings: TrainSettings) -> tuple[Fl
         FileFormatError: If the file is missing or damaged.
         TopologyError: If the model is of another molecule.
     """
-    potential = load_model(model)
-    flow = asdict(FlowSettings(**read_header(model)["settings"]))
+    potential = load(model)
+    if potential.flow.settings is None:
+        raise ConfigurationError(f'The flow in "{model}" was not made by build_flow, and cannot be trained further.')
+    flow = asdict(potential.flow.settings)
     if "flow" not in settings.model_fields_set:
         settings = settings.model_copy(update={"flow": FlowSettings(**flow)})
     different = [name for name, value in asdict(settings.flow).items() if flow[name] != value]
@@ -183,7 +198,7 @@ def begin_with(model: Path, frames: Frames, settings: TrainSettings) -> tuple[Fl
 
 def _origin(model: Path) -> dict[str, Any]:
     """What is written down of the model that training begins with."""
-    return {"sha256": file_digest(model), **read_header(model)["provenance"]}
+    return {"sha256": file_digest(model), **provenance_of(model)}
 
 
 def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, rank: Rank | None) -> Potential | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from ..core.errors import ConfigurationError, FileFormatError
-from ..core.files import read_json, write_atomically
+from ..core.files import read_json, require_own_folder, write_atomically
 from ..core.text import shown
 from .config import TrainSettings, read_settings, write_settings
 from .frames import Frames
@@ -46,6 +47,11 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     @property
+    def timing(self) -> Path:
+        """How long training took so far, in seconds of wall-clock time over all stretches."""
+        return self.path / "timing.json"
+
+    @property
     def log(self) -> Path:
         """What happened when."""
         return self.path / "run.log"
@@ -61,16 +67,28 @@ class RunFolder:
         return self.path / "model.safetensors"
 
 
+FRAMES_MARK = b'"sha256"'
+"""What the file has that makes a folder a training run's."""
+
+
 def claim(
     run: RunFolder, frames: Frames, digest: str, settings: TrainSettings, origin: Mapping[str, Any] | None
 ) -> None:
-    """Write down what the run is, or see that it is this one."""
+    """Write down what the run is, or see that it is this one.
+
+    Raises:
+        ConfigurationError: If the folder holds another run, or files that a run would replace and is none.
+    """
     identity = {"sha256": digest, "frames": len(frames), "provenance": dict(frames.provenance)}
     if origin is not None:
         identity["initial_model"] = origin["sha256"]
-    if not run.config.exists() or not run.frames.exists():
-        write_atomically(run.config, write_settings(settings).encode())
+    files = (run.config, run.frames, run.source, run.metrics, run.log, run.checkpoint, run.model)
+    names = [str(path.relative_to(run.path)) for path in files]
+    require_own_folder(run.path, names, {run.frames.name: FRAMES_MARK}, "a training run")
+    if not run.config.exists():
+        # first what tells whose the folder is
         write_atomically(run.frames, json.dumps(identity, indent=1).encode())
+        write_atomically(run.config, write_settings(settings).encode())
         return
     ours, theirs = settings.model_dump(mode="json"), read_settings(run.config).model_dump(mode="json")
     # how many processes share the work is no part of what is computed
@@ -95,6 +113,20 @@ def claim(
             f'The folder "{run.path}" holds a run that began with another model. Choose another folder, or give that '
             "run its model."
         )
+
+
+def training_seconds(run: RunFolder) -> float:
+    """Wall-clock time of a training over all stretches, up to the last validation; nan where version 0.1 trained.
+
+    Raises:
+        FileFormatError: If the file is damaged.
+    """
+    if not run.timing.exists():
+        return math.nan
+    try:
+        return float(json.loads(run.timing.read_text(encoding="utf-8"))["training_seconds"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f'"{run.timing}" is damaged: {error}. Remove it to go on without.') from error
 
 
 def last_step(run: RunFolder) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..core.errors import ConfigurationError, SimulationError, TopologyError
+from ..core.files import require_free
 from ..core.potential import Potential
 from ..potentials.flow_potential import FlowPotential
 from .batches import generator
@@ -134,6 +135,7 @@ def _chunk(potential: FlowPotential, plan: SamplingPlan, first: int, origin: Map
 def _samples_there(plan: SamplingPlan, origin: Mapping[str, Any]) -> int:
     """How many samples of this very plan are in its file."""
     if not plan.output.exists():
+        require_free(plan.output)
         return 0
     with FramesReader(plan.output) as reader:
         there, n_there = reader.provenance, len(reader)

@@ -18,7 +18,7 @@ from ..coordinates.internal import InternalCoordinates
 from ..coordinates.topologies import topology_from_pdb
 from ..coordinates.topology_checks import require_molecule
 from ..core.errors import ConfigurationError
-from ..core.files import file_digest
+from ..core.files import file_digest, require_free
 from ..core.manifolds import Circle
 from ..core.plugins import registry
 from ..core.potential import Potential
@@ -192,6 +192,8 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
     chunk_rounds = max(1, round(CHUNK / round_time))
     if path.exists():
         _require_same(path, settings, kind)
+    else:
+        require_free(path)
     with worker_processes(min(settings.workers or n_cores(), settings.walkers)) as call, ExitStack() as opened:
         writer = opened.enter_context(FramesWriter.resume(path)) if path.exists() else None
         if writer is not None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that a long run grants at its next step."""
+"""Ctrl-C, SIGTERM and SIGHUP as a wish that a long run grants at its next step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ TERMINATED = 128 + signal.SIGTERM
 
 
 class Terminated(BaseException):
-    """SIGTERM, raised wherever the program is, as Ctrl-C raises `KeyboardInterrupt`."""
+    """SIGTERM or SIGHUP, raised wherever the program is, as Ctrl-C raises `KeyboardInterrupt`.
+
+    Attributes:
+        code: The exit code that belongs to the signal.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.code = 128 + number
 
 
 Asked = Callable[[], int | None]
@@ -23,9 +31,9 @@ Asked = Callable[[], int | None]
 
 @contextmanager
 def stop_requests() -> Iterator[Asked]:
-    """Note SIGINT and SIGTERM for the length of a ``with`` block; a second one does what the first usually does.
+    """Note SIGINT, SIGTERM and SIGHUP for the length of a ``with`` block; a second does what the first usually does.
 
-    Signals reach the main thread alone; in another one nothing is noted.
+    Signals reach the main thread alone; in another one nothing is noted. What is ignored (by ``nohup``) stays ignored.
     """
     noted: list[int] = []
     usual: dict[int, Any] = {}
@@ -35,8 +43,9 @@ def stop_requests() -> Iterator[Asked]:
         signal.signal(number, usual[number])
 
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            usual[number] = signal.signal(number, note)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                usual[number] = signal.signal(number, note)
     try:
         yield lambda: noted[0] if noted else None
     finally:
@@ -46,15 +55,18 @@ def stop_requests() -> Iterator[Asked]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """For the length of a ``with`` block SIGTERM raises `Terminated`, so that files are closed and workers end."""
+    """For the length of a ``with`` block SIGTERM and SIGHUP raise `Terminated`: files are closed and workers end."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        raise Terminated
+        raise Terminated(number)
 
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    usual = signal.signal(signal.SIGTERM, terminate) if in_main_thread else None
+    usual: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                usual[number] = signal.signal(number, terminate)
     try:
         yield
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, usual)
+        for noticed, handler in usual.items():
+            signal.signal(noticed, handler)

@@ -53,17 +53,22 @@ def is_marked(path: Path) -> bool:
     return len(start) == SIZE and start[:11] == SIGNATURE + b"\x03\x08\x08" and start[FLAGS] != 0
 
 
+def cleared_start(descriptor: int) -> bytes:
+    """The superblock of an open file as it is without the mark, its end where the file ends."""
+    start = bytearray(os.pread(descriptor, SIZE, 0))
+    start[FLAGS] = 0
+    start[END_OF_FILE] = struct.pack("<Q", os.fstat(descriptor).st_size)
+    start[CHECKSUM] = struct.pack("<I", lookup3(bytes(start[: CHECKSUM.start])))
+    return bytes(start)
+
+
 class ClearedFile(io.RawIOBase):
     """A file for reading, with its mark taken off."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
         self._size = os.fstat(self._file.fileno()).st_size
-        start = bytearray(self._file.read(SIZE))
-        start[FLAGS] = 0
-        start[END_OF_FILE] = struct.pack("<Q", self._size)
-        start[CHECKSUM] = struct.pack("<I", lookup3(bytes(start[: CHECKSUM.start])))
-        self._start = bytes(start)
+        self._start = cleared_start(self._file.fileno())
         self._place = 0
 
     def readable(self) -> bool:

@@ -8,6 +8,7 @@ The page's figures go into a folder beside it, named like the page.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,9 @@ def build(folder: Path, page: Path) -> None:
     reference = _read(folder / "reference.json")
     images = page.with_suffix("")
     images.mkdir(parents=True, exist_ok=True)
+    for stale in images.glob("*.png"):
+        # figures of an earlier page
+        stale.unlink()
     last = list(grid["objectives"])[-1]
     pictures = shared_pictures(cells, reference, [*grid["transforms"], MODELS])
     for cell in cells:
@@ -65,12 +69,17 @@ def build(folder: Path, page: Path) -> None:
     for table in comparison_tables(cells, reference):
         lines += [f"## {table.title}", "", markdown(table)]
     lines += ["## Figures", ""]
-    for i, picture in enumerate(pictures):
-        name = f"{i:02d}.png"
+    for picture in pictures:
+        name = figure_name(picture.title)
         write_atomically(images / name, picture.png)
         lines += [f"**{picture.title}.** {picture.caption}", "", f"![{picture.title}]({images.name}/{name})", ""]
     lines += [*_origins([*cells, reference]), *_data(content, folder), *_settings(settings)]
     write_atomically(page, "\n".join(lines).encode())
+
+
+def figure_name(title: str) -> str:
+    """The file of a figure, by what it shows."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") + ".png"
 
 
 def _read(path: Path) -> Measured:

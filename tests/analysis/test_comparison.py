@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 from smoothflow.analysis.comparison import compare, made_frames, settings_for, split_frames
-from smoothflow.analysis.comparison_cell import training_seconds
 from smoothflow.analysis.comparison_report import GROUPS, comparison_tables
 from smoothflow.analysis.comparison_settings import ComparisonSettings, read_comparison
 from smoothflow.analysis.conservation import PotentialSource
 from smoothflow.analysis.origin import origin
 from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.core.errors import ConfigurationError
+from smoothflow.core.errors import ConfigurationError, FileFormatError
 from smoothflow.potentials.model_file import load_model
 from smoothflow.training.config import LossWeights, TrainSettings
 from smoothflow.training.frames import Frames
 from smoothflow.training.locks import lock_file
 from smoothflow.training.progress import Progress, silent
 from smoothflow.training.run import initial_potential
+from smoothflow.training.run_folder import RunFolder, training_seconds
 
 SOURCE = PotentialSource(
     reference="openmm:amber99sbildn.xml,amber99_obc.xml", structure=molecule_path("capped-alanine")
@@ -248,14 +248,13 @@ def test_held_out_frames_are_of_every_walkers_end_or_the_last_walkers(data: tupl
     assert (held_out.positions == data[0].positions[80:]).all()
 
 
-def test_training_time_is_that_of_all_stretches(tmp_path: Path) -> None:
-    log = tmp_path / "run.log"
-    log.write_text(
-        "2026-01-01T10:00:00+00:00 9 frames to train on, 1 held out\n2026-01-01T10:00:30+00:00 step=2\n"
-        "2026-01-02T09:00:00+00:00 9 frames to train on, 1 held out\n2026-01-02T09:00:00+00:00 going on from step 2\n"
-        "2026-01-02T09:00:12+00:00 finished\n"
-    )
-    assert training_seconds(log) == 42
+def test_training_time_is_read_from_the_run_folder(tmp_path: Path) -> None:
+    assert math.isnan(training_seconds(RunFolder(tmp_path)))
+    (tmp_path / "timing.json").write_text('{"training_seconds": 42.5}')
+    assert training_seconds(RunFolder(tmp_path)) == 42.5
+    (tmp_path / "timing.json").write_text("42 seconds")
+    with pytest.raises(FileFormatError, match="damaged"):
+        training_seconds(RunFolder(tmp_path))
 
 
 def test_shipped_flows_have_alike_numbers_of_parameters(data: tuple[Frames, Frames]) -> None:

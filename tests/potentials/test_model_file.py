@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from smoothflow import FlowPotential, FlowSettings, load_model, save_model
 from smoothflow.coordinates.molecules import molecule_path
 from smoothflow.core.architecture import transforms_for
-from smoothflow.core.errors import FileFormatError, PluginError, TopologyError
+from smoothflow.core.errors import ConfigurationError, FileFormatError, PluginError, SmoothflowError, TopologyError
 from smoothflow.core.plugins import registry
 from smoothflow.potentials.model_file import read_header
 
@@ -29,7 +30,7 @@ def settings_of(name: str) -> FlowSettings:
 @pytest.fixture
 def model(make_potential: MakePotential, tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
-    save_model(make_potential("smooth"), settings_of("smooth"), path, {"force field": "none"})
+    save_model(make_potential("smooth"), path, {"force field": "none"})
     return path
 
 
@@ -45,7 +46,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def test_a_model_is_the_same_after_a_round_trip(make_potential: MakePotential, tmp_path: Path, name: str) -> None:
     potential = make_potential(name)
     path = tmp_path / "model.safetensors"
-    save_model(potential, settings_of(name), path, {})
+    save_model(potential, path, {})
     x, _ = potential.sample(4, torch.Generator().manual_seed(0))
     assert torch.equal(load_model(path).log_prob(x), potential.log_prob(x))
     assert load_model(path).topology == potential.topology
@@ -61,7 +62,7 @@ def test_the_header_tells_where_the_model_comes_from(model: Path) -> None:
 def test_a_file_is_complete_or_not_there(make_potential: MakePotential, tmp_path: Path) -> None:
     path = tmp_path / "missing" / "model.safetensors"
     with pytest.raises(FileFormatError, match="cannot be written"):
-        save_model(make_potential("smooth"), settings_of("smooth"), path, {})
+        save_model(make_potential("smooth"), path, {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -143,3 +144,62 @@ def test_a_model_is_known_by_name(model: Path, tmp_path: Path) -> None:
         provider(str(model), molecule_path("water"))
     with pytest.raises(FileFormatError, match="There is no file"):
         provider(str(tmp_path / "missing.safetensors"), tmp_path)
+
+
+def test_settings_that_are_not_the_flows_are_refused(make_potential: MakePotential, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    for wrong in (FlowSettings(), settings_of("spline")):
+        with (
+            pytest.warns(DeprecationWarning, match="knows its settings"),
+            pytest.raises(ConfigurationError, match="not those of the flow"),
+        ):
+            save_model(make_potential("smooth"), wrong, path, {})  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_call_of_version_0_1_still_saves(make_potential: MakePotential, tmp_path: Path) -> None:
+    positional, by_name = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    potential, settings = make_potential("smooth"), settings_of("smooth")
+    with pytest.warns(DeprecationWarning, match="knows its settings"):
+        save_model(potential, settings, positional, {"a": 1})
+    with pytest.warns(DeprecationWarning, match="knows its settings"):
+        save_model(potential, settings=settings, path=by_name, provenance={"a": 1})
+    assert read_header(positional)["provenance"] == {"a": 1}
+    assert positional.read_bytes() == by_name.read_bytes()
+
+
+def test_a_loaded_model_is_saved_without_a_word_of_its_settings(model: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.safetensors"
+    save_model(load_model(model), again, read_header(model)["provenance"])
+    first, second = read_header(model), read_header(again)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda p: p.half(), "F16"),
+        (lambda p: next(p.flow.parameters()).data.fill_(math.nan), "not finite"),
+        (lambda p: setattr(p, "temperature", -1.0), "temperature"),
+        (lambda p: setattr(p, "topology", None), "topology"),
+        (lambda p: setattr(p.flow, "settings", None), "build_flow"),
+        (lambda p: setattr(p.flow, "settings", settings_of("spline")), "do not fit"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_written(
+    make_potential: MakePotential, tmp_path: Path, harm: Callable[[FlowPotential], object], reason: str
+) -> None:
+    potential = make_potential("smooth")
+    harm(potential)
+    with pytest.raises(SmoothflowError, match=reason):
+        save_model(potential, tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("provenance", [{"a": "x" * 5 * 2**20}, {"a": 10**30}, {"a": object()}])
+def test_a_provenance_that_could_not_be_read_is_refused(
+    make_potential: MakePotential, tmp_path: Path, provenance: dict[str, Any]
+) -> None:
+    with pytest.raises(SmoothflowError):
+        save_model(make_potential("smooth"), tmp_path / "model.safetensors", provenance)
+    assert list(tmp_path.iterdir()) == []

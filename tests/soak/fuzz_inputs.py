@@ -133,7 +133,7 @@ def make_model(path: Path) -> None:
         {"line": "affine"}, line_pairs=1, interval_pairs=0, circle_pairs=0, hidden=1, n_hidden_layers=1
     )
     flow = build_flow(settings, Chart(coordinates.codomain, [ColumnChart("standard", 0.1, 0.01)] * 3))
-    save_model(FlowPotential(flow, coordinates, WATER, 300.0), settings, path, {"a": [1, {"b": "c"}]})
+    save_model(FlowPotential(flow, coordinates, WATER, 300.0), path, {"a": [1, {"b": "c"}]})
 
 
 def change_model(seed: bytes, random: Random) -> bytes:

@@ -287,7 +287,10 @@ def _replace(file: h5py.File, name: str, **options: object) -> None:
 @pytest.mark.parametrize(
     "harm",
     [
-        lambda file: _replace(file, "positions", shape=(10**12, 3, 3), chunks=(1000, 3, 3), dtype="f4"),
+        lambda file: (
+            _replace(file, "positions", shape=(10**12, 3, 3), chunks=(1000, 3, 3), dtype="f4"),
+            file.__delitem__("chunks"),
+        ),
         lambda file: _replace(file, "positions", data=np.zeros((5, 4, 3), "f4")),
         lambda file: _replace(file, "positions", data=np.zeros((5, 3, 3), "f8")),
         lambda file: file["positions"].attrs.__setitem__("units", b"angstrom"),

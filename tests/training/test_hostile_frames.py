@@ -172,8 +172,14 @@ def test_frames_files(good: Path, tmp_path: Path, open_hostile: Any, assert_refu
         files[name] = tmp_path / f"{len(files)}.h5"
         shutil.copy(good, files[name])
         with h5py.File(files[name], "r+", libver="latest") as file:
+            # without the places of the chunks, as in version 0.1, a reader has to go by HDF5's index
+            del file["chunks"]
             harm(file)
-    content = good.read_bytes()
+    bare = tmp_path / "bare.h5"
+    shutil.copy(good, bare)
+    with h5py.File(bare, "r+", libver="latest") as file:
+        del file["chunks"]
+    content = bare.read_bytes()
     for tenth in range(10):
         files[f"{tenth} tenths"] = tmp_path / f"cut{tenth}.h5"
         files[f"{tenth} tenths"].write_bytes(content[: len(content) * tenth // 10])
@@ -185,6 +191,18 @@ def test_frames_files(good: Path, tmp_path: Path, open_hostile: Any, assert_refu
         index[place + 68 : place + 72] = lookup3(bytes(index[place : place + 68])).to_bytes(4, "little")
         files[name] = tmp_path / f"{name}.h5"
         files[name].write_bytes(index)
+    # places of chunks that lead anywhere, where the index is of no use
+    for name, place, rows in (
+        ("beyond the end", 2**60, 1000),
+        ("before the start", -8, 1000),
+        ("of no frames", 512, 0),
+    ):
+        files[name] = tmp_path / f"{name}.h5"
+        shutil.copy(good, files[name])
+        with h5py.File(files[name], "r+", libver="latest") as file:
+            file["positions"].resize(0, axis=0)
+            file["chunks/positions"][0] = place
+            file["chunks/positions"].attrs["frames_per_chunk"] = rows
     assert_refused(open_hostile("frames", good, files))
 
 

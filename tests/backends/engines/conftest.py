@@ -113,5 +113,5 @@ def flow(structure: Path) -> FlowPotential:
 def model(flow: FlowPotential, tmp_path: Path) -> Path:
     """The flow in a file."""
     path = tmp_path / "model.safetensors"
-    save_model(flow, FLOW_SETTINGS, path, {})
+    save_model(flow, path, {})
     return path
