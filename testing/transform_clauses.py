@@ -250,11 +250,13 @@ def _require_preimages_inside(case: TransformCase, generator: torch.Generator) -
 
 def check_log_derivative(case: TransformCase) -> Numbers:
     largest = 0.0
-    for dtype, extreme in ((torch.float64, False), (torch.float64, True), (torch.float32, False)):
-        generator = case.generator()
-        x = case.points(512, dtype, generator)
-        draw = case.extreme if extreme else case.ordinary
-        params = draw(512, dtype, generator)
+    for dtype, what in ((torch.float64, "ordinary"), (torch.float64, "structured"), (torch.float32, "ordinary")):
+        if what == "structured":
+            x, params = case.structured(dtype)
+        else:
+            generator = case.generator()
+            x = case.points(2048, dtype, generator)
+            params = case.ordinary(2048, dtype, generator)
         # the derivative by autograd passes through other sums, which cancel where the slope is small; in units of eps
         tolerance = 1e7 * torch.finfo(dtype).eps if dtype == torch.float64 else 5e-3
         for direction in (case.transform.forward, case.transform.inverse):
@@ -271,8 +273,11 @@ def check_round_trip(case: TransformCase) -> Numbers:
     for dtype in DTYPES:
         eps = torch.finfo(dtype).eps
         generator = case.generator()
+        n_ordinary = 1400
         x = case.points(2000, dtype, generator)
-        params = torch.cat([case.ordinary(1400, dtype, generator), case.extreme(600, dtype, generator)])
+        params = torch.cat([case.ordinary(n_ordinary, dtype, generator), case.extreme(600, dtype, generator)])
+        places, rows = case.structured(dtype)
+        x, params = torch.cat([x, places]), torch.cat([params, rows])
         largest = 0.0
         for name, there, back in (
             ("inverse of forward", case.transform.forward, case.transform.inverse),
@@ -288,9 +293,10 @@ def check_round_trip(case: TransformCase) -> Numbers:
             require_within(error, ROUNDING * eps * condition, message, x=x, params=params)
             largest = max(largest, float((error / condition).max()) / eps)
             # the log-derivative changes over the rounding of y, by the curvature; on ordinary parameters only
-            drift = (log_there + log_back)[:1400].abs()
+            drift = (log_there + log_back)[:n_ordinary].abs()
             limit = 1e-7 if dtype == torch.float64 else 2e-2
-            require_within(drift, limit, f"log-derivatives of {name} do not cancel.", x=x[:1400], params=params[:1400])
+            message = f"log-derivatives of {name} do not cancel."
+            require_within(drift, limit, message, x=x[:n_ordinary], params=params[:n_ordinary])
         numbers[f"error in {str(dtype)[6:]}, eps"] = largest
     return numbers
 

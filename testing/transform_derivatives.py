@@ -24,16 +24,98 @@ N_CURVES = 6
 N_CELLS = 1024
 """Of the grids on which derivatives are looked at."""
 
+STEPS = (2.0**-14, 2.0**-17, 2.0**-20)
+"""Of finite differences at many points: long ones are far from rounding, short ones resolve steep corners."""
+
+STRIDE = 3
+"""Of the structured grid's elements, one in so many is compared with finite differences."""
+
 REACH = 14.0
 """Up to which single parameters go from their initial values: beyond the largest that trained conditioners give."""
 
 
 def check_gradients(case: TransformCase) -> Numbers:
-    return _compare_with_differences(case, gradcheck, "first")
+    _compare_with_differences(case, gradcheck, "first")
+    return _compare_everywhere(case, second=False)
 
 
 def check_second_gradients(case: TransformCase) -> Numbers:
-    return _compare_with_differences(case, gradgradcheck, "second")
+    _compare_with_differences(case, gradgradcheck, "second")
+    return _compare_everywhere(case, second=True)
+
+
+def _compare_everywhere(case: TransformCase, second: bool) -> Numbers:
+    """Derivatives along random directions of points and parameters, at places and corners of every kind.
+
+    First ones are those of the image and the log-derivative, second ones those of the log-derivative's slope in x.
+    """
+    x, params = (value[::STRIDE] for value in case.structured(torch.float64))
+    if isinstance(case.manifold, Interval):
+        # off the ends by the stencil
+        x = 0.001 + 0.998 * x
+    generator = case.generator()
+    of_x = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    of_params = torch.randn(params.shape, generator=generator, dtype=x.dtype) / math.sqrt(max(params.shape[1], 1))
+    numbers = {}
+    for direction in (case.transform.forward, case.transform.inverse):
+
+        def values(
+            x: Tensor, params: Tensor, direction: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = direction
+        ) -> dict[str, Tensor]:
+            if not second:
+                return dict(zip(("image", "log-derivative"), direction(x, params), strict=True))
+            with torch.enable_grad():
+                x = x if x.requires_grad else x.detach().requires_grad_(True)
+                # a constant does not depend on x
+                log_derivative = direction(x, params)[1] + 0 * x
+                return {"slope of the log-derivative": derivative_chain(log_derivative, x, 1)[0]}
+
+        with torch.enable_grad():
+            leaves = (x.clone().requires_grad_(True), params.clone().requires_grad_(True))
+            at = values(*leaves)
+            exact = {}
+            for name, value in at.items():
+                value = value if value.requires_grad else value + 0 * leaves[0]
+                by_x, by_params = torch.autograd.grad(
+                    value.sum(), leaves, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+                exact[name] = by_x * of_x + (by_params * of_params).sum(-1)
+        errors: dict[str, list[Tensor]] = {name: [] for name in at}
+        for step in STEPS:
+            stencil = {k: values(x + k * step * of_x, params + k * step * of_params) for k in (-3, -2, -1, 1, 2, 3)}
+            for name, value in at.items():
+                moved = {k: (found[name] - value).detach() for k, found in stencil.items()}
+                if name == "image":
+                    moved = {k: case.manifold.difference(change, 0 * change) for k, change in moved.items()}
+                errors[name].append(_difference_error(exact[name].detach(), moved, step))
+        for name, of_steps in errors.items():
+            error = torch.stack(of_steps).amin(0)
+            numbers[f"{direction.__name__}, {name}"] = require_within(
+                error,
+                1e-3,
+                f"the derivative of {direction.__name__}'s {name} along a direction of point and parameters is not that "
+                "of finite differences.",
+                x=x,
+                params=params,
+            )
+    return numbers
+
+
+def _difference_error(
+    exact: Float[Tensor, "n"], moved: dict[int, Float[Tensor, "n"]], step: float
+) -> Float[Tensor, "n"]:
+    """The relative error against central differences, or against those to one side: there may be a knot on the other.
+
+    Args:
+        exact: Derivatives.
+        moved: Changes of the function over so many steps.
+        step: Length of a step.
+    """
+    found = [(moved[-2] - 8 * moved[-1] + 8 * moved[1] - moved[2]) / (12 * step)]
+    found += [side * (18 * moved[side] - 9 * moved[2 * side] + 2 * moved[3 * side]) / (6 * step) for side in (-1, 1)]
+    errors = torch.stack([(exact - value).abs() / (1 + value.abs()) for value in found])
+    # not a number is no agreement
+    return errors.nan_to_num(nan=math.inf).amin(0)
 
 
 def _compare_with_differences(case: TransformCase, check: Callable[..., bool], order: str) -> Numbers:
