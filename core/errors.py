@@ -81,14 +81,19 @@ class ConformanceError(SmoothflowError):
         clause: Name of the clause.
         inputs: Where it broke, as text.
         numbers: What was measured there.
+        advice: What a break of this clause does to a user, and where to look.
     """
 
-    def __init__(self, subject: str, clause: str, message: str, inputs: str, numbers: Mapping[str, float]) -> None:
+    def __init__(
+        self, subject: str, clause: str, message: str, inputs: str, numbers: Mapping[str, float], advice: str = ""
+    ) -> None:
         self.clause = clause
         self.inputs = inputs
         self.numbers = dict(numbers)
+        self.advice = advice
         measured = ", ".join(f"{name} = {value:.6g}" for name, value in numbers.items())
         parts = [f'{subject} breaks the clause "{clause}": {message}']
         parts += [f"Numbers: {measured}."] if measured else []
         parts += [f"Input: {inputs}."] if inputs else []
+        parts += [advice] if advice else []
         super().__init__(" ".join(parts))

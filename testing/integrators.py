@@ -340,13 +340,55 @@ def check_restart(case: IntegratorCase) -> Numbers:
 
 
 _CLAUSES: tuple[Clause[IntegratorCase], ...] = (
-    Clause("kept", "shapes and dtypes stay, the old state is left alone, time advances", check_kept),
-    Clause("current", "energy and forces belong to the positions", check_current),
-    Clause("determinism", "the same seed gives the same trajectory", check_determinism),
-    Clause("restart", "restarted from its saved state it goes on identically", check_restart),
-    Clause("accuracy", "harmonic motion is followed, to second order without a thermostat", check_accuracy),
-    Clause("conservation", "without a thermostat energy and momentum are conserved", check_conservation),
-    Clause("temperature", "with a thermostat energies are those of its temperature", check_temperature),
+    Clause(
+        "kept",
+        "shapes and dtypes stay, the old state is left alone, time advances",
+        check_kept,
+        "Reporters and restarts keep states of earlier steps. Make new tensors instead of changing old ones, and add "
+        "the time step to the time.",
+    ),
+    Clause(
+        "current",
+        "energy and forces belong to the positions",
+        check_current,
+        "Reported energies, and the next step's kick, would be those of other positions. Compute energy and forces at "
+        "the end of the step, from the new positions.",
+    ),
+    Clause(
+        "determinism",
+        "the same seed gives the same trajectory",
+        check_determinism,
+        "No run could be repeated. Draw all random numbers from the generator that the constructor is given.",
+    ),
+    Clause(
+        "restart",
+        "restarted from its saved state it goes on identically",
+        check_restart,
+        "A run that goes on from its checkpoint would be another run. Return from state_dict() all that a step leaves "
+        "in self, and take it in again in load_state_dict().",
+    ),
+    Clause(
+        "accuracy",
+        "harmonic motion is followed, to second order without a thermostat",
+        check_accuracy,
+        "Trajectories are not those of the equations of motion. Look at the order of kicks and drifts, at factors of "
+        "one half, and at the masses.",
+    ),
+    Clause(
+        "conservation",
+        "without a thermostat energy and momentum are conserved",
+        check_conservation,
+        "A run at constant energy drifts, or the molecule moves away by itself. Use a symplectic, reversible scheme, "
+        "and forces at the same time as positions.",
+    ),
+    Clause(
+        "temperature",
+        "with a thermostat energies are those of its temperature",
+        check_temperature,
+        "All averages of a simulation would be those of another temperature or ensemble. Look at the noise, sqrt((1 - "
+        "exp(-2 friction dt)) kT / m), at the unit of kT (kJ/mol), and at the masses; rescaled velocities are no "
+        "canonical ensemble.",
+    ),
 )
 
 INTEGRATOR_CLAUSES: tuple[str, ...] = tuple(clause.name for clause in _CLAUSES)

@@ -30,7 +30,7 @@ NEGLIGIBLE = (1e-9, 1e-8, 1e-7, 1e-6)
 one but for rounding, the last digits of each derivative are lost at once."""
 
 SHRINKING = N_PARTS**-5.0
-"""Cut into parts, the defect of a cell without jumps falls by more, N_PARTS^7; that of a jump of order 4 by N_PARTS^3."""
+"""Cut into parts, the defect of a cell without jumps falls by N_PARTS^7, that of a jump of order 4 by N_PARTS^3."""
 
 CHUNK = 1024
 """Points that are differentiated at once: graphs of high derivatives that fit into a processor's cache are faster."""
@@ -92,8 +92,9 @@ def defect(
 ) -> Float[Tensor, "*rows cells"]:
     r"""How far the derivatives at both ends of a cell are from those of one smooth function.
 
-    .. math:: g(b) - g(a) - \tfrac h2 (g'_a + g'_b) + \tfrac{h^2}{10} (g''_b - g''_a) - \tfrac{h^3}{120} (g'''_a + g'''_b)
-        = O(h^7 g^{(7)} / 10^5)
+    .. math::
+        g(b) - g(a) - \tfrac h2 (g'_a + g'_b) + \tfrac{h^2}{10} (g''_b - g''_a)
+        - \tfrac{h^3}{120} (g'''_a + g'''_b) = O(h^7 g^{(7)} / 10^5)
 
     for :math:`g = f^{(m)}`, with fewer terms (and :math:`h^2/12`) where fewer derivatives are there. A jump of g stays
     as it is, one of g' is multiplied by h or less, and so on.
@@ -128,7 +129,7 @@ def _suspects(table: Float[Tensor, "orders curves points"], width: float) -> Ten
 def _unshrunk(
     curves: Curves, table: Float[Tensor, "orders curves points"], grid: Tensor, suspects: Tensor, fractions: Tensor
 ) -> Tensor:
-    """The suspects whose defect is more than rounding, and does not shrink with the cell as a smooth function's does."""
+    """The suspects whose defect is more than rounding, and does not shrink with the cell as that of one function."""
     known, _, n_points = table.shape
     curve, cell = suspects // (n_points - 1), suspects % (n_points - 1)
     width = (grid[1] - grid[0]).reshape(1, 1)
@@ -199,5 +200,7 @@ def worst_jumps(
             orders.tolist(), left.tolist(), curve.tolist(), size.tolist(), noise.tolist(), strict=True
         )
     ]
-    found = (max((j for j in jumps if j.order == m), key=lambda j: j.severity, default=None) for m in range(1, order + 1))
+    found = (
+        max((j for j in jumps if j.order == m), key=lambda j: j.severity, default=None) for m in range(1, order + 1)
+    )
     return [jump for jump in found if jump is not None]

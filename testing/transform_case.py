@@ -70,7 +70,9 @@ class TransformCase:
         signs = 2.0 * torch.randint(0, 2, (N_CORNERS, n_params), generator=generator) - 1
         corners = torch.cat([distance * signs for distance in CORNERS])
         ordinary = torch.randn((N_CORNERS, n_params), generator=generator)
-        rows = initial + torch.cat([ordinary, alone, corners])
+        # off the initial values, where what is kinked may be symmetric
+        aside = 0.1 * torch.randn((len(alone) + len(corners), n_params), generator=generator)
+        rows = initial + torch.cat([ordinary, torch.cat([alone, corners]) + aside])
         offsets = torch.rand((len(rows), N_PLACES), generator=generator)
         places = (torch.arange(N_PLACES) + offsets) / N_PLACES
         if not isinstance(self.manifold, Circle | Interval):

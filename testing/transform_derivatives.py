@@ -93,8 +93,8 @@ def _compare_everywhere(case: TransformCase, second: bool) -> Numbers:
             numbers[f"{direction.__name__}, {name}"] = require_within(
                 error,
                 1e-3,
-                f"the derivative of {direction.__name__}'s {name} along a direction of point and parameters is not that "
-                "of finite differences.",
+                f"the derivative of {direction.__name__}'s {name} along a direction of point and parameters is not "
+                "that of finite differences.",
                 x=x,
                 params=params,
             )
@@ -334,11 +334,54 @@ def check_compilation(case: TransformCase) -> Numbers:
 
 
 DERIVATIVE_CLAUSES: tuple[Clause[TransformCase], ...] = (
-    Clause("gradients", "first derivatives are those of finite differences, conditioner included", check_gradients),
-    Clause("second-gradients", "second derivatives likewise", check_second_gradients),
-    Clause("third-derivative", "the inverse is right to third order", check_third_derivative),
-    Clause("smoothness", "derivatives up to the declared order do not jump", check_smoothness),
-    Clause("curvature", "force and force gradient are finite everywhere", check_curvature),
-    Clause("functions", "torch.func gives the same derivatives", check_function_transforms),
-    Clause("compilation", "torch.compile gives the same numbers", check_compilation),
+    Clause(
+        "gradients",
+        "first derivatives are those of finite differences, conditioner included",
+        check_gradients,
+        "Forces and training follow wrong gradients. Look for detach(), for in-place operations and for backward "
+        "passes of your own; the inverse must depend on y and on params.",
+    ),
+    Clause(
+        "second-gradients",
+        "second derivatives likewise",
+        check_second_gradients,
+        "Training on forces follows wrong gradients, and Hessians are wrong. Look for detach(), once_differentiable "
+        "and backward passes that are not differentiable themselves.",
+    ),
+    Clause(
+        "third-derivative",
+        "the inverse is right to third order",
+        check_third_derivative,
+        "Gradients of force losses through samples are wrong. Two Newton steps in the graph make the inverse right to "
+        "third order: smoothflow.core.inversion.",
+    ),
+    Clause(
+        "smoothness",
+        "derivatives up to the declared order do not jump",
+        check_smoothness,
+        "Forces, or their gradients, jump there: energy is not conserved in dynamics, and training on forces meets "
+        "outliers. Look for a clamp, an abs, a where, a relu or a knot, also among the parameters; or declare the "
+        "smoothness that it has.",
+    ),
+    Clause(
+        "curvature",
+        "force and force gradient are finite everywhere",
+        check_curvature,
+        "One such point stops a training or a simulation with NaN. Look for square roots, logarithms and quotients of "
+        "zero, and for where() with an infinite branch that is not chosen.",
+    ),
+    Clause(
+        "functions",
+        "torch.func gives the same derivatives",
+        check_function_transforms,
+        "Hessians by torch.func, and programs that use it, fail or are wrong. Look for in-place operations, .item() "
+        "and data-dependent control flow.",
+    ),
+    Clause(
+        "compilation",
+        "torch.compile gives the same numbers",
+        check_compilation,
+        "Compiled models would give other numbers than they were trained with. Look for branches on is_compiling, on "
+        "Python numbers and on data.",
+    ),
 )
