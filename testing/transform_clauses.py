@@ -285,7 +285,7 @@ def check_round_trip(case: TransformCase) -> Numbers:
         ):
             y, log_there = there(x, params)
             again, log_back = back(y, params)
-            # y is rounded, which moves its preimage by 1 / slope: that at x or, beyond a knot, that at the preimage; x is
+            # y is rounded, which moves its preimage by 1 / slope, at x or, beyond a knot, at the preimage found; x is
             # rounded, which moves its image by the slope
             steepest = torch.maximum((-log_there).exp(), log_back.exp())
             condition = (1 + x.abs()) + (1 + y.abs()) * steepest
