@@ -9,7 +9,7 @@ from typing import Generic, NoReturn, TypeVar
 
 from torch import Tensor
 
-from ..core.errors import ConfigurationError, ConformanceError
+from ..core.errors import ConfigurationError, ConformanceError, MissingDependencyError
 
 Case = TypeVar("Case")
 Numbers = Mapping[str, float]
@@ -158,6 +158,7 @@ def check_clauses(
 
     Raises:
         ConfigurationError: If no clause bears a chosen name.
+        MissingDependencyError: If the subject needs a package that is not installed.
     """
     known = [clause.name for clause in clauses]
     for name in chosen or ():
@@ -178,6 +179,9 @@ def check_clauses(
                     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
                     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
                     numbers = clause.check(case)
+            except MissingDependencyError:
+                # nothing is wrong with the subject; it cannot be checked here
+                raise
             except LeftOut as reason:
                 left_out = str(reason)
             except Violation as broken:
