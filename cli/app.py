@@ -120,7 +120,17 @@ def _run() -> int:
     except Exception as error:
         if debug:
             raise
+        from ..core.plugins import registry
+
         text = " ".join(f"{type(error).__name__}: {error}".split())
+        plugin = registry().raised_by(error)
+        if plugin is not None:
+            return _failed(
+                "error",
+                f'The plug-in "{plugin.plugin}" of {plugin.distribution} {plugin.version} failed: {text} Correct what it '
+                "was given, or report it to the authors of the plug-in with the output of the same command and --debug.",
+                2,
+            )
         return _failed(
             "unforeseen error", f"{text} Please report it with the output of the same command and --debug.", 1
         )

@@ -88,6 +88,8 @@ class Registered:
     plugin: str
     distribution: str
     version: str
+    module: str
+    """Of the plug-in, by which its code is known in a traceback."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,11 @@ class Registry:
         manager = pluggy.PluginManager(GROUP)
         manager.add_hookspecs(Hooks)
         try:
+            module = getattr(plugin, "__name__", None) or type(plugin).__module__
             manager.register(plugin, name=name)
             manager.check_pending()
             found = [
-                Registered(kind, key, value, name, distribution, version)
+                Registered(kind, key, value, name, distribution, version, module)
                 for kind, hook in KINDS.items()
                 for offered in getattr(manager.hook, hook)()
                 for key, value in _checked(kind, offered).items()
@@ -156,6 +159,24 @@ class Registry:
             self.broken.append(BrokenPlugin(entry_point.name, distribution, version, text))
             return
         self.register(plugin, entry_point.name, distribution, version)
+
+    def raised_by(self, error: BaseException) -> Registered | None:
+        """Something of the plug-in whose code raised an exception, or None if it was not a third party's.
+
+        It was a plug-in's if, of all frames that are a plug-in's or this package's, the innermost is the plug-in's.
+        """
+        ours = __name__.partition(".")[0]
+        packages = {entry.module.partition(".")[0]: entry for entry in self.entries.values()}
+        found = None
+        traceback = error.__traceback__
+        while traceback is not None:
+            package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+            if package == ours:
+                found = None
+            elif package in packages:
+                found = packages[package]
+            traceback = traceback.tb_next
+        return found
 
     def names(self, kind: Kind) -> list[str]:
         """The names on offer of one kind, sorted."""

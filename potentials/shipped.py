@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..coordinates.topologies import topology_from_pdb
+from ..core.errors import ConfigurationError
 from ..core.plugins import PotentialProvider, hookimpl, registry
 from ..core.potential import Potential
 from .flow_potential import FlowPotential
@@ -29,17 +30,27 @@ def load(model: str | Path, dtype: torch.dtype = torch.float64, device: str | to
     """A trained flow as a potential, ready to evaluate and to sample.
 
     Args:
-        model: The name of a model that comes with the package, like ``ala2-smooth``, or the path of a model file; where
-            there is a file of that name, it is that file.
+        model: The name of a model that comes with the package, like ``ala2-smooth``, or the path of a model file, of any
+            suffix that a plug-in reads; where there is a file of that name, it is that file.
         dtype: Precision of weights and coordinates; float64 for molecular dynamics.
         device: Where to put it.
 
     Raises:
         UnknownNameError: If there is neither a file nor a model of that name.
-        FileFormatError: If the file is missing, damaged or no model.
+        FileFormatError: If the file is missing, damaged or not a model.
+        ConfigurationError: If the file holds a potential that is not a flow.
         PluginError: If a plug-in that supplied a transform is not installed; says which distribution to install.
     """
-    return load_model(registry().model_path(model), dtype, device)
+    path = registry().model_path(model)
+    if path.suffix in ("", ".safetensors"):
+        return load_model(path, dtype, device)
+    potential = registry().load(path)
+    if not isinstance(potential, FlowPotential):
+        raise ConfigurationError(
+            f'"{model}" holds a potential that is not a flow ({type(potential).__name__}): it has no samples and no '
+            f"density. Give it as the potential smoothflow:{model}, or to smoothflow check."
+        )
+    return potential.to(device=device, dtype=dtype)
 
 
 def model_provider(argument: str, structure: Path) -> Potential:
