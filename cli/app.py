@@ -127,8 +127,8 @@ def _run() -> int:
         if plugin is not None:
             return _failed(
                 "error",
-                f'The plug-in "{plugin.plugin}" of {plugin.distribution} {plugin.version} failed: {text} Correct what it '
-                "was given, or report it to the authors of the plug-in with the output of the same command and --debug.",
+                f'The plug-in "{plugin.plugin}" of {plugin.distribution} {plugin.version} failed: {text} Correct what '
+                "it was given, or report it to the plug-in's authors with the output of the same command and --debug.",
                 2,
             )
         return _failed(

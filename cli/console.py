@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -32,6 +33,9 @@ NUMBER = re.compile(r"[-+]?(\d|nan\b|inf\b)|$")
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 """Characters that move the cursor, change colours or do worse."""
+
+SECONDS_BETWEEN_LINES = 60.0
+"""Of progress, where there is no terminal to draw a bar on."""
 
 results = Console()
 """Standard output: what was asked for."""
@@ -67,8 +71,15 @@ def task_progress() -> Iterator[Callable[[Stage], None]]:
     """A progress bar for each stage of a long task; yields a function to call with the task's reports."""
     bar = _bar()
     tasks: dict[str, TaskID] = {}
+    told = time.monotonic()
 
     def report(stage: Stage) -> None:
+        nonlocal told
+        if not errors.is_terminal:
+            if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
+                told = time.monotonic()
+                note(f"{stage.stage}: {stage.done} of {stage.total}")
+            return
         if stage.stage not in tasks:
             # what an earlier run did counts as done, not as fast
             tasks[stage.stage] = bar.add_task(stage.stage, total=stage.total, completed=stage.done, figures="")

@@ -15,11 +15,18 @@ class ConfigurationError(SmoothflowError):
 
 
 class UnknownNameError(ConfigurationError):
-    """A name that no plug-in registered."""
+    """A name that no plug-in registered.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    Args:
+        kind: Of what.
+        name: The unknown one.
+        known: Those that there are.
+        meant: What else may have been meant, if none of the known ones is near.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], meant: str | None = None) -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=1)
+        near = [*difflib.get_close_matches(name, known, n=1), *([meant] if meant else [])]
         hint = f' Did you mean "{near[0]}"?' if near else ""
         super().__init__(f'No {kind} is called "{name}".{hint} Known: {", ".join(known) or "none"}.')
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,10 @@ Kind = Literal["transform", "provider", "integrator", "engine", "loader", "model
 
 
 class PotentialProvider(Protocol):
-    """Makes a potential from the text after the colon in ``name:argument`` and a structure file (PDB)."""
+    """Makes a potential from the text after the colon in ``name:argument`` and a structure file (PDB).
+
+    An attribute ``arguments`` may list arguments that are easily taken for names, for hints: ``ase`` has ``tblite``.
+    """
 
     def __call__(self, argument: str, structure: Path) -> Potential: ...
 
@@ -199,7 +203,18 @@ class Registry:
                 raise PluginError(
                     f'The plug-in "{name}" of {broken.distribution} {broken.version} is broken: {broken.error}'
                 )
-        raise UnknownNameError(kind, name, self.names(kind))
+        raise UnknownNameError(kind, name, self.names(kind), self.meant(name) if kind == "provider" else None)
+
+    def meant(self, name: str) -> str | None:
+        """``PROVIDER:ARGUMENT`` if a name is nearly an argument that a provider lists in its attribute ``arguments``."""
+        known = {
+            argument: f"{entry.name}:{argument}"
+            for entry in self.entries.values()
+            if entry.kind == "provider"
+            for argument in getattr(entry.value, "arguments", ())
+        }
+        near = difflib.get_close_matches(name, known, n=1)
+        return known[near[0]] if near else None
 
     def transform(self, name: str) -> type[Transform]:
         """The transform class of that name; raises as `entry` does."""
