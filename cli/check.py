@@ -146,7 +146,7 @@ def _kinds(name: str) -> list[Kind]:
     known = {other: kind for kind in ("model", *CONTRACTS) for other in names[kind]}
     nearest = difflib.get_close_matches(name, known, n=1)
     meant = registry().meant(name)
-    if not nearest and meant:
+    if meant is not None and (not nearest or meant.endswith(f":{name}")):
         raise ConfigurationError(f'Nothing to check is called "{name}". Did you mean "{meant}"?')
     kind = known[nearest[0]] if nearest else "transform"
     registry().entry(kind, name)

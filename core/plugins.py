@@ -206,7 +206,7 @@ class Registry:
         raise UnknownNameError(kind, name, self.names(kind), self.meant(name) if kind == "provider" else None)
 
     def meant(self, name: str) -> str | None:
-        """``PROVIDER:ARGUMENT`` if a name is nearly an argument that a provider lists in its attribute ``arguments``."""
+        """``PROVIDER:ARGUMENT`` if a name is nearly one of the ``arguments`` that a provider lists."""
         known = {
             argument: f"{entry.name}:{argument}"
             for entry in self.entries.values()
