@@ -237,7 +237,7 @@ def check_temperature(case: EngineCase) -> Numbers:
     start = potential.centres[None]
     found = case.factory().run(potential, masses, start, 0 * start, settings)
     kT = thermal_energy(settings.temperature)
-    numbers = {}
+    numbers: dict[str, float] = {}
     for name, energy in (
         # the first tenth is the way from rest
         ("kinetic", 4.0 * found.velocities[7:].double().square() / kT),

@@ -68,7 +68,7 @@ class Jump:
 def derivatives(curves: Curves, s: Float[Tensor, "n"], curve: Tensor, order: int) -> Float[Tensor, "orders n"]:
     """Derivatives of orders 1 to ``order`` of elementwise curves, by repeated backward passes."""
     found = []
-    for part, index in zip(s.split(CHUNK), curve.split(CHUNK), strict=True):
+    for part, index in zip(torch.split(s, CHUNK), torch.split(curve, CHUNK), strict=True):
         with torch.enable_grad():
             leaf = part.detach().requires_grad_(True)
             chain = derivative_chain(curves(leaf, index), leaf, order)
@@ -123,7 +123,7 @@ def _suspects(table: Float[Tensor, "orders curves points"], width: float) -> Ten
     right = padded.unfold(1, NEIGHBOURS, 1)[:, NEIGHBOURS + 3 :].amax(-1)
     measures = (size, size / (torch.maximum(left, right) + noise), size / (torch.minimum(left, right) + noise))
     chosen = [measure.flatten().topk(min(N_SUSPECTS, size.numel())).indices for measure in measures]
-    return torch.cat(chosen).unique()
+    return torch.tensor(sorted(set(torch.cat(chosen).tolist())))
 
 
 def _unshrunk(
@@ -195,12 +195,10 @@ def worst_jumps(
     size = (change[:, N_AROUND : N_AROUND + 1] - mean).abs().squeeze(1)
     noise = (around - mean).abs().amax(1)
     jumps = [
-        Jump(m + 1, at, c, found, rest, float(scale[m]))
-        for m, at, c, found, rest in zip(
+        Jump(m + 1, at, c, change_there, rest, float(scale[m]))
+        for m, at, c, change_there, rest in zip(
             orders.tolist(), left.tolist(), curve.tolist(), size.tolist(), noise.tolist(), strict=True
         )
     ]
-    found = (
-        max((j for j in jumps if j.order == m), key=lambda j: j.severity, default=None) for m in range(1, order + 1)
-    )
-    return [jump for jump in found if jump is not None]
+    by_order = [[jump for jump in jumps if jump.order == m] for m in range(1, order + 1)]
+    return [max(of_order, key=lambda jump: jump.severity) for of_order in by_order if of_order]

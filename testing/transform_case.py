@@ -73,7 +73,7 @@ class TransformCase:
         # off the initial values, where what is kinked may be symmetric
         aside = 0.1 * torch.randn((len(alone) + len(corners), n_params), generator=generator)
         rows = initial + torch.cat([ordinary, torch.cat([alone, corners]) + aside])
-        offsets = torch.rand((len(rows), N_PLACES), generator=generator)
+        offsets = torch.rand((len(rows), 1), generator=generator)
         places = (torch.arange(N_PLACES) + offsets) / N_PLACES
         if not isinstance(self.manifold, Circle | Interval):
             places = 3 * torch.special.ndtri(1e-6 + (1 - 2e-6) * places.double()).float()

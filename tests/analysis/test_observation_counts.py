@@ -35,7 +35,7 @@ def test_every_frame_is_observed_once_in_order(n: int, monkeypatch: pytest.Monke
     monkeypatch.setattr(observation, "BATCH_SIZE", 10)
     assert MODEL.topology is not None
     positions = SAMPLES[:n].numpy()
-    frames = Frames(positions, topology=MODEL.topology, temperature=MODEL.temperature)
+    frames = Frames(MODEL.topology, MODEL.temperature, positions)
     told: list[tuple[int, int]] = []
     reference = Flat()
     found = observe_frames(MODEL, frames, reference, lambda done, total: told.append((done, total)))
