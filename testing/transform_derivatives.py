@@ -24,8 +24,11 @@ N_CURVES = 6
 N_CELLS = 1024
 """Of the grids on which derivatives are looked at."""
 
-AGREED, DISAGREED = 1e-6, 1e-3
-"""Relative errors against finite differences at which no shorter step is tried, and at which a derivative is wrong."""
+AGREED = 1e-6
+"""Relative error against finite differences at which no shorter step is tried."""
+
+DISAGREED = {False: 1e-3, True: 3e-2}
+"""Relative errors at which first, and second, derivatives are wrong: on steep flanks second ones lose digits."""
 
 STEPS = (2.0**-14, 2.0**-17, 2.0**-20, 2.0**-23, 2.0**-26)
 """Of finite differences at many points: long ones are far from rounding, short ones resolve steep corners."""
@@ -102,7 +105,7 @@ def _compare_everywhere(case: TransformCase, second: bool) -> Numbers:
         for name, error in errors.items():
             numbers[f"{direction.__name__}, {name}"] = require_within(
                 error,
-                DISAGREED,
+                DISAGREED[second],
                 f"the derivative of {direction.__name__}'s {name} along a direction of point and parameters is not "
                 "that of finite differences.",
                 x=x,
