@@ -88,7 +88,8 @@ class IntegratorCase:
 
     def start(self, potential: Potential, n_replicas: int, dtype: torch.dtype = torch.float64) -> State:
         """Thermal velocities and, about the potential's minimum, thermal positions."""
-        generator = torch.Generator().manual_seed(self.seed)
+        # far from the small seeds of factories: one stream for start and noise would correlate them
+        generator = torch.Generator().manual_seed(1_000_003 + self.seed)
         temperature = self.temperature or 300.0
         masses = torch.tensor([1.0, 2.0, 3.0], dtype=dtype)
         stiffness = potential.stiffness if isinstance(potential, _Wells) else STIFFNESS
