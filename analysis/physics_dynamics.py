@@ -277,7 +277,9 @@ class _Watch:
 def broken_lengths(topology: Topology) -> Float[Tensor, "bonds"]:
     """The length of each bond that counts as broken, nm."""
     limits = BROKEN * covalent_lengths(topology)
-    hydrogen = torch.tensor(["H" in (topology.elements[i], topology.elements[j]) for i, j in topology.bonds])
+    pairs = [(topology.elements[i], topology.elements[j]) for i, j in topology.bonds]
+    # without bonds, the type of an empty list has to be said
+    hydrogen = torch.tensor(["H" in pair for pair in pairs], dtype=torch.bool)
     limits[hydrogen] = limits[hydrogen].clamp(max=LOST_HYDROGEN)
     return limits
 

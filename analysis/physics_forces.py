@@ -38,19 +38,24 @@ and what is left of its energy is rounding. No flow gets there, whose walls betw
 
 
 def examine_forces(potential: Potential, frames: Float[Tensor, "n atoms 3"], count: Count) -> list[Finding]:
-    r"""Forces against finite differences of the energy.
+    r"""Forces against finite differences of the energy, relative to the root mean square over the frames.
 
-    .. math:: \max_{\mathrm{frames}} |F + \partial U / \partial x| / |F|
+    .. math:: \max_{\mathrm{frames}} |F + \partial U / \partial x| / \sqrt{\langle |F|^2 \rangle}
+
+    A frame at a minimum has forces of rounding; the frames beside it have not.
     """
     _, forces = potential.energy_and_forces(frames)
+    scale = float(forces.flatten(1).norm(dim=1).square().mean().sqrt())
     errors = []
     for i, (frame, given) in enumerate(zip(frames, forces, strict=True)):
-        error = (numerical_forces(potential, frame) - given).norm() / given.norm()
-        errors.append(float(error) if float(given.norm()) else 0.0)
+        error = float((numerical_forces(potential, frame) - given).norm())
+        # without any force there is none by finite differences either
+        errors.append(error / scale if scale else math.inf if error else 0.0)
         count(i + 1, len(frames))
-    worst = max(range(len(errors)), key=errors.__getitem__)
+    worst = max(range(len(errors)), key=lambda i: math.inf if math.isnan(errors[i]) else errors[i])
     quantity = "relative difference of forces and -dU/dx"
-    return [Finding("forces", quantity, single(errors[worst]), high=INCONSISTENCY, note=f"frame {worst}")]
+    note = f"frame {worst}; rms force {scale / math.sqrt(frames[0].numel()):.3g} kJ/mol/nm"
+    return [Finding("forces", quantity, single(errors[worst]), high=INCONSISTENCY, note=note)]
 
 
 def examine_net_force(potential: Potential, frames: Float[Tensor, "n atoms 3"], count: Count) -> list[Finding]:
@@ -61,10 +66,11 @@ def examine_net_force(potential: Potential, frames: Float[Tensor, "n atoms 3"], 
     radius = (frames - frames.mean(1, keepdim=True)).square().sum(-1).mean().sqrt()
     force, torque = (vector.norm(dim=-1).max() / scale for vector in net_force_and_torque(frames, forces))
     count(1, 1)
-    return [
-        Finding("net force", "net force / rms force", single(float(force)), high=NET),
-        Finding("net force", "net torque / (rms force x radius)", single(float(torque / radius)), high=NET),
-    ]
+    found = [Finding("net force", "net force / rms force", single(float(force)), high=NET)]
+    if frames.shape[1] > 1:
+        ratio = single(float(torque / radius))
+        found.append(Finding("net force", "net torque / (rms force x radius)", ratio, high=NET))
+    return found
 
 
 def examine_hessian(potential: Potential, frames: Float[Tensor, "n atoms 3"], count: Count) -> list[Finding]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.errors import ConformanceError
@@ -49,10 +49,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class PhysicsReport:
-    """What the physics tests found, in the order in which they ran."""
+    """What the physics tests found, in the order in which they ran.
+
+    Attributes:
+        subject: What was examined.
+        findings: What was measured.
+        left_out: Tests that say nothing about this potential, and why.
+        unfinished: Tests that an interruption left undone.
+    """
 
     subject: str
     findings: tuple[Finding, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    unfinished: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -69,15 +78,19 @@ class PhysicsReport:
 
     def rows(self) -> list[list[str]]:
         """Test, quantity, measured, limit, whether it holds, and note, for a table."""
-        return [
+        rows = [
             [f.test, f.quantity, str(f.measured), f.limit, "ok" if f.holds else "FAILS", f.note] for f in self.findings
         ]
+        rows += [[test, "", "", "", "left out", reason] for test, reason in self.left_out.items()]
+        return rows + [[test, "", "", "", "not done", ""] for test in self.unfinished]
 
     def to_dict(self) -> dict[str, Any]:
         """The report in JSON types; infinite and undefined numbers are null."""
         return {
             "subject": self.subject,
-            "passed": self.passed,
+            "passed": self.passed and not self.unfinished,
+            "left_out": dict(self.left_out),
+            "unfinished": list(self.unfinished),
             "findings": [
                 {
                     "test": finding.test,

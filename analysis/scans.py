@@ -9,6 +9,7 @@ from torch import Tensor
 from ..coordinates.elements import element
 from ..coordinates.internal import InternalCoordinates
 from ..core.differences import Scan
+from ..core.errors import TopologyError
 from ..core.manifolds import FULL_TURN, Circle
 from ..core.topology import Topology
 
@@ -61,12 +62,12 @@ def bond_scans(positions: Float[Tensor, "atoms 3"], topology: Topology) -> list[
 def torsion_scans(positions: Float[Tensor, "atoms 3"], topology: Topology) -> list[Scan]:
     """One whole turn of each torsion of the molecule's z-matrix, impropers and ring torsions included.
 
-    All other internal coordinates stay as they are.
-
-    Raises:
-        TopologyError: If the topology is not that of one molecule.
+    All other internal coordinates stay as they are. A topology that is not of one molecule has no such scans.
     """
-    coordinates = InternalCoordinates(topology).to(positions)
+    try:
+        coordinates = InternalCoordinates(topology).to(positions)
+    except TopologyError:
+        return []
     q, _ = coordinates.encode(positions[None])
     scans = []
     for i in coordinates.codomain.indices(Circle):

@@ -122,7 +122,17 @@ def _run() -> int:
             return _trace(error)
         if _came_of_interrupt(error):
             return _interrupted()
+        from ..core.plugins import registry
+
         text = " ".join(f"{type(error).__name__}: {error}".split())
+        plugin = registry().raised_by(error)
+        if plugin is not None:
+            return _failed(
+                "error",
+                f'The plug-in "{plugin.plugin}" of {plugin.distribution} {plugin.version} failed: {text} Correct what '
+                "it was given, or report it to the plug-in's authors with the output of the same command and --debug.",
+                2,
+            )
         return _failed(
             "unforeseen error", f"{text} Please report it with the output of the same command and --debug.", 1
         )

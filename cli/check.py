@@ -1,33 +1,49 @@
-"""``smoothflow check``: does a transform keep the contract, does a potential obey physics."""
+"""``smoothflow check``: do plug-ins keep their contracts, does a potential obey physics."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..analysis.physics_settings import PHYSICS_TESTS, PhysicsSettings
-from ..core.errors import ConfigurationError, UnknownNameError
+from ..core.errors import ConfigurationError
 from . import completion
-from .console import print_json, print_table, task_progress
+from .console import note, print_json, print_table, task_progress
 from .options import AsJson, Seed, Structure, provider_potential, structure_path, tell_code
 
 if TYPE_CHECKING:
     import torch
 
+    from ..analysis.physics_report import PhysicsReport
+    from ..core.integrator import Integrator
+    from ..core.plugins import Kind
     from ..core.potential import Potential
     from ..core.topology import Topology
+    from ..testing.report import ClauseResult, Report
 
 DEFAULTS = PhysicsSettings()
+
+CONTRACTS: tuple[Kind, ...] = ("transform", "integrator", "engine")
+"""Kinds of plug-ins with a contract of their own."""
+
+FRICTIONS = (1.0, 10.0, 100.0)
+"""1/ps, with which thermostats are checked."""
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
 
 
 def run(
     name: Annotated[
         str,
         typer.Argument(
-            help="A transform, a model (shipped, or a file), a compiled package, or PROVIDER:ARGUMENT.",
+            help="A transform, an integrator, an engine, a model (shipped, or a file), a compiled package, or "
+            "PROVIDER:ARGUMENT.",
             autocompletion=completion.SUBJECTS,
         ),
     ],
@@ -53,17 +69,23 @@ def run(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Check a transform against its contract, or a potential against physics; exit code 2 if something fails.
+    """Check a plug-in against its contract, or a potential against physics; exit code 2 if something fails.
+
+    A name with a colon is a provider's potential: openmm:FILE is a force field in OpenMM, openmm alone the engine.
+    A name that transforms, integrators and engines share is checked as each of them.
 
     Example: smoothflow check smooth
 
+    Example: smoothflow check langevin
+
     Example: smoothflow check ala2-smooth --frames smoothflow-demo/frames.h5
     """
-    from ..analysis.physics import examine_physics
+    from ..analysis.physics import ExaminationStopped, examine_physics, plan_physics
     from ..coordinates.elements import masses
 
-    if _is_transform(name):
-        _check_transform(name, seed, as_json)
+    kinds = _kinds(name)
+    if kinds:
+        _check_contracts(name, kinds, seed, as_json)
         return
     potential, topology, positions, temperature = _load(name, frames, structure, replicas, seed)
     settings = PhysicsSettings(
@@ -76,31 +98,66 @@ def run(
     )
     chosen = [test.strip() for test in tests.split(",")]
     beside = None if reference is None else provider_potential(reference, structure_path(structure))
-    with task_progress() as report:
-        found = examine_physics(potential, positions, masses(topology), settings, chosen, report, beside)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        print_table(name, ["test", "quantity", "measured", "limit", "", "note"], found.rows())
+    planned = plan_physics(potential, positions, settings, chosen)
+    for plan in planned:
+        note(f"{plan.test}: left out, {plan.left_out}" if plan.left_out else f"{plan.test}: {_duration(plan.seconds)}")
+    note(f"In all {_duration(sum(plan.seconds for plan in planned))}; shorter with --tests, --nvt-steps, --nve-time.")
+    try:
+        with task_progress() as report:
+            found = examine_physics(potential, positions, masses(topology), settings, chosen, report, beside)
+    except ExaminationStopped as stopped:
+        _print_physics(name, stopped.report, as_json)
+        interrupted = isinstance(stopped.signal, KeyboardInterrupt)
+        note(f"{'Interrupted' if interrupted else 'Terminated'}; {stopped}. Run these alone with --tests.")
+        raise typer.Exit(INTERRUPTED if interrupted else stopped.signal.code) from None
+    _print_physics(name, found, as_json)
     found.raise_first()
 
 
-def _is_transform(name: str) -> bool:
-    """Whether a name can mean nothing but a transform.
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 100:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 6000 else f"about {seconds / 3600:.1f} h"
+
+
+def _print_physics(name: str, report: PhysicsReport, as_json: bool) -> None:
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_table(name, ["test", "quantity", "measured", "limit", "", "note"], report.rows())
+
+
+def _kinds(name: str) -> list[Kind]:
+    """The kinds of plug-ins with a contract that bear a name; none if it means a potential.
 
     Raises:
         UnknownNameError: If it can mean nothing at all.
+        PluginError: If a broken plug-in bears the name.
     """
     from ..core.plugins import registry
 
     path = Path(name)
-    transforms, models = registry().names("transform"), registry().names("model")
-    if ":" in name or path.suffix or len(path.parts) > 1 or path.is_file() or name in models:
-        return False
-    nearest = difflib.get_close_matches(name, [*transforms, *models], n=1)
-    if name not in transforms and nearest and nearest[0] in models:
-        raise UnknownNameError("model", name, models)
-    return True
+    names: dict[Kind, list[str]] = {kind: registry().names(kind) for kind in (*CONTRACTS, "model", "provider")}
+    if ":" in name or path.suffix or len(path.parts) > 1 or path.is_file() or name in names["model"]:
+        return []
+    found = [kind for kind in CONTRACTS if name in names[kind]]
+    if found:
+        return found
+    if name in names["provider"]:
+        raise ConfigurationError(
+            f'"{name}" is a provider of potentials. Say which one after a colon: {name}:ARGUMENT (see: smoothflow '
+            "plugins)."
+        )
+    known = {other: kind for kind in ("model", *CONTRACTS) for other in names[kind]}
+    nearest = difflib.get_close_matches(name, known, n=1)
+    meant = registry().meant(name)
+    if meant is not None and (not nearest or meant.endswith(f":{name}")):
+        raise ConfigurationError(f'Nothing to check is called "{name}". Did you mean "{meant}"?')
+    kind = known[nearest[0]] if nearest else "transform"
+    registry().entry(kind, name)
+    return []
 
 
 def _load(
@@ -141,34 +198,72 @@ def _load(
     return potential, topology, positions.double(), temperature
 
 
-def _check_transform(name: str, seed: int, as_json: bool) -> None:
+def _check_contracts(name: str, kinds: list[Kind], seed: int, as_json: bool) -> None:
+    """Check a name as each of the kinds that bear it, print all reports, and raise the first error."""
+    reports = [_examine(kind, name, seed) for kind in kinds]
+    rows: list[list[str]] = []
+    parts: list[dict[str, Any]] = []
+    for report in reports:
+        clauses = [
+            {
+                "manifold": result.where,
+                "clause": result.clause,
+                "holds": result.error is None,
+                "measured": {measure: float(value) for measure, value in result.numbers.items()},
+                "left_out": result.left_out,
+            }
+            for result in report.results
+        ]
+        parts.append({"subject": report.subject, "passed": report.passed, "clauses": clauses})
+        rows = [[result.where, result.clause, result.verdict, result.measured] for result in report.results]
+        if not as_json:
+            columns = ["manifold" if any(row[0] in _MANIFOLDS for row in rows) else "with", "clause", "", "measured"]
+            print_table(report.subject, columns, rows)
+    if as_json:
+        print_json(parts[0] if len(parts) == 1 else {"passed": all(r.passed for r in reports), "subjects": parts})
+    for report in reports:
+        report.raise_first()
+
+
+_MANIFOLDS = ("circle", "interval", "line")
+
+
+def _examine(kind: Kind, name: str, seed: int) -> Report:
     from ..core.plugins import registry
+    from ..testing.engines import examine_engine
     from ..testing.transforms import examine_transform
 
-    report = examine_transform(registry().transform(name), seed=seed)
-    rows = [
-        {
-            "manifold": result.where,
-            "clause": result.clause,
-            "holds": result.error is None,
-            "measured": {measure: float(value) for measure, value in result.numbers.items()},
-        }
-        for result in report.results
-    ]
-    if as_json:
-        print_json({"subject": report.subject, "passed": report.passed, "clauses": rows})
-    else:
-        print_table(
-            report.subject,
-            ["manifold", "clause", "", "measured"],
-            [
-                [
-                    result.where,
-                    result.clause,
-                    "ok" if result.error is None else "BROKEN",
-                    ", ".join(f"{measure} {value:.3g}" for measure, value in result.numbers.items()),
-                ]
-                for result in report.results
-            ],
+    if kind == "transform":
+        return examine_transform(registry().transform(name), seed=seed)
+    if kind == "engine":
+        return examine_engine(registry().engine(name), seed=seed)
+    return _examine_integrator(name, seed)
+
+
+def _examine_integrator(name: str, seed: int) -> Report:
+    """One that takes a temperature as a thermostat, with several frictions."""
+    import torch
+
+    from ..core.engine import DynamicsSettings
+    from ..core.plugins import registry
+    from ..integrators.making import make_integrator
+    from ..testing.integrators import examine_integrator
+    from ..testing.report import Report
+
+    wanted = inspect.signature(registry().integrator(name)).parameters
+    thermostat, has_friction = "temperature" in wanted, "friction" in wanted
+    results: list[ClauseResult] = []
+    for friction in FRICTIONS if has_friction else FRICTIONS[:1]:
+
+        def make(timestep: float, friction: float = friction) -> Integrator:
+            settings = DynamicsSettings(
+                1, timestep, "nvt" if thermostat else "nve", DEFAULTS.temperature, friction, seed=seed
+            )
+            return make_integrator(name, settings, torch.device("cpu"))
+
+        make.__name__ = name
+        found = examine_integrator(
+            make, DEFAULTS.temperature if thermostat else None, None if not results else ["temperature"], seed
         )
-    report.raise_first()
+        results += [replace(result, where=f"{friction:g}/ps" if has_friction else "") for result in found.results]
+    return Report(f'Integrator "{name}"', tuple(results))

@@ -15,11 +15,18 @@ class ConfigurationError(SmoothflowError):
 
 
 class UnknownNameError(ConfigurationError):
-    """A name that no plug-in registered."""
+    """A name that no plug-in registered.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    Args:
+        kind: Of what.
+        name: The unknown one.
+        known: Those that there are.
+        meant: What else may have been meant, if none of the known ones is near.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], meant: str | None = None) -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=1)
+        near = [*difflib.get_close_matches(name, known, n=1), *([meant] if meant else [])]
         hint = f' Did you mean "{near[0]}"?' if near else ""
         super().__init__(f'No {kind} is called "{name}".{hint} Known: {", ".join(known) or "none"}.')
 
@@ -81,14 +88,19 @@ class ConformanceError(SmoothflowError):
         clause: Name of the clause.
         inputs: Where it broke, as text.
         numbers: What was measured there.
+        advice: What a break of this clause does to a user, and where to look.
     """
 
-    def __init__(self, subject: str, clause: str, message: str, inputs: str, numbers: Mapping[str, float]) -> None:
+    def __init__(
+        self, subject: str, clause: str, message: str, inputs: str, numbers: Mapping[str, float], advice: str = ""
+    ) -> None:
         self.clause = clause
         self.inputs = inputs
         self.numbers = dict(numbers)
+        self.advice = advice
         measured = ", ".join(f"{name} = {value:.6g}" for name, value in numbers.items())
         parts = [f'{subject} breaks the clause "{clause}": {message}']
         parts += [f"Numbers: {measured}."] if measured else []
         parts += [f"Input: {inputs}."] if inputs else []
+        parts += [advice] if advice else []
         super().__init__(" ".join(parts))

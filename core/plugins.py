@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,10 @@ Kind = Literal["transform", "provider", "integrator", "engine", "loader", "model
 
 
 class PotentialProvider(Protocol):
-    """Makes a potential from the text after the colon in ``name:argument`` and a structure file (PDB)."""
+    """Makes a potential from the text after the colon in ``name:argument`` and a structure file (PDB).
+
+    An attribute ``arguments`` may list arguments that are easily taken for names, for hints: ``ase`` has ``tblite``.
+    """
 
     def __call__(self, argument: str, structure: Path) -> Potential: ...
 
@@ -88,6 +92,8 @@ class Registered:
     plugin: str
     distribution: str
     version: str
+    module: str
+    """Of the plug-in, by which its code is known in a traceback."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,11 @@ class Registry:
         manager = pluggy.PluginManager(GROUP)
         manager.add_hookspecs(Hooks)
         try:
+            module = getattr(plugin, "__name__", None) or type(plugin).__module__
             manager.register(plugin, name=name)
             manager.check_pending()
             found = [
-                Registered(kind, key, value, name, distribution, version)
+                Registered(kind, key, value, name, distribution, version, module)
                 for kind, hook in KINDS.items()
                 for offered in getattr(manager.hook, hook)()
                 for key, value in _checked(kind, offered).items()
@@ -157,6 +164,24 @@ class Registry:
             return
         self.register(plugin, entry_point.name, distribution, version)
 
+    def raised_by(self, error: BaseException) -> Registered | None:
+        """Something of the plug-in whose code raised an exception, or None if it was not a third party's.
+
+        It was a plug-in's if, of all frames that are a plug-in's or this package's, the innermost is the plug-in's.
+        """
+        ours = __name__.partition(".")[0]
+        packages = {entry.module.partition(".")[0]: entry for entry in self.entries.values()}
+        found = None
+        traceback = error.__traceback__
+        while traceback is not None:
+            package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+            if package == ours:
+                found = None
+            elif package in packages:
+                found = packages[package]
+            traceback = traceback.tb_next
+        return found
+
     def names(self, kind: Kind) -> list[str]:
         """The names on offer of one kind, sorted."""
         return sorted(name for entry_kind, name in self.entries if entry_kind == kind)
@@ -178,7 +203,18 @@ class Registry:
                 raise PluginError(
                     f'The plug-in "{name}" of {broken.distribution} {broken.version} is broken: {broken.error}'
                 )
-        raise UnknownNameError(kind, name, self.names(kind))
+        raise UnknownNameError(kind, name, self.names(kind), self.meant(name) if kind == "provider" else None)
+
+    def meant(self, name: str) -> str | None:
+        """``PROVIDER:ARGUMENT`` if a name is nearly one of the ``arguments`` that a provider lists."""
+        known = {
+            argument: f"{entry.name}:{argument}"
+            for entry in self.entries.values()
+            if entry.kind == "provider"
+            for argument in getattr(entry.value, "arguments", ())
+        }
+        near = difflib.get_close_matches(name, known, n=1)
+        return known[near[0]] if near else None
 
     def transform(self, name: str) -> type[Transform]:
         """The transform class of that name; raises as `entry` does."""

@@ -31,8 +31,8 @@ def load(model: str | Path, dtype: torch.dtype = torch.float64, device: str | to
     """A trained flow as a potential, ready to evaluate and to sample.
 
     Args:
-        model: The name of a model that comes with the package, like ``ala2-smooth``, or the path of a model file; where
-            there is a file of that name, it is that file.
+        model: The name of a model that comes with the package, like ``ala2-smooth``, or the path of a model file, of
+            any suffix that a plug-in reads; where there is a file of that name, it is that file.
         dtype: Precision of weights and coordinates; float64 for molecular dynamics.
         device: Where to put it.
 

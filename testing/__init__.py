@@ -7,6 +7,7 @@ the input and the numbers; every ``examine_`` function reports what held and wha
 from __future__ import annotations
 
 from ..core.errors import ConformanceError
+from .engines import ENGINE_CLAUSES, check_engine, examine_engine
 from .integrators import INTEGRATOR_CLAUSES, check_integrator, examine_integrator
 from .layers import LAYER_CLAUSES, check_layer, examine_layer
 from .potentials import POTENTIAL_CLAUSES, check_potential, examine_potential
@@ -14,6 +15,7 @@ from .report import ClauseResult, Report
 from .transforms import TRANSFORM_CLAUSES, check_transform, examine_transform
 
 __all__ = [
+    "ENGINE_CLAUSES",
     "INTEGRATOR_CLAUSES",
     "LAYER_CLAUSES",
     "POTENTIAL_CLAUSES",
@@ -21,10 +23,12 @@ __all__ = [
     "ClauseResult",
     "ConformanceError",
     "Report",
+    "check_engine",
     "check_integrator",
     "check_layer",
     "check_potential",
     "check_transform",
+    "examine_engine",
     "examine_integrator",
     "examine_layer",
     "examine_potential",

@@ -251,16 +251,74 @@ def check_compilation(case: LayerCase) -> Numbers:
 
 
 _CLAUSES: tuple[Clause[LayerCase], ...] = (
-    Clause("kept", "dtype and number of rows are those of the input", check_kept),
-    Clause("image", "encode maps into the codomain and decode into the domain", check_image),
-    Clause("determinism", "the same input gives the same output, row by row", check_determinism),
-    Clause("pickling", "a pickled layer is the same layer", check_pickling),
-    Clause("log-det", "log|det| is that of automatic differentiation", check_log_det),
-    Clause("round-trip", "encode and decode undo each other", check_round_trip),
-    Clause("seam", "going once around a circle changes nothing", check_seam),
-    Clause("gradients", "first derivatives are those of finite differences, weights included", check_gradients),
-    Clause("second-gradients", "second derivatives likewise", check_second_gradients),
-    Clause("compilation", "torch.compile gives the same numbers", check_compilation),
+    Clause(
+        "kept",
+        "dtype and number of rows are those of the input",
+        check_kept,
+        "A flow in float32 would silently become float64, or stop at a shape. Give one log|det| per row, and make "
+        "constants like x.",
+    ),
+    Clause(
+        "image",
+        "encode maps into the codomain and decode into the domain",
+        check_image,
+        "The next layer or chart is not defined outside its domain. Wrap circles, and keep intervals between their "
+        "ends.",
+    ),
+    Clause(
+        "determinism",
+        "the same input gives the same output, row by row",
+        check_determinism,
+        "Energies would differ between calls and batches. Look for random numbers, operations in place, and "
+        "statistics of the batch.",
+    ),
+    Clause(
+        "pickling",
+        "a pickled layer is the same layer",
+        check_pickling,
+        "Worker processes and checkpoints need copies. Keep tensors, numbers and functions of a module as attributes.",
+    ),
+    Clause(
+        "log-det",
+        "log|det| is that of automatic differentiation",
+        check_log_det,
+        "Log-densities, and with them energies, likelihoods and weights, are wrong by the error. Look at the sign, "
+        "and at columns whose logarithm is left out or counted twice.",
+    ),
+    Clause(
+        "round-trip",
+        "encode and decode undo each other",
+        check_round_trip,
+        "Samples and densities would belong to two different maps. Look at the columns that condition the others: "
+        "both directions must see the same values.",
+    ),
+    Clause(
+        "seam",
+        "going once around a circle changes nothing",
+        check_seam,
+        "The energy would jump when a torsion passes the cut. Show circles to a conditioner as sines and cosines.",
+    ),
+    Clause(
+        "gradients",
+        "first derivatives are those of finite differences, weights included",
+        check_gradients,
+        "Forces and training follow wrong gradients. Look for detach() and backward passes of your own, in the "
+        "conditioner too.",
+    ),
+    Clause(
+        "second-gradients",
+        "second derivatives likewise",
+        check_second_gradients,
+        "Training on forces follows wrong gradients. Look for detach(), for once_differentiable, and for ReLU in the "
+        "conditioner.",
+    ),
+    Clause(
+        "compilation",
+        "torch.compile gives the same numbers",
+        check_compilation,
+        "Compiled models would give other numbers than they were trained with. Look for branches on data and on "
+        "is_compiling.",
+    ),
 )
 
 LAYER_CLAUSES: tuple[str, ...] = tuple(clause.name for clause in _CLAUSES)

@@ -195,15 +195,68 @@ def check_bad_values(case: PotentialCase) -> Numbers:
 
 
 _CLAUSES: tuple[Clause[PotentialCase], ...] = (
-    Clause("kept", "shapes and dtype are those of the input, numbers are finite and without a graph", check_kept),
-    Clause("consistency", "energy and energy_and_forces agree", check_consistency),
-    Clause("determinism", "the same configuration has the same energy, in any batch", check_determinism),
-    Clause("forces", "forces are minus the finite differences of the energy", check_forces),
-    Clause("curvature", "the force's Jacobian is symmetric; its norm is reported", check_curvature),
-    Clause("invariance", "a molecule moved as a whole keeps its energy", check_invariance),
-    Clause("net-force", "a molecule feels no net force and no net torque", check_net_force),
-    Clause("continuity", "forces and force gradients do not jump, where that is claimed", check_continuity),
-    Clause("bad-values", "NaN is an error, or stays NaN", check_bad_values),
+    Clause(
+        "kept",
+        "shapes and dtype are those of the input, numbers are finite and without a graph",
+        check_kept,
+        "Engines and training would stop at a shape, or compute in another precision than they say. Return one energy "
+        "per configuration and forces like the positions, detached.",
+    ),
+    Clause(
+        "consistency",
+        "energy and energy_and_forces agree",
+        check_consistency,
+        "Training differentiates energy() and engines call energy_and_forces(): they would use two potentials. "
+        "Compute both from one expression.",
+    ),
+    Clause(
+        "determinism",
+        "the same configuration has the same energy, in any batch",
+        check_determinism,
+        "Energies would depend on how configurations are batched. Look for sums over the batch, random numbers, and "
+        "state that is kept between calls.",
+    ),
+    Clause(
+        "forces",
+        "forces are minus the finite differences of the energy",
+        check_forces,
+        "Dynamics heats or cools, and training on these forces learns another energy than the one that is reported. "
+        "Look at the sign and unit of the forces (kJ/mol/nm), and at terms that one of the two lacks.",
+    ),
+    Clause(
+        "curvature",
+        "the force's Jacobian is symmetric; its norm is reported",
+        check_curvature,
+        "No energy has these forces: work around a closed path is not zero, and dynamics heats. Look for terms that "
+        "act on one atom of a pair, and for neighbours or charges frozen in the derivative.",
+    ),
+    Clause(
+        "invariance",
+        "a molecule moved as a whole keeps its energy",
+        check_invariance,
+        "A free molecule would feel where it is and how it is turned. Compute from distances, angles and torsions, "
+        "and take off the centre before anything in single precision.",
+    ),
+    Clause(
+        "net-force",
+        "a molecule feels no net force and no net torque",
+        check_net_force,
+        "The molecule would accelerate or spin by itself. Look for external fields, for restraints, and for forces "
+        "lost on some atoms.",
+    ),
+    Clause(
+        "continuity",
+        "forces and force gradients do not jump, where that is claimed",
+        check_continuity,
+        "Energy is not conserved where forces jump, and the order of integrators is lost where they kink. Look for "
+        "cutoffs, clamps and switching functions, or claim less.",
+    ),
+    Clause(
+        "bad-values",
+        "NaN is an error, or stays NaN",
+        check_bad_values,
+        "A simulation that failed would go on with made-up numbers. Leave nan_to_num out, or raise a SmoothflowError.",
+    ),
 )
 
 POTENTIAL_CLAUSES: tuple[str, ...] = tuple(clause.name for clause in _CLAUSES)

@@ -9,7 +9,7 @@ from typing import Generic, NoReturn, TypeVar
 
 from torch import Tensor
 
-from ..core.errors import ConfigurationError, ConformanceError
+from ..core.errors import ConfigurationError, ConformanceError, MissingDependencyError
 
 Case = TypeVar("Case")
 Numbers = Mapping[str, float]
@@ -22,13 +22,15 @@ class Clause(Generic[Case]):
     Attributes:
         name: A short name, to choose the clause by.
         promise: What is promised, in one sentence.
-        check: Raises `Violation` where the promise is broken; returns what it measured, or None if the promise is not
-            for such a case.
+        check: Raises `Violation` where the promise is broken, and `LeftOut` where it cannot be checked; returns what it
+            measured, or None if the promise is not for such a case.
+        advice: What a break does to a user, and where to look; a sentence or two.
     """
 
     name: str
     promise: str
     check: Callable[[Case], Numbers | None]
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class ClauseResult:
         promise: What was promised.
         numbers: What was measured.
         error: How it was broken, or None.
+        left_out: Why it was not checked; empty if it was.
     """
 
     clause: str
@@ -48,6 +51,17 @@ class ClauseResult:
     promise: str
     numbers: Numbers
     error: ConformanceError | None = None
+    left_out: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """ "ok", "BROKEN" or "left out"."""
+        return "BROKEN" if self.error is not None else "left out" if self.left_out else "ok"
+
+    @property
+    def measured(self) -> str:
+        """What was measured, or why nothing was, in a line."""
+        return self.left_out or ", ".join(f"{name} {value:.3g}" for name, value in self.numbers.items())
 
 
 @dataclass(frozen=True)
@@ -72,9 +86,9 @@ class Report:
     def __str__(self) -> str:
         lines = [self.subject]
         for result in self.results:
-            mark = "ok    " if result.error is None else "BROKEN"
-            numbers = ", ".join(f"{name} {value:.3g}" for name, value in result.numbers.items())
-            lines.append(f"  {mark} {result.where:9s} {result.clause:16s} {numbers or result.promise}")
+            lines.append(
+                f"  {result.verdict:8s} {result.where:9s} {result.clause:16s} {result.measured or result.promise}"
+            )
             if result.error is not None:
                 lines.append(f"         {result.error}")
         return "\n".join(lines)
@@ -88,6 +102,10 @@ class Violation(Exception):
         self.message = message
         self.inputs = inputs
         self.numbers = {name.replace("_", " "): value for name, value in numbers.items()}
+
+
+class LeftOut(Exception):
+    """A clause that cannot be checked on a case; the message says why."""
 
 
 def violated(message: str, inputs: str = "", **numbers: float) -> NoReturn:
@@ -140,6 +158,7 @@ def check_clauses(
 
     Raises:
         ConfigurationError: If no clause bears a chosen name.
+        MissingDependencyError: If the subject needs a package that is not installed.
     """
     known = [clause.name for clause in clauses]
     for name in chosen or ():
@@ -151,7 +170,7 @@ def check_clauses(
             continue
         for where, case in cases.items():
             numbers: Numbers | None = {}
-            error = None
+            error, left_out = None, ""
             place = f"{subject} on the {where}" if where else subject
             try:
                 with warnings.catch_warnings():
@@ -160,13 +179,20 @@ def check_clauses(
                     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
                     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
                     numbers = clause.check(case)
+            except MissingDependencyError:
+                # nothing is wrong with the subject; it cannot be checked here
+                raise
+            except LeftOut as reason:
+                left_out = str(reason)
             except Violation as broken:
-                error = ConformanceError(place, clause.name, broken.message, broken.inputs, broken.numbers)
+                error = ConformanceError(
+                    place, clause.name, broken.message, broken.inputs, broken.numbers, clause.advice
+                )
             except Exception as unexpected:
                 message = f"it raised {type(unexpected).__name__}: {unexpected}"
-                error = ConformanceError(place, clause.name, message, "", {})
+                error = ConformanceError(place, clause.name, message, "", {}, clause.advice)
                 error.__cause__ = unexpected
             if numbers is None:
                 continue
-            results.append(ClauseResult(clause.name, where, clause.promise, numbers, error))
+            results.append(ClauseResult(clause.name, where, clause.promise, numbers, error, left_out))
     return Report(subject, tuple(results))

@@ -9,10 +9,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-N_CELLS = 256
-N_SUSPECTS = 8
+N_SUSPECTS = 48
+"""Cells that are looked into, by each of the three measures of suspicion."""
+
+NEIGHBOURS = 5
+"""Cells on each side with which a cell's defect is compared."""
+
 N_PARTS = 8
-N_ROUNDS = 9
+N_ROUNDS = 6
+"""Suspicious cells are cut into so many parts, so many times: to 4e-6 of their width."""
+
+N_AROUND = 16
+"""Cells as narrow as the last one on each side of it, which show rounding and the slope of what does not jump."""
+
+ABOVE_NOISE = 30.0
+"""A jump is so many times as large as the largest change among the cells around it: rounding is not."""
+
+NEGLIGIBLE = (1e-9, 1e-8, 1e-7, 1e-6)
+"""Jumps of the derivatives of orders 1 to 4 below this share of their largest value are rounding: where a sigmoid is
+one but for rounding, the last digits of each derivative are lost at once."""
+
+SHRINKING = N_PARTS**-5.0
+"""Cut into parts, the defect of a cell without jumps falls by N_PARTS^7, that of a jump of order 4 by N_PARTS^3."""
+
+CHUNK = 1024
+"""Points that are differentiated at once: graphs of high derivatives that fit into a processor's cache are faster."""
 
 Curves = Callable[[Tensor, Tensor], Tensor]
 """From points (n) and the index of the curve that each lies on (n) to values (n)."""
@@ -20,35 +41,39 @@ Curves = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Jump:
-    """The worst change of a derivative over a distance at which a continuous one does not change.
+    """The most suspicious change of a derivative over a distance at which a continuous one does not change.
 
     Attributes:
         order: Of the derivative.
         at: Where.
         curve: On which curve.
-        size: The change over a cell shrunk to 1e-8 of its width.
-        before: The change over the whole cell.
-        scale: The derivative's largest absolute value.
+        size: The change over a cell shrunk to 4e-6 of its width, less that of the cells around it.
+        noise: The largest change among the cells around it, less their mean.
+        scale: The derivative's largest absolute value on all curves.
     """
 
     order: int
     at: float
     curve: int
     size: float
-    before: float
+    noise: float
     scale: float
 
     @property
     def severity(self) -> float:
         """Above 1 the derivative jumps: shrinking the cell left the change, and it is no rounding."""
-        return self.size / max(1e-3 * self.before, 1e-7 * self.scale, 1e-300)
+        return self.size / max(ABOVE_NOISE * self.noise, NEGLIGIBLE[self.order - 1] * self.scale, 1e-300)
 
 
 def derivatives(curves: Curves, s: Float[Tensor, "n"], curve: Tensor, order: int) -> Float[Tensor, "orders n"]:
     """Derivatives of orders 1 to ``order`` of elementwise curves, by repeated backward passes."""
-    with torch.enable_grad():
-        s = s.detach().requires_grad_(True)
-        return torch.stack([d.detach() for d in derivative_chain(curves(s, curve), s, order)])
+    found = []
+    for part, index in zip(torch.split(s, CHUNK), torch.split(curve, CHUNK), strict=True):
+        with torch.enable_grad():
+            leaf = part.detach().requires_grad_(True)
+            chain = derivative_chain(curves(leaf, index), leaf, order)
+        found.append(torch.stack([d.detach() for d in chain]))
+    return torch.cat(found, dim=1)
 
 
 def derivative_chain(value: Float[Tensor, "n"], x: Float[Tensor, "n"], order: int) -> list[Float[Tensor, "n"]]:
@@ -62,11 +87,69 @@ def derivative_chain(value: Float[Tensor, "n"], x: Float[Tensor, "n"], order: in
     return found
 
 
-def worst_jumps(curves: Curves, n_curves: int, low: float, high: float, order: int) -> list[Jump]:
-    """The worst suspected jump of every derivative, of order 1 up to ``order``, of smooth-looking curves.
+def defect(
+    table: Float[Tensor, "orders *rows points"], order: int, width: Float[Tensor, "*rows 1"]
+) -> Float[Tensor, "*rows cells"]:
+    r"""How far the derivatives at both ends of a cell are from those of one smooth function.
 
-    Every curve is sampled on a grid; the cells over which a derivative changes most are cut again and again, and the
-    part with the largest change is kept. Over a continuous derivative the change goes with the width; a jump stays.
+    .. math::
+        g(b) - g(a) - \tfrac h2 (g'_a + g'_b) + \tfrac{h^2}{10} (g''_b - g''_a)
+        - \tfrac{h^3}{120} (g'''_a + g'''_b) = O(h^7 g^{(7)} / 10^5)
+
+    for :math:`g = f^{(m)}`, with fewer terms (and :math:`h^2/12`) where fewer derivatives are there. A jump of g stays
+    as it is, one of g' is multiplied by h or less, and so on.
+
+    Args:
+        table: Derivatives of f of orders 1 and up, at equidistant points.
+        order: m.
+        width: h.
+    """
+    higher = table[order - 1 : order + 3]
+    weights = {1: (), 2: (-1 / 2,), 3: (-1 / 2, 1 / 12), 4: (-1 / 2, 1 / 10, -1 / 120)}[len(higher)]
+    total = higher[0].diff(dim=-1)
+    for i, weight in enumerate(weights, start=1):
+        a, b = higher[i][..., :-1], higher[i][..., 1:]
+        total = total + weight * width**i * (a + b if i % 2 else b - a)
+    return total
+
+
+def _suspects(table: Float[Tensor, "orders curves points"], width: float) -> Tensor:
+    """The cells, in the order of all curves' cells, whose defect stands out from its neighbours', or is the largest."""
+    size = defect(table, 1, torch.tensor([[width]], dtype=table.dtype)).abs().nan_to_num(nan=torch.inf)
+    noise = 4 * torch.finfo(table.dtype).eps * table[0].abs().amax(1, keepdim=True) + 1e-300
+    padded = torch.nn.functional.pad(size, (NEIGHBOURS + 1, NEIGHBOURS + 1), value=0.0)
+    # the cells next to it may share the jump
+    left = padded.unfold(1, NEIGHBOURS, 1)[:, : size.shape[1]].amax(-1)
+    right = padded.unfold(1, NEIGHBOURS, 1)[:, NEIGHBOURS + 3 :].amax(-1)
+    measures = (size, size / (torch.maximum(left, right) + noise), size / (torch.minimum(left, right) + noise))
+    chosen = [measure.flatten().topk(min(N_SUSPECTS, size.numel())).indices for measure in measures]
+    return torch.tensor(sorted(set(torch.cat(chosen).tolist())))
+
+
+def _unshrunk(
+    curves: Curves, table: Float[Tensor, "orders curves points"], grid: Tensor, suspects: Tensor, fractions: Tensor
+) -> Tensor:
+    """The suspects whose defect is more than rounding, and does not shrink with the cell as that of one function."""
+    known, _, n_points = table.shape
+    curve, cell = suspects // (n_points - 1), suspects % (n_points - 1)
+    width = (grid[1] - grid[0]).reshape(1, 1)
+    edges = grid[cell][:, None] + width * fractions
+    values = derivatives(curves, edges.flatten(), curve.repeat_interleave(len(fractions)), known)
+    values = values.reshape(known, len(suspects), len(fractions))
+    before = defect(table, 1, width).abs()[curve, cell]
+    after = defect(values, 1, width / N_PARTS).abs().amax(1)
+    rounding = 16 * torch.finfo(table.dtype).eps * values[0].abs().amax(1)
+    return suspects[~(after <= torch.maximum(SHRINKING * before, rounding))]
+
+
+def worst_jumps(
+    curves: Curves, n_curves: int, low: float, high: float, order: int, n_cells: int, known: int | None = None
+) -> list[Jump]:
+    """The worst suspected jump of every derivative, of order 1 up to ``order``; none where no cell is suspicious.
+
+    Every curve is sampled on a grid. Where the derivatives at both ends of a cell are not those of one smooth function
+    (`defect`), the cell is cut again and again, and the part with the largest defect is kept. Over a continuous
+    derivative the change goes with the width; a jump stays, and stands out from the cells around it.
 
     Args:
         curves: Elementwise functions of one variable, in float64.
@@ -74,40 +157,48 @@ def worst_jumps(curves: Curves, n_curves: int, low: float, high: float, order: i
         low: Where the grid starts.
         high: Where it ends.
         order: The highest derivative.
+        n_cells: Of each curve's grid.
+        known: The highest derivative that exists but for single points; by default, ``order``.
     """
-    grid = torch.linspace(low, high, N_CELLS + 1, dtype=torch.float64)
+    known = max(order, known or order)
+    grid = torch.linspace(low, high, n_cells + 1, dtype=torch.float64)
     # off round numbers, on which knots of simple parameters lie
-    grid = grid + 0.2718281828 * (grid[1] - grid[0]) * (grid < high - 1e-9)
+    grid = low + (grid - low) * (1 - 0.2718281828e-3)
+    width = float(grid[1] - grid[0])
     index = torch.arange(n_curves)
-    table = derivatives(curves, grid.repeat(n_curves), index.repeat_interleave(len(grid)), order)
-    table = table.reshape(order, n_curves, len(grid))
+    table = derivatives(curves, grid.repeat(n_curves), index.repeat_interleave(len(grid)), known)
+    table = table.reshape(known, n_curves, len(grid))
     scale = table.abs().amax((1, 2))
-    change = (table[:, :, 1:] - table[:, :, :-1]).abs().flatten(1)
-    before, suspects = change.topk(N_SUSPECTS, dim=1)
-    curve = (suspects // N_CELLS).flatten()
-    left = grid[suspects % N_CELLS].flatten()
-    right = grid[suspects % N_CELLS + 1].flatten()
-    own_order = torch.arange(order).repeat_interleave(N_SUSPECTS)
     fractions = torch.linspace(0, 1, N_PARTS + 1, dtype=torch.float64)
-    size = before.flatten()
+    suspects = _unshrunk(curves, table, grid, _suspects(table, width), fractions)
+    # each suspect once for each order
+    curve = (suspects // n_cells).repeat(order)
+    left = grid[suspects % n_cells].repeat(order)
+    orders = torch.arange(order).repeat_interleave(len(suspects))
+    rows = torch.arange(len(left))
     for _ in range(N_ROUNDS):
-        edges = left[:, None] + (right - left)[:, None] * fractions
-        values = derivatives(curves, edges.flatten(), curve.repeat_interleave(N_PARTS + 1), order)
-        own = values.reshape(order, len(left), N_PARTS + 1)[own_order, torch.arange(len(left))]
-        size, part = (own[:, 1:] - own[:, :-1]).abs().max(1)
-        rows = torch.arange(len(left))
-        left, right = edges[rows, part], edges[rows, part + 1]
+        edges = left[:, None] + width * fractions
+        values = derivatives(curves, edges.flatten(), curve.repeat_interleave(N_PARTS + 1), known)
+        values = values.reshape(known, len(left), N_PARTS + 1)
+        width /= N_PARTS
+        for m in range(order):
+            mine = orders == m
+            found = defect(values[:, mine], m + 1, torch.tensor([[width]], dtype=torch.float64)).abs()
+            left[mine] = edges[rows[mine], found.nan_to_num(nan=torch.inf).argmax(1)]
+    steps = torch.arange(-N_AROUND, N_AROUND + 2, dtype=torch.float64)
+    edges = (left[:, None] + width * steps).clamp(low, high)
+    values = derivatives(curves, edges.flatten(), curve.repeat_interleave(len(steps)), order)
+    own = values.reshape(order, len(left), len(steps))[orders, rows]
+    change = own.diff(dim=1)
+    around = torch.cat([change[:, : N_AROUND - 1], change[:, N_AROUND + 2 :]], dim=1)
+    mean = around.median(1, keepdim=True).values
+    size = (change[:, N_AROUND : N_AROUND + 1] - mean).abs().squeeze(1)
+    noise = (around - mean).abs().amax(1)
     jumps = [
-        Jump(
-            int(own_order[k]) + 1,
-            left[k].item(),
-            int(curve[k]),
-            size[k].item(),
-            before.flatten()[k].item(),
-            scale[own_order[k]].item(),
+        Jump(m + 1, at, c, change_there, rest, float(scale[m]))
+        for m, at, c, change_there, rest in zip(
+            orders.tolist(), left.tolist(), curve.tolist(), size.tolist(), noise.tolist(), strict=True
         )
-        for k in range(len(size))
     ]
-    return [
-        max((jump for jump in jumps if jump.order == m), key=lambda jump: jump.severity) for m in range(1, order + 1)
-    ]
+    by_order = [[jump for jump in jumps if jump.order == m] for m in range(1, order + 1)]
+    return [max(of_order, key=lambda jump: jump.severity) for of_order in by_order if of_order]

@@ -17,6 +17,15 @@ TransformFactory = Callable[[Manifold], Transform]
 
 DTYPES = (torch.float32, torch.float64)
 
+N_PLACES = 128
+"""Points of a structured grid for each vector of parameters: every percent of the manifold is visited."""
+
+CORNERS = (3.0, 10.0)
+"""Distances of single parameters, and of corners of all of them, from the initial values."""
+
+N_CORNERS = 32
+"""Corners of each distance: with random signs, each combination of two parameters' signs is among them."""
+
 
 @dataclass(frozen=True)
 class TransformCase:
@@ -46,6 +55,29 @@ class TransformCase:
             # the same points in both dtypes
             return torch.rand(n, generator=generator, dtype=torch.float32).to(dtype)
         return (3 * torch.randn(n, generator=generator, dtype=torch.float32)).to(dtype)
+
+    def structured(self, dtype: torch.dtype) -> tuple[Float[Tensor, "n"], Float[Tensor, "n n_params"]]:
+        """Points and parameters that leave no corner out.
+
+        Ordinary parameters, each parameter alone at large values, and corners of all of them, each with points in every
+        percent of the manifold: of circle and interval, or between the quantiles of 1e-6 of a normal distribution with
+        standard deviation 3.
+        """
+        generator = self.generator()
+        n_params = self.transform.n_params
+        initial = self.transform.initial_params()
+        alone = torch.cat([sign * distance * torch.eye(n_params) for distance in CORNERS for sign in (-1, 1)])
+        signs = 2.0 * torch.randint(0, 2, (N_CORNERS, n_params), generator=generator) - 1
+        corners = torch.cat([distance * signs for distance in CORNERS])
+        ordinary = torch.randn((N_CORNERS, n_params), generator=generator)
+        # off the initial values, where what is kinked may be symmetric
+        aside = 0.1 * torch.randn((len(alone) + len(corners), n_params), generator=generator)
+        rows = initial + torch.cat([ordinary, torch.cat([alone, corners]) + aside])
+        offsets = torch.rand((len(rows), 1), generator=generator)
+        places = (torch.arange(N_PLACES) + offsets) / N_PLACES
+        if not isinstance(self.manifold, Circle | Interval):
+            places = 3 * torch.special.ndtri(1e-6 + (1 - 2e-6) * places.double()).float()
+        return places.flatten().to(dtype), rows.repeat_interleave(N_PLACES, dim=0).to(dtype)
 
     def ordinary(self, n: int, dtype: torch.dtype, generator: torch.Generator) -> Float[Tensor, "n n_params"]:
         """Parameters at a standard normal distance from the initial ones; the first row is the initial ones."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
 
 from ..core.manifolds import Circle, Interval
+from ..core.transforms import Transform
 from .report import Clause, Numbers, require_within, violated
 from .smoothness import derivative_chain, worst_jumps
 from .transform_case import DTYPES, TransformCase
@@ -18,13 +20,116 @@ from .transform_case import DTYPES, TransformCase
 HIGHEST_ORDER = 4
 """Derivatives of C-infinity transforms are tested up to this order: force matching and one more."""
 
+N_CURVES = 6
+N_CELLS = 1024
+"""Of the grids on which derivatives are looked at."""
+
+AGREED = 1e-6
+"""Relative error against finite differences at which no shorter step is tried."""
+
+DISAGREED = {False: 1e-3, True: 3e-2}
+"""Relative errors at which first, and second, derivatives are wrong: on steep flanks second ones lose digits."""
+
+STEPS = (2.0**-14, 2.0**-17, 2.0**-20, 2.0**-23, 2.0**-26)
+"""Of finite differences at many points: long ones are far from rounding, short ones resolve steep corners."""
+
+STRIDE = 3
+"""Of the structured grid's elements, one in so many is compared with finite differences."""
+
+REACH = 14.0
+"""Up to which single parameters go from their initial values: beyond the largest that trained conditioners give."""
+
 
 def check_gradients(case: TransformCase) -> Numbers:
-    return _compare_with_differences(case, gradcheck, "first")
+    _compare_with_differences(case, gradcheck, "first")
+    return _compare_everywhere(case, second=False)
 
 
 def check_second_gradients(case: TransformCase) -> Numbers:
-    return _compare_with_differences(case, gradgradcheck, "second")
+    _compare_with_differences(case, gradgradcheck, "second")
+    return _compare_everywhere(case, second=True)
+
+
+def _compare_everywhere(case: TransformCase, second: bool) -> Numbers:
+    """Derivatives along random directions of points and parameters, at places and corners of every kind.
+
+    First ones are those of the image and the log-derivative, second ones those of the log-derivative's slope in x.
+    """
+    x, params = (value[::STRIDE] for value in case.structured(torch.float64))
+    if isinstance(case.manifold, Interval):
+        # off the ends by the stencil
+        x = 0.001 + 0.998 * x
+    generator = case.generator()
+    of_x = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    of_params = torch.randn(params.shape, generator=generator, dtype=x.dtype) / math.sqrt(max(params.shape[1], 1))
+    numbers = {}
+    for direction in (case.transform.forward, case.transform.inverse):
+
+        def values(
+            x: Tensor, params: Tensor, direction: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = direction
+        ) -> dict[str, Tensor]:
+            if not second:
+                return dict(zip(("image", "log-derivative"), direction(x, params), strict=True))
+            with torch.enable_grad():
+                x = x if x.requires_grad else x.detach().requires_grad_(True)
+                # a constant does not depend on x
+                log_derivative = direction(x, params)[1] + 0 * x
+                return {"slope of the log-derivative": derivative_chain(log_derivative, x, 1)[0]}
+
+        with torch.enable_grad():
+            leaves = (x.clone().requires_grad_(True), params.clone().requires_grad_(True))
+            at = values(*leaves)
+            exact, scale = {}, {}
+            for name, value in at.items():
+                value = value if value.requires_grad else value + 0 * leaves[0]
+                by_x, by_params = torch.autograd.grad(
+                    value.sum(), leaves, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+                parts = torch.cat([(by_x * of_x).unsqueeze(-1), by_params * of_params], dim=-1).detach()
+                exact[name] = parts.sum(-1)
+                # parts of either sign may cancel
+                scale[name] = 1 + parts.abs().sum(-1)
+        errors = {name: torch.full_like(value, math.inf).detach() for name, value in at.items()}
+        for step in STEPS:
+            # shorter steps only where longer ones do not agree
+            rows = (torch.stack([*errors.values()]) > AGREED).any(0).nonzero().squeeze(1)
+            here, there = x[rows], params[rows]
+            of_point, of_row = step * of_x[rows], step * of_params[rows]
+            stencil = {k: values(here + k * of_point, there + k * of_row) for k in (-3, -2, -1, 1, 2, 3)}
+            for name, value in at.items():
+                moved = {k: (found[name] - value[rows]).detach() for k, found in stencil.items()}
+                if name == "image":
+                    moved = {k: case.manifold.difference(change, 0 * change) for k, change in moved.items()}
+                error = _difference_error(exact[name][rows], scale[name][rows], moved, step)
+                errors[name][rows] = torch.minimum(errors[name][rows], error)
+        for name, error in errors.items():
+            numbers[f"{direction.__name__}, {name}"] = require_within(
+                error,
+                DISAGREED[second],
+                f"the derivative of {direction.__name__}'s {name} along a direction of point and parameters is not "
+                "that of finite differences.",
+                x=x,
+                params=params,
+            )
+    return numbers
+
+
+def _difference_error(
+    exact: Float[Tensor, "n"], scale: Float[Tensor, "n"], moved: dict[int, Float[Tensor, "n"]], step: float
+) -> Float[Tensor, "n"]:
+    """The relative error against central differences, or against those to one side: there may be a knot on the other.
+
+    Args:
+        exact: Derivatives.
+        scale: The size of what adds up to them.
+        moved: Changes of the function over so many steps.
+        step: Length of a step.
+    """
+    found = [(moved[-2] - 8 * moved[-1] + 8 * moved[1] - moved[2]) / (12 * step)]
+    found += [side * (18 * moved[side] - 9 * moved[2 * side] + 2 * moved[3 * side]) / (6 * step) for side in (-1, 1)]
+    errors = torch.stack([(exact - value).abs() / (scale + value.abs()) for value in found])
+    # not a number is no agreement
+    return errors.nan_to_num(nan=math.inf).amin(0)
 
 
 def _compare_with_differences(case: TransformCase, check: Callable[..., bool], order: str) -> Numbers:
@@ -79,31 +184,83 @@ def check_third_derivative(case: TransformCase) -> Numbers:
 
 
 def check_smoothness(case: TransformCase) -> Numbers:
-    transform, generator = case.transform, case.generator()
+    """In x, in x while all parameters move, and in each parameter alone up to large values."""
+    transform = case.transform
     order = int(min(transform.smoothness, HIGHEST_ORDER))
-    n_curves = 4
-    params = case.ordinary(n_curves, torch.float64, generator)
-    drift = torch.randn(params.shape, generator=generator, dtype=torch.float64)
-    low, high = {Circle: (-0.25, 1.25), Interval: (0.0, 1.0)}.get(type(case.manifold), (-6.0, 6.0))
-    numbers = {"orders": float(order)}
-    for what, speed in {"x": 0.0, "x and the parameters": 1.0}.items():
-
-        def curves(s: Float[Tensor, "n"], curve: Tensor, speed: float = speed) -> Float[Tensor, "n"]:
-            moving = params[curve] + speed * (s - 0.5).unsqueeze(-1) * drift[curve]
-            return transform.forward(s, moving)[0]
-
-        for jump in worst_jumps(curves, n_curves, low, high, order):
+    numbers = {"orders": float(order), "severest suspect, 1 is a jump": 0.0}
+    for family in _families(case):
+        known = min(order + 1, HIGHEST_ORDER)
+        for jump in worst_jumps(family.curves, family.n, family.low, family.high, order, family.n_cells, known):
             if jump.severity > 1:
+                x, params = (value.squeeze(0) for value in family.place(torch.tensor([jump.at]).double(), jump.curve))
                 violated(
-                    f"it declares C^{transform.smoothness:g}, but its derivative of order {jump.order} along {what} "
-                    "jumps.",
-                    f"x = {jump.at:.9g}, params = {params[jump.curve].tolist()}",
+                    f"it declares C^{transform.smoothness:g}, but its derivative of order {jump.order} along "
+                    f"{family.along(jump.curve)} jumps.",
+                    f"x = {x.item():.9g}, params = {params.tolist()}",
                     jump=jump.size,
                     largest_value=jump.scale,
                 )
-            name = f"jump of order {jump.order}, relative"
-            numbers[name] = max(numbers.get(name, 0.0), jump.size / max(jump.scale, 1e-300))
+            numbers["severest suspect, 1 is a jump"] = max(numbers["severest suspect, 1 is a jump"], jump.severity)
     return numbers
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Curves through points and parameters, on which derivatives are looked at.
+
+    Attributes:
+        transform: Maps them.
+        n: How many curves.
+        low: Where they start.
+        high: Where they end.
+        n_cells: Of the grid on each.
+        place: From the curve's variable (n) and the index of the curve to points (n) and parameters (n, n_params).
+        along: What moves along a curve, for people.
+    """
+
+    transform: Transform
+    n: int
+    low: float
+    high: float
+    n_cells: int
+    place: Callable[[Tensor, Tensor | int], tuple[Tensor, Tensor]]
+    along: Callable[[int], str]
+
+    def curves(self, s: Float[Tensor, "n"], curve: Tensor) -> Float[Tensor, "n"]:
+        """The transform's image along the curves."""
+        return self.transform.forward(*self.place(s, curve))[0]
+
+
+def _families(case: TransformCase) -> list[_Family]:
+    transform, generator = case.transform, case.generator()
+    low, high = {Circle: (-0.1, 1.1), Interval: (0.0, 1.0)}.get(type(case.manifold), (-8.0, 8.0))
+    middle = 0.5 * (low + high)
+    n_params = transform.n_params
+    base = case.ordinary(N_CURVES, torch.float64, generator)
+    drift = torch.randn(base.shape, generator=generator, dtype=torch.float64) / (high - low)
+
+    def in_x(s: Tensor, curve: Tensor | int) -> tuple[Tensor, Tensor]:
+        return s, base[curve].expand(len(s), -1)
+
+    def in_all(s: Tensor, curve: Tensor | int) -> tuple[Tensor, Tensor]:
+        return s, base[curve] + (s - middle).unsqueeze(-1) * drift[curve]
+
+    families = [
+        _Family(transform, N_CURVES, low, high, N_CELLS, in_x, lambda _: "x"),
+        _Family(transform, N_CURVES, low, high, N_CELLS, in_all, lambda _: "x and the parameters"),
+    ]
+    if n_params:
+        points = case.points(n_params, torch.float64, generator)
+        others = case.ordinary(n_params, torch.float64, generator)
+        unit = torch.eye(n_params, dtype=torch.float64)
+
+        def in_one(s: Tensor, curve: Tensor | int) -> tuple[Tensor, Tensor]:
+            return points[curve].expand(len(s)), others[curve] + s.unsqueeze(-1) * unit[curve]
+
+        families.append(
+            _Family(transform, n_params, -REACH, REACH, N_CELLS // 2, in_one, lambda curve: f"parameter {curve}")
+        )
+    return families
 
 
 def check_curvature(case: TransformCase) -> Numbers:
@@ -191,11 +348,54 @@ def check_compilation(case: TransformCase) -> Numbers:
 
 
 DERIVATIVE_CLAUSES: tuple[Clause[TransformCase], ...] = (
-    Clause("gradients", "first derivatives are those of finite differences, conditioner included", check_gradients),
-    Clause("second-gradients", "second derivatives likewise", check_second_gradients),
-    Clause("third-derivative", "the inverse is right to third order", check_third_derivative),
-    Clause("smoothness", "derivatives up to the declared order do not jump", check_smoothness),
-    Clause("curvature", "force and force gradient are finite everywhere", check_curvature),
-    Clause("functions", "torch.func gives the same derivatives", check_function_transforms),
-    Clause("compilation", "torch.compile gives the same numbers", check_compilation),
+    Clause(
+        "gradients",
+        "first derivatives are those of finite differences, conditioner included",
+        check_gradients,
+        "Forces and training follow wrong gradients. Look for detach(), for in-place operations and for backward "
+        "passes of your own; the inverse must depend on y and on params.",
+    ),
+    Clause(
+        "second-gradients",
+        "second derivatives likewise",
+        check_second_gradients,
+        "Training on forces follows wrong gradients, and Hessians are wrong. Look for detach(), once_differentiable "
+        "and backward passes that are not differentiable themselves.",
+    ),
+    Clause(
+        "third-derivative",
+        "the inverse is right to third order",
+        check_third_derivative,
+        "Gradients of force losses through samples are wrong. Two Newton steps in the graph make the inverse right to "
+        "third order: smoothflow.core.inversion.",
+    ),
+    Clause(
+        "smoothness",
+        "derivatives up to the declared order do not jump",
+        check_smoothness,
+        "Forces, or their gradients, jump there: energy is not conserved in dynamics, and training on forces meets "
+        "outliers. Look for a clamp, an abs, a where, a relu or a knot, also among the parameters; or declare the "
+        "smoothness that it has.",
+    ),
+    Clause(
+        "curvature",
+        "force and force gradient are finite everywhere",
+        check_curvature,
+        "One such point stops a training or a simulation with NaN. Look for square roots, logarithms and quotients of "
+        "zero, and for where() with an infinite branch that is not chosen.",
+    ),
+    Clause(
+        "functions",
+        "torch.func gives the same derivatives",
+        check_function_transforms,
+        "Hessians by torch.func, and programs that use it, fail or are wrong. Look for in-place operations, .item() "
+        "and data-dependent control flow.",
+    ),
+    Clause(
+        "compilation",
+        "torch.compile gives the same numbers",
+        check_compilation,
+        "Compiled models would give other numbers than they were trained with. Look for branches on is_compiling, on "
+        "Python numbers and on data.",
+    ),
 )

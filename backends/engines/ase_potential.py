@@ -97,6 +97,9 @@ def ase_provider(argument: str, structure: Path) -> ASEPotential:
     return ASEPotential(calculator, atoms)
 
 
+ase_provider.arguments = ("tblite", "emt", "lj", "morse", "tip3p", "eam", "xtb", "dftb", "gaussian", "orca", "psi4")  # type: ignore[attr-defined]
+
+
 def _calculator(argument: str) -> Any:
     name, _, rest = argument.partition(":")
     if name == "tblite":

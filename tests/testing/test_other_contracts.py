@@ -21,8 +21,13 @@ from smoothflow.testing import (
     check_integrator,
     check_layer,
     check_potential,
+    engines,
     examine_integrator,
     examine_potential,
+    integrators,
+    layers,
+    potentials,
+    transforms,
 )
 from torch import Tensor
 
@@ -122,6 +127,23 @@ def mixing(layer: Coupling, x: Tensor) -> tuple[Tensor, Tensor]:
     return value + 1e-6 * x[:1].detach(), log_abs_det
 
 
+class Unpicklable(BrokenLayer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.secret = lambda: None
+
+
+def bent_graph(layer: Coupling, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and first derivatives are right, second ones are not."""
+    value, log_abs_det = Coupling.encode(layer, x)
+    return value + (x - x.detach()) ** 2, log_abs_det
+
+
+def otherwise_compiled(layer: Coupling, x: Tensor) -> tuple[Tensor, Tensor]:
+    value, log_abs_det = Coupling.encode(layer, x)
+    return value, log_abs_det + 1e-6 if torch.compiler.is_compiling() else log_abs_det
+
+
 @pytest.mark.parametrize("clause", LAYER_CLAUSES)
 def test_a_coupling_keeps_the_contract(clause: str) -> None:
     check_layer(coupling(), clauses=[clause])
@@ -136,9 +158,12 @@ def test_a_coupling_keeps_the_contract(clause: str) -> None:
         (BrokenLayer(encode=negative_log_det), "log-det"),
         (BrokenLayer(decode=slightly_off), "round-trip"),
         (BrokenLayer(encode=seamed, decode=unseamed), "seam"),
+        (Unpicklable(), "pickling"),
         (detached(coupling()), "gradients"),
+        (BrokenLayer(encode=bent_graph), "second-gradients"),
+        (BrokenLayer(encode=otherwise_compiled), "compilation"),
     ],
-    ids=["flattened", "outside", "mixing", "sign", "off", "seam", "detached"],
+    ids=["flattened", "outside", "mixing", "sign", "off", "seam", "lambda", "detached", "bent", "compiled"],
 )
 def test_a_broken_layer_fails_on_the_right_clause(layer: Layer, clause: str) -> None:
     with pytest.raises(ConformanceError) as caught:
@@ -351,6 +376,15 @@ def thermostat(temperature: float, seeded: bool = True) -> Callable[[float], Int
     return make
 
 
+class Rescaling(VelocityVerlet):
+    """Velocities are rescaled to the temperature at each step: the mean is right, the ensemble is not canonical."""
+
+    def step(self, potential: Potential, state: State) -> State:
+        after = super().step(potential, state)
+        factor = (1 + 0.02 * (300.0 / after.temperature - 1)).sqrt()
+        return replace(after, velocities=after.velocities * factor[:, None, None])
+
+
 def test_velocity_verlet_and_langevin_keep_the_contract() -> None:
     report = check_integrator(VelocityVerlet)
     numbers = {result.clause: result.numbers for result in report.results}
@@ -369,9 +403,11 @@ def test_velocity_verlet_and_langevin_keep_the_contract() -> None:
         (Forgetful, None, "restart"),
         (FirstOrder, None, "accuracy"),
         (Pushing, None, "conservation"),
-        (thermostat(400.0), 300.0, "temperature"),
+        (thermostat(309.0), 300.0, "temperature"),
+        (thermostat(291.0), 300.0, "temperature"),
+        (Rescaling, 300.0, "temperature"),
     ],
-    ids=["Timeless", "Stale", "unseeded", "Forgetful", "FirstOrder", "Pushing", "too hot"],
+    ids=["Timeless", "Stale", "unseeded", "Forgetful", "FirstOrder", "Pushing", "too hot", "too cold", "rescaling"],
 )
 def test_a_broken_integrator_fails_on_the_right_clause(
     integrator: Callable[[float], Integrator], temperature: float | None, clause: str
@@ -380,3 +416,12 @@ def test_a_broken_integrator_fails_on_the_right_clause(
     report = examine_integrator(integrator, temperature, clauses)
     broken = [result.clause for result in report.results if result.error is not None]
     assert broken[:1] == [clause], str(report)
+
+
+def test_each_clause_says_what_a_break_does_and_where_to_look() -> None:
+    contracts = (transforms._CLAUSES, layers._CLAUSES, potentials._CLAUSES, integrators._CLAUSES, engines._CLAUSES)
+    for clause in (clause for contract in contracts for clause in contract):
+        sentences = clause.advice.split(". ")
+        assert len(sentences) >= 2, clause.name
+    report = examine_integrator(Timeless, clauses=["kept"])
+    assert str(report.results[0].error).endswith("and add the time step to the time.")

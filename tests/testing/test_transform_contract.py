@@ -19,6 +19,7 @@ from smoothflow.core.manifolds import Circle, Interval, Line, Manifold, Product
 from smoothflow.core.plugins import Registry
 from smoothflow.core.transforms import Transform
 from smoothflow.testing import TRANSFORM_CLAUSES, check_transform, examine_transform
+from smoothflow.testing.transform_case import TransformCase
 from torch import Tensor
 
 
@@ -198,6 +199,22 @@ class SharpEdge(SmoothTransform):
         return y + 1e-3 * x**2.5 * (1 - x), torch.log(log_dydx.exp() + 1e-3 * (2.5 * x**1.5 - 3.5 * x**2.5))
 
 
+class ThirdOff(AffineTransform):
+    """Only the third derivative of the inverse is wrong."""
+
+    def inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        x, log_dxdy = super().inverse(y, params)
+        return x + (y - y.detach()) ** 3, log_dxdy
+
+
+class LooksAtValues(AffineTransform):
+    """Fails under vmap."""
+
+    def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        y, log_dydx = super().forward(x, params)
+        return (y if x.sum().item() < 1e300 else -y), log_dydx
+
+
 class GraphBroken(AffineTransform):
     """Compiled, it is another function."""
 
@@ -228,10 +245,105 @@ BROKEN = [
     (Rough, "round-trip"),
     (DetachedConditioner, "gradients"),
     (DetachedPoint, "second-gradients"),
+    (ThirdOff, "third-derivative"),
     (TooProud, "smoothness"),
     (KinkedInParameters, "smoothness"),
+    (LooksAtValues, "functions"),
     (GraphBroken, "compilation"),
 ]
+
+
+class Kinked(SmoothTransform):
+    """A derivative jumps at 0.37, and nowhere else: not at the seam, nor at the ends."""
+
+    power = 2
+    amplitude = 0.0
+
+    def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        y, log_dydx = super().forward(x, params)
+        inside = x - torch.floor(x) if isinstance(self.manifold, Circle) else x
+        ramp = (inside - 0.37).clamp(min=0) ** self.power * (1 - inside).clamp(min=0) ** 5
+        return y + self.amplitude * ramp, log_dydx
+
+
+@pytest.mark.parametrize("manifold", [Circle, Interval])
+@pytest.mark.parametrize(("power", "amplitude"), [(2, 2e-4), (3, 2e-2)])
+def test_a_small_kink_between_steep_flanks_is_found(manifold: type[Manifold], power: int, amplitude: float) -> None:
+    """f'' jumps by 1e-5 of its maximum, which is 3.6 to 4; or the third derivative by as little."""
+    broken = type("Broken", (Kinked,), {"power": power, "amplitude": amplitude})
+    (result,) = examine_transform(broken, [manifold], ["smoothness"]).results
+    assert result.error is not None
+    size = math.factorial(power) * amplitude * 0.63**5
+    assert f"its derivative of order {power} along x jumps" in str(result.error)
+    assert result.error.numbers["jump"] == pytest.approx(size, rel=0.01)
+    assert result.error.numbers["jump"] < 1.1e-5 * result.error.numbers["largest value"] * (1 if power == 2 else 10)
+    # on the circle a whole turn further is the same place
+    at = float(result.error.inputs.split("x = ")[1].split(",")[0])
+    assert at == pytest.approx(0.37, abs=1e-6)
+
+
+class Cornered(AffineTransform):
+    """The log-derivative is wrong where two parameters are large and x is in a stretch of 2 % of probability."""
+
+    def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        y, log_dydx = super().forward(x, params)
+        wrong = (params[..., 0] > 2) & (params[..., 1] < -2) & (x > 0) & (x < 0.15)
+        return y, log_dydx + 1e-3 * wrong
+
+
+class WrongBackward(torch.autograd.Function):
+    """The identity, whose gradient is a little off between 0.5 and 0.51."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * (1 + 0.1 * ((x > 0.5) & (x < 0.51)))
+
+
+class LocallyWrong(SmoothTransform):
+    """Gradients of the image are wrong in one percent of the interval; the value is right."""
+
+    manifolds = frozenset({Interval})
+
+    def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        y, _ = super().forward(WrongBackward.apply(x), params)  # type: ignore[no-untyped-call]
+        return y, super().forward(x, params)[1]
+
+
+@pytest.mark.parametrize(
+    ("transform", "clause"), [(Cornered, "log-derivative"), (LocallyWrong, "gradients")], ids=["corner", "percent"]
+)
+def test_an_error_in_a_percent_of_the_points_is_found(transform: type[Transform], clause: str) -> None:
+    report = examine_transform(transform, clauses=[clause])
+    assert not report.passed
+    error = report.results[0].error
+    assert error is not None
+    x = float(error.inputs.split("x = ")[1].split(";")[0])
+    assert 0 < x < 0.15 if transform is Cornered else 0.5 < x < 0.51
+
+
+def test_structured_points_visit_every_percent_at_every_corner() -> None:
+    case = TransformCase(SmoothTransform, SmoothTransform(Interval()), Interval(), 0, "aot_eager")
+    x, params = case.structured(torch.float64)
+    rows, row = params.unique(dim=0, return_inverse=True)
+    visited = torch.zeros((len(rows), 100), dtype=torch.bool)
+    visited[row, (100 * x).long()] = True
+    assert bool(visited.all())
+    signs = (params - SmoothTransform(Interval()).initial_params()).sign() * (params.abs() > 0)
+    for first in range(params.shape[1]):
+        for second in range(first):
+            pairs = {(a, b) for a, b in zip(signs[:, first].tolist(), signs[:, second].tolist(), strict=True)}
+            assert {(1, 1), (1, -1), (-1, 1), (-1, -1)} <= pairs
 
 
 @pytest.mark.parametrize(("transform", "clause"), BROKEN, ids=[broken.__name__ for broken, _ in BROKEN])
@@ -277,8 +389,8 @@ def test_a_report_lists_every_clause_and_goes_on_after_a_broken_one() -> None:
         ("circle", "log-derivative", False),
         ("interval", "log-derivative", False),
     ]
-    assert "BROKEN circle    log-derivative" in str(report)
-    assert "ok     interval  monotonicity     smallest slope" in str(report)
+    assert "BROKEN   circle    log-derivative" in str(report)
+    assert "ok       interval  monotonicity     smallest slope" in str(report)
 
 
 def test_the_largest_force_gradient_is_reported() -> None:

@@ -1,0 +1,203 @@
+"""Engines: our own keeps the contract, one with a fault each fails on the clause that is about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from smoothflow.core.engine import DynamicsSettings, Engine, OnReport, Trajectory
+from smoothflow.core.errors import ConfigurationError, MissingDependencyError, SimulationError
+from smoothflow.core.potential import Potential
+from smoothflow.integrators.simulation import VerletEngine
+from smoothflow.testing import ENGINE_CLAUSES, check_engine, examine_engine
+from torch import Tensor
+
+
+class Nameless(VerletEngine):
+    name = ""
+
+
+class Accepting(VerletEngine):
+    """Cuts what is given to the atoms that there are masses for."""
+
+    def run(
+        self, potential: Potential, masses: Tensor, positions: Tensor, velocities: Tensor, *rest: Any
+    ) -> Trajectory:
+        masses = masses.clamp(min=1.0)
+        return super().run(potential, masses, positions, velocities, *rest)
+
+
+class Truncated(VerletEngine):
+    """Loses the last frame of a run whose length is not a multiple of the interval."""
+
+    def run(
+        self,
+        potential: Potential,
+        masses: Tensor,
+        positions: Tensor,
+        velocities: Tensor,
+        settings: DynamicsSettings,
+        on_report: OnReport | None = None,
+    ) -> Trajectory:
+        n_steps = settings.n_steps // settings.report_every * settings.report_every
+        return super().run(potential, masses, positions, velocities, replace(settings, n_steps=n_steps), on_report)
+
+
+class Around(VerletEngine):
+    """Changes what was recorded."""
+
+    def changed(self, trajectory: Trajectory) -> Trajectory:
+        raise NotImplementedError
+
+    def run(self, *arguments: Any) -> Trajectory:
+        return self.changed(super().run(*arguments))
+
+
+class StaleEnergies(Around):
+    def changed(self, trajectory: Trajectory) -> Trajectory:
+        return replace(trajectory, potential_energy=trajectory.potential_energy.roll(1, 0))
+
+
+class Leapfrog(Around):
+    """Velocities and kinetic energies agree with each other, and are a little slow."""
+
+    def changed(self, trajectory: Trajectory) -> Trajectory:
+        factor = trajectory.times[:, None] * -1e-4 + 1
+        return replace(
+            trajectory,
+            velocities=trajectory.velocities * factor[..., None, None],
+            kinetic_energy=trajectory.kinetic_energy * factor**2,
+        )
+
+
+class Mixing(VerletEngine):
+    """The first of several replicas starts a little aside, which only a replica alone does not."""
+
+    def run(
+        self, potential: Potential, masses: Tensor, positions: Tensor, velocities: Tensor, *rest: Any
+    ) -> Trajectory:
+        if len(positions) == 1:
+            positions = positions + 1e-6
+        return super().run(potential, masses, positions, velocities, *rest)
+
+
+class Other(VerletEngine):
+    """Other settings than those asked for."""
+
+    def asked(self, settings: DynamicsSettings) -> DynamicsSettings:
+        raise NotImplementedError
+
+    def run(
+        self,
+        potential: Potential,
+        masses: Tensor,
+        positions: Tensor,
+        velocities: Tensor,
+        settings: DynamicsSettings,
+        on_report: OnReport | None = None,
+    ) -> Trajectory:
+        return super().run(potential, masses, positions, velocities, self.asked(settings), on_report)
+
+
+class Seedless(Other):
+    def asked(self, settings: DynamicsSettings) -> DynamicsSettings:
+        return replace(settings, seed=0)
+
+
+class Hot(Other):
+    def asked(self, settings: DynamicsSettings) -> DynamicsSettings:
+        return replace(settings, temperature=1.03 * settings.temperature)
+
+
+class Cold(Other):
+    def asked(self, settings: DynamicsSettings) -> DynamicsSettings:
+        return replace(settings, temperature=0.97 * settings.temperature)
+
+
+class Vague(VerletEngine):
+    def run(self, *arguments: Any) -> Trajectory:
+        try:
+            return super().run(*arguments)
+        except SimulationError:
+            raise ConfigurationError("It failed.") from None
+
+
+class Deaf(VerletEngine):
+    """Goes on when its observer raises."""
+
+    def run(
+        self,
+        potential: Potential,
+        masses: Tensor,
+        positions: Tensor,
+        velocities: Tensor,
+        settings: DynamicsSettings,
+        on_report: OnReport | None = None,
+    ) -> Trajectory:
+        def listen(step: int, state: Any) -> None:
+            try:
+                if on_report is not None:
+                    on_report(step, state)
+            except Exception:
+                pass
+
+        return super().run(potential, masses, positions, velocities, settings, listen)
+
+
+@pytest.mark.parametrize(
+    ("engine", "clause"),
+    [
+        (Nameless, "declaration"),
+        (Accepting, "refusal"),
+        (Truncated, "frames"),
+        (StaleEnergies, "energies"),
+        (Leapfrog, "trajectory"),
+        (Mixing, "replicas"),
+        (Seedless, "seed"),
+        (Hot, "temperature"),
+        (Cold, "temperature"),
+        (Vague, "failure"),
+        (Deaf, "observer"),
+    ],
+)
+def test_a_broken_engine_fails_on_the_right_clause(engine: type[Engine], clause: str) -> None:
+    report = examine_engine(engine, ENGINE_CLAUSES[: ENGINE_CLAUSES.index(clause) + 1])
+    broken = [result.clause for result in report.results if result.error is not None]
+    assert broken == [clause], str(report)
+
+
+def test_our_own_engine_keeps_the_contract() -> None:
+    assert check_engine(VerletEngine).passed
+
+
+class WithoutThermostat(VerletEngine):
+    def run(
+        self,
+        potential: Potential,
+        masses: Tensor,
+        positions: Tensor,
+        velocities: Tensor,
+        settings: DynamicsSettings,
+        on_report: OnReport | None = None,
+    ) -> Trajectory:
+        if settings.ensemble == "nvt":
+            raise ConfigurationError("No thermostat here.")
+        return super().run(potential, masses, positions, velocities, settings, on_report)
+
+
+def test_clauses_on_a_thermostat_are_left_out_with_the_reason_where_there_is_none() -> None:
+    report = check_engine(WithoutThermostat, ["seed", "temperature", "observer"])
+    assert [result.verdict for result in report.results] == ["left out", "left out", "ok"]
+    assert "No thermostat here" in report.results[0].left_out
+    assert "left out" in str(report)
+
+
+class Absent(VerletEngine):
+    def run(self, *arguments: Any) -> Trajectory:
+        raise MissingDependencyError("This engine", "absent", "absent")
+
+
+def test_a_missing_package_is_not_a_broken_clause() -> None:
+    with pytest.raises(MissingDependencyError, match="absent"):
+        examine_engine(Absent, ["trajectory"])
