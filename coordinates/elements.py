@@ -19,8 +19,8 @@ class Element(NamedTuple):
     """Atomic number, standard atomic weight (amu, IUPAC 2016; of the longest-lived isotope where there is none) and
     covalent radius (nm).
 
-    References of the radii: Cordero et al., Covalent radii revisited, Dalton Trans. 2008, 2832; from berkelium on Pyykkö
-    and Atsumi, Molecular single-bond covalent radii, Chem. Eur. J. 15, 186 (2009).
+    References of the radii: Cordero et al., Covalent radii revisited, Dalton Trans. 2008, 2832; from Bk on Pyykkö and
+    Atsumi, Molecular single-bond covalent radii, Chem. Eur. J. 15, 186 (2009).
     """
 
     number: int

@@ -2,8 +2,8 @@
 
 Elements come from the element column, or else from the alignment of the atom's name: `` CA `` is a carbon and ``CA  ``
 calcium. Where a file shifts its names to the left, alignment says nothing, and only residues that everybody knows have
-elements. Charges, alternate locations, insertion codes, hybrid-36 numbers, CONECT records and models are read here; what
-is bonded to what in standard residues is left to OpenMM or MDTraj, which read `PDBFileContent.text`.
+elements. Charges, alternate locations, insertion codes, hybrid-36 numbers, CONECT records and models are read here;
+what is bonded to what in standard residues is left to OpenMM or MDTraj, which read `PDBFileContent.text`.
 
 Reference: wwPDB, Atomic Coordinate Entry Format, version 3.3.
 """
@@ -26,8 +26,44 @@ from .pdb import STANDARD_RESIDUES
 ORGANIC_RESIDUES = frozenset(
     (
         *STANDARD_RESIDUES,
-        *("ACE", "NME", "NMA", "NH2", "NHE", "FOR", "HID", "HIE", "HIP", "HSD", "HSE", "HSP", "CYX", "CYM", "ASH", "GLH"),
-        *("LYN", "MSE", "SEC", "PYL", "A", "C", "G", "U", "T", "DA", "DC", "DG", "DT", "DU", "HOH", "WAT", "TIP", "SOL"),
+        *(
+            "ACE",
+            "NME",
+            "NMA",
+            "NH2",
+            "NHE",
+            "FOR",
+            "HID",
+            "HIE",
+            "HIP",
+            "HSD",
+            "HSE",
+            "HSP",
+            "CYX",
+            "CYM",
+            "ASH",
+            "GLH",
+        ),
+        *(
+            "LYN",
+            "MSE",
+            "SEC",
+            "PYL",
+            "A",
+            "C",
+            "G",
+            "U",
+            "T",
+            "DA",
+            "DC",
+            "DG",
+            "DT",
+            "DU",
+            "HOH",
+            "WAT",
+            "TIP",
+            "SOL",
+        ),
     )
 )
 """Residues whose atoms are H, C, N, O, P, S and Se, named by their elements' letters."""
@@ -144,8 +180,8 @@ def _atom_line(line: str, where: str) -> _AtomLine:
         x, y, z = (float(line[start : start + 8]) for start in (30, 38, 46))
     except ValueError as error:
         raise FileFormatError(
-            f'{where}: "{line[30:54].strip()}" in columns 31 to 54 are not three coordinates. The file may be truncated, '
-            "or of another format."
+            f'{where}: "{line[30:54].strip()}" in columns 31 to 54 are not three coordinates. The file may be '
+            "truncated, or of another format."
         ) from error
     try:
         occupancy = float(line[54:60])
@@ -218,8 +254,8 @@ def _element(atom: _AtomLine, residue_size: int, is_shifted: bool, source: str) 
         return given
     if atom.element_column.isalpha():
         raise TopologyError(
-            f'{source}: atom {atom} is of the element "{atom.element_column}", which does not exist. Virtual sites have '
-            "no internal coordinates; otherwise correct columns 77-78."
+            f'{source}: atom {atom} is of the element "{atom.element_column}", which does not exist. Virtual sites '
+            "have no internal coordinates; otherwise correct columns 77-78."
         )
     name = atom.name.strip().upper()
     letters = name.lstrip("0123456789'")
@@ -233,7 +269,7 @@ def _element(atom: _AtomLine, residue_size: int, is_shifted: bool, source: str) 
         found = two
     elif letters[:2] in TWO_LETTERS_ALWAYS:
         found = None
-    elif two is None or name != letters or letters.startswith("H") and len(name) == 4:
+    elif two is None or name != letters or (letters.startswith("H") and len(name) == 4):
         found = one
     elif atom.name.startswith(" "):
         found = one if not atom.name.startswith("  ") else None

@@ -70,8 +70,8 @@ def read_structure(path: str | Path) -> Structure:
         raise
     except Exception as error:  # the readers raise whatever a malformed line leads to
         raise FileFormatError(
-            f'"{path}" cannot be read as {_FORMATS[read]} ({type(error).__name__}: {error}). It may be truncated, or of '
-            "another format."
+            f'"{path}" cannot be read as {_FORMATS[read]} ({type(error).__name__}: {error}). It may be truncated, or '
+            "of another format."
         ) from error
     if len(structure.topology) == 0:
         raise FileFormatError(f'"{path}" has no atoms. Give a PDB file with ATOM or HETATM records.')

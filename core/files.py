@@ -59,7 +59,11 @@ def decode_text(content: bytes) -> str:
     Text is UTF-8, or UTF-16 where a byte-order mark says so; bytes that are not UTF-8 are taken as Latin-1, which only
     concerns comments: formats of molecules are ASCII.
     """
-    for mark, encoding in ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
+    for mark, encoding in (
+        (codecs.BOM_UTF8, "utf-8"),
+        (codecs.BOM_UTF16_LE, "utf-16-le"),
+        (codecs.BOM_UTF16_BE, "utf-16-be"),
+    ):
         if content.startswith(mark):
             return content.removeprefix(mark).decode(encoding, errors="replace")
     try:

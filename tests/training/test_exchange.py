@@ -16,7 +16,7 @@ from smoothflow.coordinates.molecules import molecule_path
 from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.core.errors import ConfigurationError, FileFormatError, GeometryError, TopologyError
 from smoothflow.core.plugins import registry
-from smoothflow.training.exchange import export_frames, import_frames, recompute
+from smoothflow.training.exchange import ExchangeWarning, export_frames, import_frames, recompute
 from smoothflow.training.frames import Frames
 
 KCAL = units.kcal / units.mol  # ASE's own constants are the witness
@@ -55,7 +55,8 @@ def test_export_and_import_agree(tmp_path: Path, name: str) -> None:
     export_frames(frames, tmp_path / name)
     assert_close(import_frames(tmp_path / name, structure=ALANINE), frames)
     assert_close(import_frames(tmp_path / name), frames)  # with guessed bonds
-    assert import_frames(tmp_path / name, temperature=350.0).temperature == 350.0
+    with pytest.warns(ExchangeWarning, match="says 300 K; 350 K is taken"):
+        assert import_frames(tmp_path / name, temperature=350.0).temperature == 350.0
 
 
 def test_extended_xyz_is_in_ase_units(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_frames_written_by_ase_are_read(tmp_path: Path) -> None:
     source = alanine(1)
     atoms = ase.Atoms(source.topology.elements, 10.0 * source.positions[0])
     atoms.calc = SinglePointCalculator(atoms, energy=-1.5, forces=np.full((22, 3), 0.25))
-    ase.io.write(tmp_path / "f.extxyz", [atoms, atoms])
+    ase.io.write(tmp_path / "f.extxyz", atoms)
     frames = import_frames(tmp_path / "f.extxyz", temperature=300.0)
     assert frames.energies is not None
     np.testing.assert_allclose(frames.energies, -1.5 / KJ, rtol=1e-7)
@@ -174,8 +175,11 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         with pytest.raises((FileFormatError, TopologyError)):
             import_frames(tmp_path / f"bad{suffix}", 300.0, structure=ALANINE)
     (tmp_path / "f.cif").write_text("")
-    with pytest.raises(ConfigurationError, match="Known"):
+    with pytest.raises(FileFormatError, match="mmCIF"):
         import_frames(tmp_path / "f.cif", 300.0)
+    (tmp_path / "f.tng").write_text("")
+    with pytest.raises(ConfigurationError, match="Known"):
+        import_frames(tmp_path / "f.tng", 300.0)
     with pytest.raises(ConfigurationError, match="Known"):
         export_frames(alanine(1), tmp_path / "f.cif")
     export_frames(alanine(1), tmp_path / "f.dcd")
