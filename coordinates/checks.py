@@ -181,8 +181,8 @@ def _require_elements(topology: Topology, ratios: Float[Tensor, "frames bonds"])
         expected = element(first.element).radius + element(second.element).radius
         raise GeometryError(
             f"The bond of {first} ({first.element}) and {second} ({second.element}) is "
-            f"{float(ratios[:, bond].mean()) * expected:.3g} nm long on average; by covalent radii it has {expected:.3f} "
-            "nm. An element seems to be wrong: correct it (columns 77-78 of a PDB file)."
+            f"{float(ratios[:, bond].mean()) * expected:.3g} nm long on average and not {expected:.3f} nm, "
+            "like covalent radii. An element seems to be wrong: correct it (columns 77-78 of a PDB file)."
         )
 
 

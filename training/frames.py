@@ -17,6 +17,12 @@ from ..core.topology import Topology
 BLOCK = 1000
 """Frames that are checked or read at a time."""
 
+FAR = 100.0
+"""Molecules farther (nm) than this from the origin are centred, so that float32 keeps 1e-5 nm."""
+
+LOST = 1000.0
+"""Where float32 resolves a tenth of a picometre only, a hundredth of a vibration, it is too late for that."""
+
 
 @dataclass(frozen=True)
 class Frames:
@@ -25,7 +31,7 @@ class Frames:
     Attributes:
         topology: The molecule; its atoms in the order of the arrays.
         temperature: In K.
-        positions: nm.
+        positions: nm; of molecules farther than 100 nm from the origin, about their centres.
         forces: kJ/mol/nm; on the same atoms at the same positions.
         energies: kJ/mol.
         log_weights: Logarithms of importance weights, minus infinity for none; without them all frames weigh the same.
@@ -35,7 +41,8 @@ class Frames:
 
     Raises:
         FileFormatError: If the arrays do not fit one another or the topology.
-        GeometryError: If a position is not finite; names the frame.
+        GeometryError: If a position is not finite, or so far from the origin that float32 has lost the bonds; names the
+            frame.
     """
 
     topology: Topology
@@ -62,6 +69,8 @@ class Frames:
                     f"{column.capitalize()} of {n_frames} frames of {len(self.topology)} atoms must have shape "
                     f"{shape}, not {np.shape(values)}."
                 )
+            if column == "positions" and n_frames:
+                values = _near_origin(np.asarray(values))
             values = np.ascontiguousarray(values, dtype=dtype)
             object.__setattr__(self, column, values)
             allowed = np.isfinite(values) | (values == -np.inf if column == "log_weights" else False)
@@ -113,6 +122,24 @@ class Frames:
                 sha.update(name.encode())
                 sha.update(values.data)
         return sha.hexdigest()
+
+
+def _near_origin(positions: Float[ndarray, "frames atoms 3"]) -> Float[ndarray, "frames atoms 3"]:
+    """Positions that float32 can hold: molecules far from the origin are moved there while there are digits left."""
+    farthest = float(np.abs(positions).max())
+    # what is not finite is refused by name
+    if not FAR < farthest < np.inf:
+        return positions
+    if positions.dtype.itemsize < 8 and farthest > LOST:
+        frame = int(np.abs(positions).max(axis=(1, 2)).argmax())
+        raise GeometryError(
+            f"Frame {frame} lies {farthest:.3g} nm from the origin in single precision, which resolves only "
+            f"{np.spacing(np.float32(farthest)):.1g} nm there: its bonds are lost. Centre the molecule in the program that "
+            "wrote it, in double precision."
+        )
+    centred = positions.astype(np.float64)
+    # each frame by itself: energies do not depend on where a molecule is
+    return centred - centred.mean(axis=1, keepdims=True)
 
 
 COLUMNS: dict[str, tuple[type[np.generic], bool]] = {

@@ -1,23 +1,27 @@
 r"""Do energies and forces belong to the positions, as physics demands of every Boltzmann distribution?
 
-For a molecule in free space with potential U and any origin, integration by parts gives the virial theorem and, with
-the fluctuations of U, a second identity:
+Move one atom along one of its bonds, by as much as the bond is longer than its mean: a field v(x) with a known
+divergence. For it, as for any field, integration by parts gives
 
-.. math:: \langle w \rangle = (3N - 3) kT, \qquad \operatorname{cov}(w, U) = kT \langle w \rangle,
-   \qquad w = -\sum_i x_i \cdot F_i
+.. math:: \langle w \rangle = kT \langle \nabla \cdot v \rangle, \qquad
+   \operatorname{cov}(w, U) = kT \left( \langle w \rangle + \operatorname{cov}(\nabla \cdot v, U) \right), \qquad
+   w = -v \cdot F, \quad \nabla \cdot v = 1 + 2 \frac{r - \bar r}{r}
 
-The first one shows forces in a wrong unit or of the wrong sign, the second one energies, whatever the molecule is.
+whatever the potential U is. The first identity (a virial theorem, summed over all atoms and their bonds) shows forces
+in a wrong unit or of the wrong sign, the second one energies. The virial about the centre of mass would do, but it
+fluctuates ten times as much: a stiff bond's force there has a lever of the molecule's size.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from ..core.errors import ConfigurationError, FileFormatError
@@ -25,20 +29,26 @@ from ..core.potential import Potential
 from ..core.units import thermal_energy
 from .frames import BLOCK, Frames
 
-MIN_FRAMES = 10
+MIN_FRAMES = 20
 """Fewer frames say nothing about averages."""
 
-MIN_ENERGIES = 30
-"""Fluctuations need more frames than averages do."""
+CORRELATED = 25
+"""Frames that may be worth one independent frame: those of one vibration, a femtosecond apart."""
 
-ERRORS = 5.0
-"""Only deviations of more than so many standard errors count."""
+CONSTRAINED = 1e-4
+"""Bonds that vary by less than this (nm) are held by constraints: at 10 K one of carbons varies by three times it."""
 
-TOLERANCE = 0.35
-"""Wrong units are off by more than this: Bohr for Å is 0.53, or 1.89."""
+ERRORS = 3.0
+"""Deviations of fewer standard errors do not count."""
 
-NOTABLE = 0.1
-"""Deviations of this size are said."""
+FORCE_FACTOR = 1.5
+"""Wrong units are off by a larger factor: Bohr for Å is 1.89."""
+
+ENERGY_FACTOR = 2.5
+"""Energies fluctuate more slowly than bonds; kcal for kJ is 4.18."""
+
+NOTABLE = 1.15
+"""Forces off by more than this factor are said."""
 
 HEAT_CAPACITY = (0.1, 10.0)
 """Variance of energies alone, in units of (3N - 6) (kT)^2 / 2, that leaves their unit possible: kcal for kJ is 0.06."""
@@ -73,8 +83,8 @@ class LabelReport:
 
     Attributes:
         n_frames: How many frames there are, or Kish's effective number where they have weights.
-        forces: Virial over (3N - 3) kT, and its standard error.
-        energies: Covariance of virial and energy over kT times the virial, and its standard error.
+        forces: Left over right side of the first identity, and the standard error.
+        energies: The same of the second.
     """
 
     n_frames: float
@@ -89,21 +99,69 @@ def examine_labels(frames: Frames) -> LabelReport:
         weights = np.exp(frames.log_weights - frames.log_weights.max())
         weights /= weights.sum()
     n_frames = 1 / float((weights**2).sum()) if len(frames) else 0.0
-    if frames.forces is None or n_frames < MIN_FRAMES:
+    if frames.forces is None or n_frames < MIN_FRAMES - 0.5:
         return LabelReport(n_frames, None, None)
-    kT, dof = thermal_energy(frames.temperature), 3 * len(frames.topology) - 3
-    virial = _virial(frames, frames.forces)
-    mean = float(weights @ virial)
-    scatter = math.sqrt(float(weights**2 @ (virial - mean) ** 2))
-    # repeated frames scatter too little
-    least = dof * kT * math.sqrt(2 / (dof * n_frames))
-    forces = mean / (dof * kT), max(scatter, least) / (dof * kT)
+    moved = _moved(frames, weights)
+    if len(moved) == 0:
+        return LabelReport(n_frames, None, None)
+    kT = thermal_energy(frames.temperature)
+    virial, divergence = _sums(frames, frames.forces, weights, moved)
+    expected = kT * float(weights @ divergence)
+    value = float(weights @ virial) / expected
+    scatter = math.sqrt(float(weights**2 @ (virial - value * kT * divergence) ** 2)) / expected
+    n_independent = n_frames / CORRELATED
+    forces = value, max(scatter, abs(value) * math.sqrt(2 / (len(moved) * n_independent)))
     energies = None
-    if frames.energies is not None and n_frames >= MIN_ENERGIES and abs(forces[0]) > ERRORS * forces[1]:
-        product = (virial - mean) * (frames.energies - float(weights @ frames.energies)) / (kT * mean)
-        ratio = float(weights @ product)
-        energies = ratio, math.sqrt(float(weights**2 @ (product - ratio) ** 2))
+    # forces that are wrong say nothing of energies
+    if frames.energies is not None and value > ERRORS * forces[1]:
+        energy = frames.energies - float(weights @ frames.energies)
+        product = (virial - float(weights @ virial)) * energy
+        size = kT * float(weights @ (virial + divergence * energy))
+        ratio = float(weights @ product) / size
+        scatter = math.sqrt(float(weights**2 @ (product - float(weights @ product)) ** 2)) / abs(size)
+        energies = ratio, max(scatter, abs(ratio) / math.sqrt(n_independent))
     return LabelReport(n_frames, forces, energies)
+
+
+def _moved(frames: Frames, weights: Float[ndarray, "frames"]) -> Int[ndarray, "moved 2"]:
+    """Atoms to move and the neighbours to move them from: all whose bonds are not held by constraints."""
+    if not frames.topology.bonds:
+        return np.zeros((0, 2), dtype=np.int64)
+    bonds = np.array(frames.topology.bonds)
+    means, squares = np.zeros(len(bonds)), np.zeros(len(bonds))
+    for part in _blocks(frames):
+        x = frames.positions[part].astype(np.float64)
+        r = np.linalg.norm(x[:, bonds[:, 0]] - x[:, bonds[:, 1]], axis=-1)
+        means += weights[part] @ r
+        squares += weights[part] @ r**2
+    held = set(bonds[squares - means**2 < CONSTRAINED**2].reshape(-1).tolist())
+    both = np.concatenate([bonds, bonds[:, ::-1]])
+    return both[[atom not in held for atom, _ in both.tolist()]]
+
+
+def _sums(
+    frames: Frames,
+    forces: Float[ndarray, "frames atoms 3"],
+    weights: Float[ndarray, "frames"],
+    moved: Int[ndarray, "moved 2"],
+) -> tuple[Float[ndarray, "frames"], Float[ndarray, "frames"]]:
+    """w in kJ/mol and the divergence, each summed over the atoms that are moved; of each frame."""
+    lengths = np.empty((len(frames), len(moved)))
+    for part in _blocks(frames):
+        x = frames.positions[part].astype(np.float64)
+        lengths[part] = np.linalg.norm(x[:, moved[:, 0]] - x[:, moved[:, 1]], axis=-1)
+    # the mean of the other frames: a frame's own length in it would make the sum too small
+    stretched = (lengths - weights @ lengths) / np.maximum(1 - weights, 1e-3)[:, None]
+    virial = np.empty(len(frames))
+    for part in _blocks(frames):
+        x = frames.positions[part].astype(np.float64)
+        pulled = ((x[:, moved[:, 0]] - x[:, moved[:, 1]]) * forces[part][:, moved[:, 0]]).sum(-1) / lengths[part]
+        virial[part] = -(stretched[part] * pulled).sum(-1)
+    return virial, (1 + 2 * stretched / lengths).sum(-1)
+
+
+def _blocks(frames: Frames) -> Iterator[slice]:
+    return (slice(start, start + BLOCK) for start in range(0, len(frames), BLOCK))
 
 
 def check_labels(frames: Frames, source: str) -> None:
@@ -121,31 +179,36 @@ def check_labels(frames: Frames, source: str) -> None:
     if report.forces is not None:
         _judge(
             report.forces,
-            f"The forces of {source} do not belong to their positions at {frames.temperature:g} K: the virial "
-            "-<sum x.F> / ((3N - 3) kT) is",
+            FORCE_FACTOR,
+            f"The forces of {source} do not belong to their positions at {frames.temperature:g} K: the virial of bonds "
+            "over kT is",
             "Correct the unit, the sign or the temperature, recompute the labels (smoothflow convert --reference), or "
             "leave forces out (smoothflow convert --forces-key none). Frames are drawn from the Boltzmann distribution",
         )
     if report.energies is not None:
         _judge(
             report.energies,
-            f"The energies of {source} do not belong to their forces at {frames.temperature:g} K: the covariance of "
-            "energy and virial over kT <virial> is",
+            ENERGY_FACTOR,
+            f"The energies of {source} do not belong to their forces at {frames.temperature:g} K: their common "
+            "fluctuations over (kT)^2 are",
             "Correct the unit or the sign, recompute the labels (smoothflow convert --reference), or leave energies "
             "out (smoothflow convert --energy-key none)",
         )
-    if frames.forces is None and frames.energies is not None and report.n_frames >= MIN_ENERGIES:
+    if frames.forces is None and frames.energies is not None and report.n_frames >= MIN_FRAMES:
         _check_fluctuations(frames, frames.energies, source)
 
 
-def _judge(found: tuple[float, float], what: str, remedy: str) -> None:
+def _judge(found: tuple[float, float], factor: float, what: str, remedy: str) -> None:
     value, error = found
-    off = abs(value - 1)
-    if off <= ERRORS * error or off <= NOTABLE:
-        return
     text = f"{what} {value:.3g} +- {error:.2g} where 1 is right"
-    if off <= TOLERANCE:
-        warnings.warn(f"{text}. {remedy}.", LabelWarning, stacklevel=4)
+    relative = error / abs(value) if value else math.inf
+    off = abs(math.log(value)) if value > 0 else 0.0
+    # factors are as sure as their relative errors; what may vanish is not 1
+    is_factor = off > max(math.log(factor), ERRORS * relative)
+    is_other = abs(value - 1) > max(factor - 1, ERRORS * error)
+    if not (is_factor or is_other):
+        if factor == FORCE_FACTOR and off > max(math.log(NOTABLE), ERRORS * relative):
+            warnings.warn(f"{text}. {remedy}.", LabelWarning, stacklevel=4)
         return
     hints = ["the sign is wrong"] if value < 0 else []
     size = abs(value)
@@ -167,17 +230,6 @@ def _check_fluctuations(frames: Frames, energies: Float[ndarray, "frames"], sour
             "can: their unit or the temperature seems to be wrong. Correct it, recompute them (smoothflow convert "
             "--reference), or leave them out (smoothflow convert --energy-key none)."
         )
-
-
-def _virial(frames: Frames, forces: Float[ndarray, "frames atoms 3"]) -> Float[ndarray, "frames"]:
-    """-sum x.F about the centre of each configuration, kJ/mol."""
-    values = np.empty(len(frames))
-    for start in range(0, len(frames), BLOCK):
-        part = slice(start, start + BLOCK)
-        x = frames.positions[part].astype(np.float64)
-        x -= x.mean(1, keepdims=True)
-        values[part] = -(x * forces[part]).sum((1, 2))
-    return values
 
 
 def compare_labels(frames: Frames, reference: Potential, source: str) -> None:

@@ -32,6 +32,7 @@ from .batches import split
 from .config import TrainSettings
 from .fit import VALIDATION_BATCH, Work, fit
 from .frames import Frames
+from .label_checks import check_labels, compare_labels, warn_of_duplicates
 from .locks import lock_folder
 from .processes import ALONE, Rank, in_processes, launched_rank
 from .progress import OnProgress, Progress, silent
@@ -201,6 +202,8 @@ def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, 
             )
     if settings.weights.force > 0:
         frames.require_forces()
+        check_labels(frames, "the frames")
+    warn_of_duplicates(frames, "the frames")
     if not settings.weights.needs_target:
         return None
     if target is None:
@@ -210,6 +213,7 @@ def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, 
         )
     if target.topology is not None:
         frames.require_topology(target.topology, "the potential")
+    compare_labels(frames, target, "the frames")
     return target
 
 

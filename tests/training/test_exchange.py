@@ -182,7 +182,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         import_frames(tmp_path / "f.tng", 300.0)
     with pytest.raises(ConfigurationError, match="Known"):
         export_frames(alanine(1), tmp_path / "f.cif")
-    export_frames(alanine(1), tmp_path / "f.dcd")
+    export_frames(alanine(1, forces=False), tmp_path / "f.dcd")
     with pytest.raises(ConfigurationError, match="PDB file"):
         import_frames(tmp_path / "f.dcd", 300.0)
     with pytest.raises(ConfigurationError, match="temperature"):
