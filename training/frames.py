@@ -134,8 +134,8 @@ def _near_origin(positions: Float[ndarray, "frames atoms 3"]) -> Float[ndarray, 
         frame = int(np.abs(positions).max(axis=(1, 2)).argmax())
         raise GeometryError(
             f"Frame {frame} lies {farthest:.3g} nm from the origin in single precision, which resolves only "
-            f"{np.spacing(np.float32(farthest)):.1g} nm there: its bonds are lost. Centre the molecule in the program that "
-            "wrote it, in double precision."
+            f"{np.spacing(np.float32(farthest)):.1g} nm there: its bonds are lost. Centre the molecule in the "
+            "program that wrote it, in double precision."
         )
     centred = positions.astype(np.float64)
     # each frame by itself: energies do not depend on where a molecule is
