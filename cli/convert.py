@@ -10,7 +10,7 @@ import typer
 from ..core.errors import ConfigurationError
 from . import completion
 from .console import print_json, print_table, task_progress
-from .options import AsJson, provider_potential, structure_path
+from .options import AsJson, Charge, Multiplicity, provider_potential, structure_path, with_electrons
 
 if TYPE_CHECKING:
     from ..training.frames import Frames
@@ -23,7 +23,9 @@ def run(
     destination: Annotated[Path, typer.Argument(help="The same choice; the suffix says which.")],
     structure: Annotated[
         str | None,
-        typer.Option(help="PDB of the molecule, where the source lacks bonds.", autocompletion=completion.STRUCTURES),
+        typer.Option(
+            help="Structure file of the molecule, where the source lacks bonds.", autocompletion=completion.STRUCTURES
+        ),
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="In K, where the source does not say it.")] = None,
     energy_key: Annotated[
@@ -34,6 +36,8 @@ def run(
         str | None,
         typer.Option(help="Recompute energies and forces with PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS),
     ] = None,
+    charge: Charge = None,
+    multiplicity: Multiplicity = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert frames between our format and those of other programs, recomputing forces if asked.
@@ -54,8 +58,11 @@ def run(
     if reference is not None:
         if pdb is None:
             raise ConfigurationError("Recomputing forces needs the molecule: give --structure.")
+        reference = with_electrons(reference, charge, multiplicity)
         with task_progress() as on_progress:
             frames = recompute(frames, provider_potential(reference, pdb), reference, on_progress)
+    elif charge is not None or multiplicity is not None:
+        raise ConfigurationError("A charge and a multiplicity are for a reference. Name it with --reference.")
     if destination.suffix in OURS:
         write_frames(destination, frames)
     else:

@@ -52,7 +52,7 @@ def require_electrons(
     return total, unpaired + 1
 
 
-_HOW = 'In a settings file: "ase:{name},charge=-1,multiplicity=1".'
+_HOW = 'Or in the reference: "ase:{name},charge=-1,multiplicity=1".'
 
 
 def charged_groups(topology: Topology) -> list[tuple[str, int]]:
