@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..core.errors import ConfigurationError
 from . import completion
 from .console import print_json, results, task_progress
 from .options import AsJson, Precision, provider_potential, require_device, shipped_structure, structure_path
