@@ -33,7 +33,7 @@ from ..core.potential import Potential
 from ..core.topology import Atom, Topology
 from ..core.units import ANGSTROM, ELECTRONVOLT
 from .foreign_hdf5 import read_mdtraj_hdf5
-from .frames import BLOCK, COLUMNS, Frames
+from .frames import BLOCK, COLUMNS, LOST, Frames, near_origin
 from .label_checks import check_labels, describe_difference, warn_of_duplicates
 from .progress import OnProgress, Progress, silent
 
@@ -48,8 +48,11 @@ MAX_EXPANSION = 20
 SMALL = 2**24
 """Bytes that any npz file may unpack to."""
 
-MAX_COMMENT = 2**20
+MAX_COMMENT = 2**15
 """Letters in the second line of a frame in an XYZ file."""
+
+NEAR = 10.0
+"""Molecules farther (nm) than this from the origin are centred before they are stored in single precision."""
 
 MAX_XYZ_COLUMNS = 100
 GUESSED = "guessed from covalent radii"
@@ -342,7 +345,7 @@ def _read_xyz(path: Path, temperature: float | None, topology: Topology | None, 
     numbers = {name: [_info(atoms, name) for atoms in images] for name in (*XYZ_INFO, "temperature")}
     columns = {column: _whole_column(path, name, numbers[name], "") for name, column in XYZ_INFO.items()}
     _say_left_out_of_xyz(path, images, comments, text, keys, energies is not None, forces is not None)
-    positions = np.array([atoms.positions for atoms in images]) * length
+    positions = near_origin(np.array([atoms.positions for atoms in images]) * length, NEAR)
     return Frames(
         topology=_checked(path, symbols, topology, lambda: _guessed_topology(symbols, positions[0])),
         temperature=_temperature(path, temperature, numbers["temperature"]),
@@ -547,6 +550,7 @@ def _read_npz(path: Path, temperature: float | None, topology: Topology | None, 
             f"{positions.shape}."
         )
 
+    positions = near_origin(positions, NEAR if positions.dtype.itemsize == 8 else LOST)
     return Frames(
         topology=_checked(path, elements, topology, lambda: _guessed_topology(elements, positions[0])),
         temperature=_temperature(path, temperature, _per_frame(arrays.get("temperature"))),
@@ -639,7 +643,7 @@ def _read_models(path: Path, temperature: float | None, topology: Topology | Non
     return Frames(
         topology=structure.topology if topology is None else topology,
         temperature=_temperature(path, temperature, ()),
-        positions=structure.positions.numpy(),
+        positions=near_origin(structure.positions.numpy(), NEAR),
         provenance=_provenance(path, False),
     )
 

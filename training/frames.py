@@ -17,11 +17,8 @@ from ..core.topology import Topology
 BLOCK = 1000
 """Frames that are checked or read at a time."""
 
-FAR = 100.0
-"""Molecules farther (nm) than this from the origin are centred, so that float32 keeps 1e-5 nm."""
-
-LOST = 1000.0
-"""Where float32 resolves a tenth of a picometre only, a hundredth of a vibration, it is too late for that."""
+LOST = 2000.0
+"""Farther (nm) from the origin, float32 resolves less than a twentieth of a bond's vibration."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Frames:
     Attributes:
         topology: The molecule; its atoms in the order of the arrays.
         temperature: In K.
-        positions: nm; of molecules farther than 100 nm from the origin, about their centres.
+        positions: nm; of molecules farther than 2000 nm from the origin, about their centres.
         forces: kJ/mol/nm; on the same atoms at the same positions.
         energies: kJ/mol.
         log_weights: Logarithms of importance weights, minus infinity for none; without them all frames weigh the same.
@@ -69,8 +66,8 @@ class Frames:
                     f"{column.capitalize()} of {n_frames} frames of {len(self.topology)} atoms must have shape "
                     f"{shape}, not {np.shape(values)}."
                 )
-            if column == "positions" and n_frames:
-                values = _near_origin(np.asarray(values))
+            if column == "positions":
+                values = near_origin(np.asarray(values), LOST)
             values = np.ascontiguousarray(values, dtype=dtype)
             object.__setattr__(self, column, values)
             allowed = np.isfinite(values) | (values == -np.inf if column == "log_weights" else False)
@@ -124,22 +121,29 @@ class Frames:
         return sha.hexdigest()
 
 
-def _near_origin(positions: Float[ndarray, "frames atoms 3"]) -> Float[ndarray, "frames atoms 3"]:
-    """Positions that float32 can hold: molecules far from the origin are moved there while there are digits left."""
-    farthest = float(np.abs(positions).max())
+def near_origin(positions: Float[ndarray, "frames atoms 3"], farthest: float) -> Float[ndarray, "frames atoms 3"]:
+    """Positions (nm) of which those farther from the origin than ``farthest`` are about their centres instead.
+
+    Energies do not depend on where a molecule is, and float32 holds it best near the origin.
+
+    Raises:
+        GeometryError: If such positions are in single precision already, which has lost their bonds.
+    """
+    distances = np.abs(positions).max(axis=(1, 2)) if positions.size else np.zeros(0)
     # what is not finite is refused by name
-    if not FAR < farthest < np.inf:
+    far = (distances > farthest) & np.isfinite(distances)
+    if not far.any():
         return positions
-    if positions.dtype.itemsize < 8 and farthest > LOST:
-        frame = int(np.abs(positions).max(axis=(1, 2)).argmax())
+    if positions.dtype.kind == "f" and positions.dtype.itemsize < 8:
+        frame = int(far.argmax())
         raise GeometryError(
-            f"Frame {frame} lies {farthest:.3g} nm from the origin in single precision, which resolves only "
-            f"{np.spacing(np.float32(farthest)):.1g} nm there: its bonds are lost. Centre the molecule in the "
+            f"Frame {frame} lies {distances[frame]:.3g} nm from the origin in single precision, which resolves only "
+            f"{np.spacing(np.float32(distances[frame])):.1g} nm there: its bonds are lost. Centre the molecule in the "
             "program that wrote it, in double precision."
         )
     centred = positions.astype(np.float64)
-    # each frame by itself: energies do not depend on where a molecule is
-    return centred - centred.mean(axis=1, keepdims=True)
+    centred[far] -= centred[far].mean(axis=1, keepdims=True)
+    return centred
 
 
 COLUMNS: dict[str, tuple[type[np.generic], bool]] = {

@@ -86,6 +86,8 @@ def train(
         model = registry().model_path(settings.initial_model)
         potential, settings = begin_with(model, frames, settings)
         origin = _origin(model)
+    if settings.weights.force > 0:
+        check_labels(frames, "the frames")
     run = RunFolder(Path(run_folder))
     is_first = rank is None or rank.index == 0
     with _hold(run) if is_first else nullcontext(_unheard) as journal:
@@ -202,7 +204,6 @@ def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, 
             )
     if settings.weights.force > 0:
         frames.require_forces()
-        check_labels(frames, "the frames")
     warn_of_duplicates(frames, "the frames")
     if not settings.weights.needs_target:
         return None
