@@ -98,6 +98,7 @@ def require_frames(potential: FlowPotential, frames: Frames, reference: Potentia
         frames = frames[np.argsort(frames.replica, kind="stable")]
     if frames.energies is not None:
         require_reference(frames, frames.energies, reference)
+    frames.require_precision()
     check_labels(frames, "the frames")
     compare_labels(frames, reference, "the frames")
     warn_of_duplicates(frames, "the frames")

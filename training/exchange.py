@@ -33,7 +33,7 @@ from ..core.potential import Potential
 from ..core.topology import Atom, Topology
 from ..core.units import ANGSTROM, ELECTRONVOLT
 from .foreign_hdf5 import read_mdtraj_hdf5
-from .frames import BLOCK, COLUMNS, LOST, Frames, near_origin
+from .frames import BLOCK, COLUMNS, Frames, near_origin
 from .label_checks import check_labels, describe_difference, warn_of_duplicates
 from .progress import OnProgress, Progress, silent
 
@@ -138,6 +138,7 @@ def import_frames(
         raise ConfigurationError(_formats(path))
     if len(frames) == 0:
         raise FileFormatError(f'"{path}" holds no frames.')
+    frames.require_precision()
     require_molecule(frames.topology)
     check_frames(frames.topology, torch.from_numpy(frames.positions))
     check_labels(frames, f'"{path}"')
@@ -550,7 +551,8 @@ def _read_npz(path: Path, temperature: float | None, topology: Topology | None, 
             f"{positions.shape}."
         )
 
-    positions = near_origin(positions, NEAR if positions.dtype.itemsize == 8 else LOST)
+    if positions.dtype != np.float32:
+        positions = near_origin(positions, NEAR)
     return Frames(
         topology=_checked(path, elements, topology, lambda: _guessed_topology(elements, positions[0])),
         temperature=_temperature(path, temperature, _per_frame(arrays.get("temperature"))),

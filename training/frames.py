@@ -38,8 +38,7 @@ class Frames:
 
     Raises:
         FileFormatError: If the arrays do not fit one another or the topology.
-        GeometryError: If a position is not finite, or so far from the origin that float32 has lost the bonds; names the
-            frame.
+        GeometryError: If a position is not finite; names the frame.
     """
 
     topology: Topology
@@ -66,7 +65,7 @@ class Frames:
                     f"{column.capitalize()} of {n_frames} frames of {len(self.topology)} atoms must have shape "
                     f"{shape}, not {np.shape(values)}."
                 )
-            if column == "positions":
+            if column == "positions" and np.asarray(values).dtype != dtype:
                 values = near_origin(np.asarray(values), LOST)
             values = np.ascontiguousarray(values, dtype=dtype)
             object.__setattr__(self, column, values)
@@ -110,6 +109,18 @@ class Frames:
                 "one of them. Use the molecule that the frames were made for."
             )
 
+    def require_precision(self) -> None:
+        """Raise a `GeometryError` if a molecule is so far from the origin that float32 has lost its bonds."""
+        for start in range(0, len(self), BLOCK):
+            farthest = np.abs(self.positions[start : start + BLOCK]).max(axis=(1, 2))
+            if farthest.max() > LOST:
+                frame = int(farthest.argmax())
+                raise GeometryError(
+                    f"Frame {start + frame} lies {farthest[frame]:.3g} nm from the origin, where single precision resolves "
+                    f"only {np.spacing(farthest[frame]):.1g} nm: its bonds are lost. Centre the molecule in the program "
+                    "that wrote it, in double precision."
+                )
+
     def digest(self) -> str:
         """A fingerprint of the data: the SHA-256 of all arrays, topology and temperature."""
         sha = hashlib.sha256(repr((self.topology.to_dict(), self.temperature)).encode())
@@ -125,22 +136,12 @@ def near_origin(positions: Float[ndarray, "frames atoms 3"], farthest: float) ->
     """Positions (nm) of which those farther from the origin than ``farthest`` are about their centres instead.
 
     Energies do not depend on where a molecule is, and float32 holds it best near the origin.
-
-    Raises:
-        GeometryError: If such positions are in single precision already, which has lost their bonds.
     """
     distances = np.abs(positions).max(axis=(1, 2)) if positions.size else np.zeros(0)
     # what is not finite is refused by name
     far = (distances > farthest) & np.isfinite(distances)
     if not far.any():
         return positions
-    if positions.dtype.kind == "f" and positions.dtype.itemsize < 8:
-        frame = int(far.argmax())
-        raise GeometryError(
-            f"Frame {frame} lies {distances[frame]:.3g} nm from the origin in single precision, which resolves only "
-            f"{np.spacing(np.float32(distances[frame])):.1g} nm there: its bonds are lost. Centre the molecule in the "
-            "program that wrote it, in double precision."
-        )
     centred = positions.astype(np.float64)
     centred[far] -= centred[far].mean(axis=1, keepdims=True)
     return centred

@@ -204,6 +204,7 @@ def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, 
             )
     if settings.weights.force > 0:
         frames.require_forces()
+    frames.require_precision()
     warn_of_duplicates(frames, "the frames")
     if not settings.weights.needs_target:
         return None
