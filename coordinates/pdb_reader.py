@@ -265,10 +265,8 @@ def _element(atom: _AtomLine, residue_size: int, is_shifted: bool, source: str) 
         return _symbol(residue.rstrip("0123456789+-")) or ""
     if residue in ORGANIC_RESIDUES:
         found = "Se" if letters.startswith("SE") and residue in ("MSE", "SEC") else one
-    elif letters[:2] in TWO_LETTERS_ALWAYS and (is_shifted or len(name) == 4 or not atom.name.startswith(" ")):
-        found = two
     elif letters[:2] in TWO_LETTERS_ALWAYS:
-        found = None
+        found = None if atom.name.startswith(" ") else two
     elif two is None or name != letters or (letters.startswith("H") and len(name) == 4):
         found = one
     elif atom.name.startswith(" "):

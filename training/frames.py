@@ -116,9 +116,9 @@ class Frames:
             if farthest.max() > LOST:
                 frame = int(farthest.argmax())
                 raise GeometryError(
-                    f"Frame {start + frame} lies {farthest[frame]:.3g} nm from the origin, where single precision resolves "
-                    f"only {np.spacing(farthest[frame]):.1g} nm: its bonds are lost. Centre the molecule in the program "
-                    "that wrote it, in double precision."
+                    f"Frame {start + frame} lies {farthest[frame]:.3g} nm from the origin, where single precision "
+                    f"resolves only {np.spacing(farthest[frame]):.1g} nm: its bonds are lost. Centre the molecule in "
+                    "the program that wrote it, in double precision."
                 )
 
     def digest(self) -> str:

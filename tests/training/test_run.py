@@ -246,8 +246,8 @@ def test_a_users_zmatrix_serves_a_linear_group() -> None:
     topology, positions = topology_from_smiles("CC#N")
     x = positions.numpy() + 0.002 * np.random.default_rng(0).normal(size=(50, 6, 3))
     frames = Frames(topology, 300.0, x)
-    collinear = tuple((i, 0 if i else -1, 1 if i > 1 else -1, 2 if i > 2 else -1) for i in range(6))
-    with pytest.raises(GeometryError, match="MOL1-N1, MOL1-C1, MOL1-C2 are collinear"):
+    collinear = ((0, -1, -1, -1), (1, 0, -1, -1), (2, 1, 0, -1), (3, 0, 1, 2), (4, 0, 1, 3), (5, 0, 1, 3))
+    with pytest.raises(GeometryError, match="MOL1-N1, MOL1-C2, MOL1-C1 are collinear"):
         initial_potential(
             replace(frames, positions=positions.numpy()), SETTINGS.model_copy(update={"zmatrix": collinear})
         )
