@@ -59,7 +59,7 @@ GUESSED = "guessed from covalent radii"
 XYZ_SUFFIXES = (".xyz", ".extxyz")
 TRAJECTORY_SUFFIXES = (".xtc", ".dcd", ".trr", ".nc")
 HDF5_SUFFIXES = (".h5", ".hdf5", ".h5md")
-XYZ_INFO = {"log_weight": "log_weights", "replica": "replica", "time": "times"}
+XYZ_INFO = {"log_weight": "log_weights", "replica": "replica", "time_ps": "times"}
 """What the comment of a frame calls the columns of `Frames`."""
 
 BOHR = 0.0529177210903
@@ -279,6 +279,17 @@ def _whole_column(path: Path, name: str, values: Sequence[Any], remedy: str) -> 
     return list(values)
 
 
+def _numbers(path: Path, name: str, values: Sequence[Any]) -> Any:
+    """A column of numbers, one of each frame; None if there are none."""
+    found = _whole_column(path, name, values, "")
+    if found is None:
+        return None
+    array = np.array(found)
+    if array.shape != (len(found),) or array.dtype.kind not in "fiu":
+        raise FileFormatError(f'"{path}": {name} must be a number in each frame, not {str(found[0])[:40]}.')
+    return array
+
+
 def _say_left_out(path: Path, names: Iterable[str]) -> None:
     found = sorted(set(names))
     if found:
@@ -286,7 +297,9 @@ def _say_left_out(path: Path, names: Iterable[str]) -> None:
         warnings.warn(f'Not read from "{path}": {shown}.', ExchangeWarning, stacklevel=4)
 
 
-def _require_known_labels(path: Path, keys: LabelKeys, energies: Sequence[str], forces: Sequence[str]) -> None:
+def _require_known_labels(
+    path: Path, keys: LabelKeys, units: str, energies: Sequence[str], forces: Sequence[str]
+) -> None:
     """Raise if only names that seem to be energies or forces are there: which are meant, the user must say."""
     lost = [
         f"{', '.join(sorted(names)[:4])} ({option} {sorted(names)[0]}, or {option} none to leave {what} out)"
@@ -297,7 +310,9 @@ def _require_known_labels(path: Path, keys: LabelKeys, energies: Sequence[str], 
         if key is None and names
     ]
     if lost:
-        raise ConfigurationError(f'"{path}" has what seem to be labels under other names: {"; ".join(lost)}.')
+        raise ConfigurationError(
+            f'"{path}" has what seem to be labels under other names: {"; ".join(lost)}. They are read in {units}.'
+        )
 
 
 def _checked(
@@ -344,7 +359,7 @@ def _read_xyz(path: Path, temperature: float | None, topology: Topology | None, 
     energies = _xyz_labels(path, images, "energy", keys.energy, ())
     forces = _xyz_labels(path, images, "forces", keys.forces, (len(symbols), 3))
     numbers = {name: [_info(atoms, name) for atoms in images] for name in (*XYZ_INFO, "temperature")}
-    columns = {column: _whole_column(path, name, numbers[name], "") for name, column in XYZ_INFO.items()}
+    columns = {column: _numbers(path, name, numbers[name]) for name, column in XYZ_INFO.items()}
     _say_left_out_of_xyz(path, images, comments, text, keys, energies is not None, forces is not None)
     positions = near_origin(np.array([atoms.positions for atoms in images]) * length, NEAR)
     return Frames(
@@ -354,7 +369,7 @@ def _read_xyz(path: Path, temperature: float | None, topology: Topology | None, 
         forces=None if forces is None else np.array(forces, dtype=np.float64) * (ELECTRONVOLT / ANGSTROM),
         energies=None if energies is None else np.array(energies, dtype=np.float64) * ELECTRONVOLT,
         provenance=_provenance(path, topology is None),
-        **{name: None if values is None else np.array(values) for name, values in columns.items()},
+        **columns,
     )
 
 
@@ -409,6 +424,7 @@ def _say_left_out_of_xyz(
     _require_known_labels(
         path,
         keys,
+        "eV and eV/Å",
         () if has_energies else [k for k in scalars if ENERGY_LIKE.search(k)] + sorted(results & {"free_energy"}),
         () if has_forces else [k for k in vectors if FORCES_LIKE.search(k)],
     )
@@ -533,6 +549,7 @@ def _read_npz(path: Path, temperature: float | None, topology: Topology | None, 
     _require_known_labels(
         path,
         keys,
+        "the units of r_unit and e_unit",
         () if "E" in arrays else [name for name in others if ENERGY_LIKE.search(name)],
         () if "F" in arrays else [name for name in others if FORCES_LIKE.search(name)],
     )

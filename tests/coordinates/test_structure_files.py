@@ -80,7 +80,7 @@ def test_single_ions_are_named_by_their_residue() -> None:
 @pytest.mark.parametrize("name", ["CA  ", "CD1 ", "NE  ", "HG  ", " CL1", "CD11"])
 def test_names_that_leave_the_element_open_are_refused(name: str) -> None:
     # the second name is shifted, so that alignment says nothing
-    with pytest.raises(TopologyError, match="element of atom .* cannot be told"):
+    with pytest.raises(TopologyError, match=r"element of atom .* cannot be told"):
         elements(line(1, name), line(2, "C9  "))
 
 
@@ -245,7 +245,7 @@ def test_a_radical_without_its_mark_lacks_a_hydrogen() -> None:
     pytest.importorskip("rdkit")
     topology, positions = topology_from_smiles("[c]1ccccc1")
     bare = Topology(topology.atoms, topology.bonds)
-    with pytest.raises(GeometryError, match="a hydrogen is missing.*radical, carbene or ion.*SDF or SMILES"):
+    with pytest.raises(GeometryError, match=r"a hydrogen is missing.*radical, carbene or ion.*SDF or SMILES"):
         InternalCoordinates(bare).check_geometry(positions)
 
 
