@@ -27,8 +27,8 @@ def starting_positions(
 
     Args:
         potential: The model.
-        start: Frames (HDF5) or a structure file of the model's molecule: the first configurations in it, or the only one
-            for all replicas. None for samples of the model.
+        start: Frames (HDF5) or a structure file of the model's molecule: the first configurations in it, or the only
+            one for all replicas. None for samples of the model.
         n_replicas: How many.
         generator: Of the samples.
 
