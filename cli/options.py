@@ -110,12 +110,38 @@ def structure_path(name: str) -> Path:
     return molecule_path(name)
 
 
+def require_provider(reference: str) -> None:
+    """Say what is meant where a reference names a calculator of ASE or a force field without its provider.
+
+    Raises:
+        ConfigurationError: If it does.
+    """
+    from ..core.plugins import registry
+
+    name = reference.partition(":")[0]
+    if name in registry().names("provider"):
+        return
+    provider = "openmm" if name.endswith(".xml") else "ase" if name in _ase_calculators() else None
+    if provider is not None:
+        raise ConfigurationError(f'"{reference}" lacks its provider: write {provider}:{reference}.')
+
+
+def _ase_calculators() -> tuple[str, ...]:
+    """Calculators that ASE knows by name, and those that our provider does."""
+    try:
+        from ase.calculators.calculator import names
+    except ImportError:
+        return ("tblite",)
+    return ("tblite", *names)
+
+
 def with_electrons(reference: str, charge: int | None, multiplicity: int | None) -> str:
     """A reference with the charge and multiplicity that it computes.
 
     Raises:
         ConfigurationError: If it knows neither.
     """
+    require_provider(reference)
     given = {"charge": charge, "multiplicity": multiplicity}
     parts = [f"{name}={value}" for name, value in given.items() if value is not None]
     if parts and not reference.startswith("ase:"):
@@ -190,5 +216,6 @@ def provider_potential(reference: str, structure: Path) -> Potential:
     """The potential that ``PROVIDER:ARGUMENT`` names, for the molecule in a PDB file."""
     from ..core.plugins import registry
 
+    require_provider(reference)
     name, _, argument = reference.partition(":")
     return registry().provider(name)(argument, structure)

@@ -79,7 +79,7 @@ def read_yaml(path: str | Path, kind: type[Settings]) -> Settings:
             raise FileFormatError(f'"{path}" cannot be read as text: it is no file.')
         if path.stat().st_size > MAX_BYTES:
             raise FileFormatError(f'"{path}" is larger than {MAX_BYTES} bytes, so it is no configuration.')
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise FileFormatError(f'There is no file "{path}". Give the path of a YAML configuration.') from error
     except (OSError, ValueError) as error:
