@@ -123,7 +123,7 @@ def require_provider(reference: str) -> None:
         return
     provider = "openmm" if name.endswith(".xml") else "ase" if name in _ase_calculators() else None
     if provider is not None:
-        raise ConfigurationError(f'"{reference}" lacks its provider: write {provider}:{reference}.')
+        raise ConfigurationError(f'No provider is called "{name}". Did you mean "{provider}:{reference}"?')
 
 
 def _ase_calculators() -> tuple[str, ...]:

@@ -66,8 +66,8 @@ def test_a_model_that_names_no_reference_is_not_compared_with_ambers(smoothflow:
             "simulate {pdb} --out {tmp}/x.h5 --calculator tblite --reference ase:emt",
             "--calculator is short for --reference",
         ),
-        ("simulate {pdb} --out {tmp}/x.h5 --reference tblite:GFN2-xTB", "write ase:tblite:GFN2-xTB"),
-        ("sample {model} --out {tmp}/x.h5 --reweight amber99sbildn.xml", "write openmm:amber99sbildn.xml"),
+        ("simulate {pdb} --out {tmp}/x.h5 --reference tblite:GFN2-xTB", 'Did you mean "ase:tblite:GFN2-xTB"'),
+        ("sample {model} --out {tmp}/x.h5 --reweight amber99sbildn.xml", 'Did you mean "openmm:amber99sbildn.xml"'),
         ("simulate {pdb} --out {tmp}/x.h5 --charge -1", "does not compute electrons"),
         (
             "simulate {pdb} --out {tmp}/x.h5 --calculator tblite --charge -1",
