@@ -88,6 +88,7 @@ def train(
         origin = _origin(model)
     if settings.weights.force > 0:
         check_labels(frames, "the frames")
+    warn_of_duplicates(frames, "the frames")
     run = RunFolder(Path(run_folder))
     is_first = rank is None or rank.index == 0
     with _hold(run) if is_first else nullcontext(_unheard) as journal:
@@ -205,7 +206,6 @@ def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, 
     if settings.weights.force > 0:
         frames.require_forces()
     frames.require_precision()
-    warn_of_duplicates(frames, "the frames")
     if not settings.weights.needs_target:
         return None
     if target is None:

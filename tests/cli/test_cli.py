@@ -16,8 +16,7 @@ import torch
 from smoothflow import load_model, registry
 from smoothflow.cli.app import main
 from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.pdb import write_pdb
-from smoothflow.coordinates.topologies import topology_from_pdb, topology_from_smiles
+from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.core.errors import FileFormatError
 from smoothflow.training.frames import Frames
 from smoothflow.training.frames_file import read_frames, write_frames
