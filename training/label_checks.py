@@ -274,6 +274,9 @@ def describe_difference(frames: Frames, reference: Potential) -> str:
 
 def warn_of_duplicates(frames: Frames, source: str) -> None:
     """Warn of configurations that are there more than once: errors of averages count them as independent."""
+    # a Metropolis chain repeats its states as it must, and errors know their correlation
+    if "chain" in frames.provenance:
+        return
     flat = np.ascontiguousarray(frames.positions).reshape(len(frames), -1)
     n_different = len({row.tobytes() for row in flat})
     if n_different < len(frames):
