@@ -16,6 +16,7 @@ from ..core.potential import Potential
 from ..core.units import thermal_energy
 from ..potentials.flow_potential import FlowPotential
 from ..training.frames import Frames
+from ..training.label_checks import check_labels, compare_labels, warn_of_duplicates
 
 BATCH_SIZE = 500
 """Configurations per call of a potential."""
@@ -80,6 +81,7 @@ def require_frames(potential: FlowPotential, frames: Frames, reference: Potentia
     Raises:
         TopologyError: If the frames are of another molecule.
         ConfigurationError: If they have another temperature, are weighted, or are not the reference's.
+        FileFormatError: If their energies or forces cannot be those of their positions.
     """
     if potential.topology is not None:
         frames.require_topology(potential.topology, "the model")
@@ -96,6 +98,10 @@ def require_frames(potential: FlowPotential, frames: Frames, reference: Potentia
         frames = frames[np.argsort(frames.replica, kind="stable")]
     if frames.energies is not None:
         require_reference(frames, frames.energies, reference)
+    frames.require_precision()
+    check_labels(frames, "the frames")
+    compare_labels(frames, reference, "the frames")
+    warn_of_duplicates(frames, "the frames")
     return frames
 
 

@@ -158,9 +158,9 @@ def why_left_out(test: str, potential: Potential, frame: Float[Tensor, "atoms 3"
             return "the potential has no topology, and so no bonds to scan"
         if not potential.topology.bonds:
             return "the atoms have no bonds to scan"
-    if test == "continuity" and potential.topology is not None:
-        if not (bond_scans(frame, potential.topology) or torsion_scans(frame, potential.topology)):
-            return "all bonds are in rings, and none can be scanned alone"
+    topology = potential.topology
+    if test == "continuity" and topology and not (bond_scans(frame, topology) or torsion_scans(frame, topology)):
+        return "all bonds are in rings, and none can be scanned alone"
     if test in ("conservation", "order") and len(frame) < 3:
         return (
             f"energy conservation is measured per internal degree of freedom, of three atoms or more; here {len(frame)}"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..core.errors import ConfigurationError
 from . import completion
 from .console import print_json, print_table, task_progress
-from .options import AsJson, provider_potential, structure_path
+from .options import AsJson, Charge, Multiplicity, provider_potential, structure_path, with_electrons
+
+if TYPE_CHECKING:
+    from ..training.frames import Frames
 
 OURS = (".h5", ".hdf5")
 
@@ -20,13 +23,21 @@ def run(
     destination: Annotated[Path, typer.Argument(help="The same choice; the suffix says which.")],
     structure: Annotated[
         str | None,
-        typer.Option(help="PDB of the molecule, where the source lacks bonds.", autocompletion=completion.STRUCTURES),
+        typer.Option(
+            help="Structure file of the molecule, where the source lacks bonds.", autocompletion=completion.STRUCTURES
+        ),
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="In K, where the source does not say it.")] = None,
+    energy_key: Annotated[
+        str | None, typer.Option(help="What the source (XYZ or npz) calls energies; 'none' leaves them out.")
+    ] = None,
+    forces_key: Annotated[str | None, typer.Option(help="The same of forces.")] = None,
     reference: Annotated[
         str | None,
         typer.Option(help="Recompute energies and forces with PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS),
     ] = None,
+    charge: Charge = None,
+    multiplicity: Multiplicity = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert frames between our format and those of other programs, recomputing forces if asked.
@@ -35,16 +46,23 @@ def run(
     """
     from ..core.files import require_free
     from ..training.exchange import export_frames, import_frames, recompute
-    from ..training.frames_file import read_frames, write_frames
+    from ..training.foreign_hdf5 import is_frames_file
+    from ..training.frames_file import write_frames
 
     require_free(destination)
     pdb = None if structure is None else structure_path(structure)
-    frames = read_frames(source) if source.suffix in OURS else import_frames(source, temperature, pdb)
+    if source.suffix in OURS and is_frames_file(source):
+        frames = _ours(source, pdb, {"temperature": temperature, "energy-key": energy_key, "forces-key": forces_key})
+    else:
+        frames = import_frames(source, temperature, pdb, energy_key, forces_key)
     if reference is not None:
         if pdb is None:
             raise ConfigurationError("Recomputing forces needs the molecule: give --structure.")
+        reference = with_electrons(reference, charge, multiplicity)
         with task_progress() as on_progress:
             frames = recompute(frames, provider_potential(reference, pdb), reference, on_progress)
+    elif charge is not None or multiplicity is not None:
+        raise ConfigurationError("A charge and a multiplicity are for a reference. Name it with --reference.")
     if destination.suffix in OURS:
         write_frames(destination, frames)
     else:
@@ -56,3 +74,17 @@ def run(
         print_json(summary)
     else:
         print_table("Converted", ["quantity", "value"], [list(item) for item in summary.items()])
+
+
+def _ours(source: Path, structure: Path | None, others: dict[str, object]) -> Frames:
+    """Frames of our own format, which says all that the options of other formats do."""
+    from ..coordinates.topologies import topology_from_pdb
+    from ..training.frames_file import read_frames
+
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise ConfigurationError(f'"{source}" says that itself: leave --{given[0]} out.')
+    frames = read_frames(source)
+    if structure is not None:
+        frames.require_topology(topology_from_pdb(structure)[0], f'"{structure.name}"')
+    return frames

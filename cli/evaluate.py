@@ -10,18 +10,19 @@ import typer
 from . import completion
 from .console import note, print_json, print_table, progress
 from .options import (
-    AMBER,
     AsJson,
+    Charge,
     Device,
     DType,
     Model,
+    Multiplicity,
     Precision,
-    Reference,
     Seed,
-    Structure,
+    model_reference,
+    model_structure,
     provider_potential,
     require_device,
-    structure_path,
+    with_electrons,
 )
 
 COLUMNS = ("quantity", "value", "unit, remark")
@@ -32,8 +33,24 @@ def run(
     frames: Annotated[
         Path, typer.Argument(help="Frames that the model was not trained on.", autocompletion=completion.FRAMES)
     ],
-    structure: Structure = "capped-alanine",
-    reference: Reference = AMBER,
+    structure: Annotated[
+        str | None,
+        typer.Option(
+            help="Structure file of the molecule, for the reference.",
+            show_default="the model's",
+            autocompletion=completion.STRUCTURES,
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="The force field, as PROVIDER:ARGUMENT (see: smoothflow plugins).",
+            show_default="the one whose frames the model was trained on",
+            autocompletion=completion.PROVIDERS,
+        ),
+    ] = None,
+    charge: Charge = None,
+    multiplicity: Multiplicity = None,
     n_samples: Annotated[
         int, typer.Option("-n", "--n-samples", min=2, help="Samples to draw from the model.")
     ] = 10_000,
@@ -62,7 +79,9 @@ def run(
     provenance = provenance_of(model)
     potential = load(model, dtype.torch, where)
     held_out = read_frames(frames)
-    target = provider_potential(reference, structure_path(structure))
+    name = with_electrons(reference or model_reference(model), charge, multiplicity)
+    with model_structure(potential, structure) as (path, _):
+        target = provider_potential(name, path)
     with progress("evaluate", len(held_out) + n_samples) as advance:
         result = evaluate(
             potential,
@@ -75,10 +94,10 @@ def run(
     if as_json:
         print_json(result.to_dict())
     else:
-        print_table(f"{model} against {reference}", COLUMNS, result.rows())
+        print_table(f"{model} against {name}", COLUMNS, result.rows())
     if report is not None:
         content = Report(
-            title=f"{Path(model).name} against {reference}",
+            title=f"{Path(model).name} against {name}",
             tables=[Table("Evaluation", COLUMNS, result.rows())],
             pictures=evaluation_pictures(result, potential.coordinates.codomain),
             provenance={"model": model, "held-out frames": str(frames), "seed": seed, "provenance": provenance},

@@ -22,7 +22,10 @@ def run(
     log: Annotated[Path | None, typer.Option(help="Table of energies and temperatures (.csv).")] = None,
     start: Annotated[
         Path | None,
-        typer.Option(help="Frames (.h5) or .pdb; without, samples of the model.", autocompletion=completion.STARTS),
+        typer.Option(
+            help="Frames (.h5), or a structure (.pdb, .cif, .sdf); without, samples of the model.",
+            autocompletion=completion.STARTS,
+        ),
     ] = None,
     engine: Annotated[
         str,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..coordinates.molecules import molecule_path
+from ..coordinates.molecules import molecule_names, molecule_path
 from ..core.errors import ConfigurationError, FileFormatError
 from . import completion
 from .console import note
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
     from ..core.potential import Potential
+    from ..core.topology import Topology
+    from ..potentials.flow_potential import FlowPotential
 
 AMBER = "openmm:amber99sbildn.xml,amber99_obc.xml"
 """The force field of the demonstration."""
@@ -54,17 +59,25 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 Structure = Annotated[
     str,
     typer.Option(
-        help="PDB file, or the name of a molecule that ships with the package.", autocompletion=completion.STRUCTURES
+        help="PDB, mmCIF, SDF or SMILES file, or the name of a molecule that ships with the package.",
+        autocompletion=completion.STRUCTURES,
     ),
 ]
 Reference = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="The force field, as PROVIDER:ARGUMENT (see: smoothflow plugins).",
         show_default=AMBER_NAME,
         autocompletion=completion.PROVIDERS,
     ),
 ]
+
+
+Charge = Annotated[
+    int | None,
+    typer.Option(help="Total charge of the molecule, for references that compute electrons; by default the file's."),
+]
+Multiplicity = Annotated[int | None, typer.Option(help="And 2S + 1: 2 for a radical, 3 for a triplet.")]
 
 
 def require_device(name: str) -> torch.device:
@@ -85,7 +98,7 @@ def require_device(name: str) -> torch.device:
 
 
 def structure_path(name: str) -> Path:
-    """A PDB file by its path, or a shipped molecule by its name.
+    """A structure file by its path, or a shipped molecule by its name.
 
     Raises:
         FileFormatError: If it is neither.
@@ -94,14 +107,117 @@ def structure_path(name: str) -> Path:
     if path.is_file():
         return path
     if path.suffix or len(path.parts) > 1:
-        raise FileFormatError(f'There is no file "{name}". Give the path of a PDB file.')
+        raise FileFormatError(f'There is no file "{name}". Give the path of a PDB, mmCIF, SDF or SMILES file.')
     return molecule_path(name)
+
+
+def require_provider(reference: str) -> None:
+    """Say what is meant where a reference names a calculator of ASE or a force field without its provider.
+
+    Raises:
+        ConfigurationError: If it does.
+    """
+    from ..core.plugins import registry
+
+    name = reference.partition(":")[0]
+    if name in registry().names("provider"):
+        return
+    provider = "openmm" if name.endswith(".xml") else "ase" if name in _ase_calculators() else None
+    if provider is not None:
+        raise ConfigurationError(f'No provider is called "{name}". Did you mean "{provider}:{reference}"?')
+
+
+def _ase_calculators() -> tuple[str, ...]:
+    """Calculators that ASE knows by name, and those that our provider does."""
+    try:
+        from ase.calculators.calculator import names
+    except ImportError:
+        return ("tblite",)
+    return ("tblite", *names)
+
+
+def with_electrons(reference: str, charge: int | None, multiplicity: int | None) -> str:
+    """A reference with the charge and multiplicity that it computes.
+
+    Raises:
+        ConfigurationError: If it knows neither.
+    """
+    require_provider(reference)
+    given = {"charge": charge, "multiplicity": multiplicity}
+    parts = [f"{name}={value}" for name, value in given.items() if value is not None]
+    if parts and not reference.startswith("ase:"):
+        raise ConfigurationError(
+            f'"{reference}" does not compute electrons: leave --charge and --multiplicity out. Calculators of ASE do, '
+            "like ase:tblite:GFN2-xTB."
+        )
+    return ",".join([reference, *parts])
+
+
+def model_reference(model: str) -> str:
+    """The force field that a model was trained on frames of, as its header says.
+
+    Raises:
+        ConfigurationError: If it does not say.
+    """
+    from ..core.plugins import registry
+    from ..core.topology import Topology
+    from ..potentials.model_file import read_header
+
+    header = read_header(registry().model_path(model))
+    frames = header["provenance"].get("frames", {})
+    said = [frames.get(key) for key in ("potential", "weighted to", "energies and forces")] if frames else []
+    for text in said:
+        # "openmm:FILES of STRUCTURE", "recomputed with openmm:FILES"
+        words = str(text).removeprefix("recomputed with ").split(" of ")[0] if text else ""
+        if ":" in words and " " not in words:
+            return words
+    if shipped_structure(Topology.from_dict(header["topology"])) == molecule_path("capped-alanine"):
+        return AMBER
+    raise ConfigurationError(
+        f'The model "{model}" does not say which force field its frames are of. Name it: --reference PROVIDER:ARGUMENT.'
+    )
+
+
+@contextmanager
+def model_structure(model: FlowPotential, name: str | None) -> Iterator[tuple[Path, str]]:
+    """A structure file of a model's molecule, and what it is called: the one named, or else one of the model itself."""
+    if name is not None:
+        yield structure_path(name), name
+        return
+    topology = model.coordinates.topology
+    shipped = shipped_structure(topology)
+    if shipped is not None:
+        yield shipped, shipped.stem
+        return
+    import torch
+
+    from ..coordinates.pdb import write_pdb
+
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
+        positions, _ = model.sample(1, generator)
+        path = Path(folder) / "model.pdb"
+        write_pdb(topology, positions, path, "SAMPLE OF A MODEL")
+        yield path, "the model's molecule"
+
+
+def shipped_structure(topology: Topology) -> Path | None:
+    """The file of the molecule that comes with the package, if it is one."""
+    from ..coordinates.topologies import topology_from_pdb
+
+    for name in molecule_names():
+        path = molecule_path(name)
+        n_atoms = sum(line.startswith(("ATOM", "HETATM")) for line in path.read_text(encoding="ascii").splitlines())
+        if n_atoms == len(topology) and topology_from_pdb(path)[0] == topology:
+            return path
+    return None
 
 
 def provider_potential(reference: str, structure: Path) -> Potential:
     """The potential that ``PROVIDER:ARGUMENT`` names, for the molecule in a PDB file."""
     from ..core.plugins import registry
 
+    require_provider(reference)
     name, _, argument = reference.partition(":")
     return tell_code(reference, registry().provider(name)(argument, structure))
 

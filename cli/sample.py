@@ -10,7 +10,20 @@ import typer
 
 from . import completion
 from .console import exit_after, print_json, print_table, task_progress
-from .options import AsJson, Device, DType, Model, Precision, Seed, provider_potential, require_device, structure_path
+from .options import (
+    AsJson,
+    Charge,
+    Device,
+    DType,
+    Model,
+    Multiplicity,
+    Precision,
+    Seed,
+    model_structure,
+    provider_potential,
+    require_device,
+    with_electrons,
+)
 
 
 def run(
@@ -27,8 +40,15 @@ def run(
         typer.Option(help="Weight to this force field, as PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS),
     ] = None,
     structure: Annotated[
-        str, typer.Option(help="PDB of the molecule, for the force field.", autocompletion=completion.STRUCTURES)
-    ] = "capped-alanine",
+        str | None,
+        typer.Option(
+            help="Structure file of the molecule, for the force field.",
+            show_default="the model's",
+            autocompletion=completion.STRUCTURES,
+        ),
+    ] = None,
+    charge: Charge = None,
+    multiplicity: Multiplicity = None,
     basin: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,17 +88,22 @@ def run(
 
     if reweight is None and (basin or frames or metropolis):
         raise ConfigurationError("Basins, frames and a Metropolis chain need a force field. Name it with --reweight.")
+    if reweight is None and (structure or charge or multiplicity):
+        raise ConfigurationError("A structure, charge or multiplicity is for a force field. Name it with --reweight.")
     if metropolis is not None:
         require_free(metropolis)
         require_distinct([output, metropolis])
     basins = [Basin.parse(text) for text in basin or ()]
     potential = load(model, dtype.torch, require_device(device))
     torsions = require_torsions(potential, basins)
-    target = None if reweight is None else provider_potential(reweight, structure_path(structure))
+    target, weighted = None, "nothing: samples of the model"
+    if reweight is not None:
+        reweight = with_electrons(reweight, charge, multiplicity)
+        with model_structure(potential, structure) as (path, molecule):
+            target, weighted = provider_potential(reweight, path), f"{reweight} of {molecule}"
     seen = None
     if frames is not None and target is not None:
         seen = observe_targets(potential, read_frames(frames), target, torsions)
-    weighted = "nothing: samples of the model" if reweight is None else f"{reweight} of {structure}"
     origin = {**origin_of(registry().model_path(model), None), "weighted to": weighted}
     plan = SamplingPlan(output, n_samples, seed, target, origin)
     with task_progress() as on_progress:

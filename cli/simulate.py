@@ -11,14 +11,14 @@ from ..core.errors import ConfigurationError
 from ..core.units import FEMTOSECOND
 from . import completion
 from .console import print_json, print_table, task_progress
-from .options import AMBER, AsJson, Reference, Seed, structure_path
+from .options import AMBER, AsJson, Charge, Multiplicity, Reference, Seed, structure_path, with_electrons
 
 
 def run(
     structure: Annotated[
         str,
         typer.Argument(
-            help="PDB file, or the name of a molecule that ships with the package.",
+            help="PDB, mmCIF, SDF or SMILES file, or the name of a molecule that ships with the package.",
             autocompletion=completion.STRUCTURES,
         ),
     ],
@@ -28,10 +28,12 @@ def run(
             "--out", help="Frames file; a simulation that is in it goes on.", autocompletion=completion.FRAMES
         ),
     ],
-    reference: Reference = AMBER,
+    reference: Reference = None,
     calculator: Annotated[
         str | None, typer.Option(help="An ASE calculator instead, like tblite:GFN2-xTB: short for --reference ase:...")
     ] = None,
+    charge: Charge = None,
+    multiplicity: Multiplicity = None,
     engine: Annotated[
         str, typer.Option(help="openmm, ase, or a plug-in's.", autocompletion=completion.ENGINES)
     ] = "openmm",
@@ -68,10 +70,15 @@ def run(
     from ..training.frames_file import read_frames
     from ..training.simulate import SimulateSettings, simulate, slow_torsions
 
+    if calculator is not None and reference is not None:
+        raise ConfigurationError(
+            "--calculator is short for --reference ase:...: give one of the two, since only one can be simulated."
+        )
     path = structure_path(structure)
+    potential = f"ase:{calculator}" if calculator is not None else reference or AMBER
     settings = SimulateSettings(
         structure=path,
-        potential=reference if calculator is None else f"ase:{calculator}",
+        potential=with_electrons(potential, charge, multiplicity),
         engine=engine,
         n_frames=n_frames,
         frame_interval=interval,

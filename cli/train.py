@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
+from ..core.errors import ConfigurationError
 from . import completion
 from .console import print_json, say, task_progress
-from .options import AsJson, Precision, provider_potential, require_device, structure_path
+from .options import AsJson, Precision, provider_potential, require_device, shipped_structure, structure_path
 
 
 def run(
@@ -46,8 +47,13 @@ def run(
         ),
     ] = None,
     structure: Annotated[
-        str, typer.Option(help="PDB of the molecule, for the target.", autocompletion=completion.STRUCTURES)
-    ] = "capped-alanine",
+        str | None,
+        typer.Option(
+            help="Structure file of the molecule, for the target.",
+            show_default="the package's, if the molecule ships with it",
+            autocompletion=completion.STRUCTURES,
+        ),
+    ] = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the loss first: minutes, then steps in less than half the time.")
     ] = False,
@@ -97,11 +103,18 @@ def run(
     if flow != settings.flow:
         changes["flow"] = flow
     settings = TrainSettings.model_validate({**settings.model_dump(exclude_unset=True), **changes})
-    potential = None if target is None else provider_potential(target, structure_path(structure))
+    if structure is not None and target is None:
+        raise ConfigurationError("A structure is for a target. Name it with --target.")
     data = read_frames(frames)
+    path = None if target is None else structure_path(structure) if structure else shipped_structure(data.topology)
+    if target is not None and path is None:
+        raise ConfigurationError(
+            f'"{frames}" is not of a molecule that ships with the package: give its structure file with --structure.'
+        )
+    potential = None if target is None or path is None else provider_potential(target, path)
     source = {**origin(["smoothflow", *sys.argv[1:]]), "frames": str(frames.resolve())}
-    if target is not None:
-        source |= {"target": target, "structure": str(structure_path(structure).resolve())}
+    if target is not None and path is not None:
+        source |= {"target": target, "structure": str(path.resolve())}
     with task_progress() as on_progress:
         model = train(data, settings, output, potential, on_progress, source)
     if as_json:

@@ -14,6 +14,7 @@ from ..core.errors import GeometryError
 from ..core.topology import Topology
 from .elements import element
 from .geometry import angle, norm
+from .topology_checks import ADD_IT, NON_METALS
 from .zmatrix import ZMatrix
 
 OVERLAP = 0.02
@@ -21,6 +22,9 @@ OVERLAP = 0.02
 
 STRETCHED = 1.5
 """Bonds longer than this times the sum of covalent radii are no bonds; atoms two bonds apart are 1.6 or more away."""
+
+COMPRESSED = 0.65
+"""Bonds shorter than this times the sum of covalent radii, on average, are of other elements: C-H has 1.0, N2 0.77."""
 
 COLLINEAR = 0.01
 """Angles nearer than this (rad) to 0 or pi define no torsion."""
@@ -59,6 +63,7 @@ def check_positions(topology: Topology, positions: Float[Tensor, "frames atoms 3
         require_unit(ratios)
         _require_apart(topology, part, start)
         _require_bonds(topology, ratios, start)
+        _require_elements(topology, ratios)
         _require_hydrogens(topology, part)
 
 
@@ -167,6 +172,20 @@ def _require_bonds(topology: Topology, ratios: Float[Tensor, "frames bonds"], st
         )
 
 
+def _require_elements(topology: Topology, ratios: Float[Tensor, "frames bonds"]) -> None:
+    """A calcium that is an alpha carbon has bonds of half the length that it should have."""
+    short = (ratios.mean(0) < COMPRESSED).nonzero()
+    if len(short):
+        bond = int(short[0])
+        first, second = (topology.atoms[i] for i in topology.bonds[bond])
+        expected = element(first.element).radius + element(second.element).radius
+        raise GeometryError(
+            f"The bond of {first} ({first.element}) and {second} ({second.element}) is "
+            f"{float(ratios[:, bond].mean()) * expected:.3g} nm long on average and not {expected:.3f} nm, "
+            "like covalent radii. An element seems to be wrong: correct it (columns 77-78 of a PDB file)."
+        )
+
+
 def _require_apart(topology: Topology, positions: Float[Tensor, "frames atoms 3"], start: int) -> None:
     n = len(topology)
     first, second = torch.triu_indices(n, n, 1, device=positions.device)
@@ -185,7 +204,9 @@ def _require_hydrogens(topology: Topology, positions: Float[Tensor, "frames atom
     neighbours = topology.neighbours()
     for centre, atom in enumerate(topology.atoms):
         ends = neighbours[centre]
-        if atom.element != "C" or len(ends) not in (2, 3):
+        if atom.element != "C" or len(ends) not in (2, 3) or centre in topology.open_valences:
+            continue
+        if any(topology.elements[end] not in NON_METALS for end in ends):
             continue
         arms = positions[:, ends] - positions[:, centre, None]
         if len(ends) == 2:
@@ -195,10 +216,7 @@ def _require_hydrogens(topology: Topology, positions: Float[Tensor, "frames atom
             found = float(angle(arms, arms.roll(1, dims=1)).sum(-1).mean())
             lacks, shape = found < PYRAMIDAL, "three bonds that do not lie in a plane"
         if lacks:
-            raise GeometryError(
-                f"Atom {centre} ({atom}) is carbon with {shape}: a hydrogen is missing. Add it, for example with "
-                "openmm.app.Modeller.addHydrogens."
-            )
+            raise GeometryError(f"Atom {centre} ({atom}) is carbon with {shape}: a hydrogen is missing. {ADD_IT}")
 
 
 def _require_bent(

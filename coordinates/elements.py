@@ -1,4 +1,7 @@
-"""Atomic numbers, masses and covalent radii."""
+"""Atomic numbers, masses and covalent radii.
+
+The table is written out because every molecule needs it, also where no optional package is installed.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,11 @@ from ..core.topology import Topology
 
 
 class Element(NamedTuple):
-    """Atomic number, standard atomic weight (amu, IUPAC 2016) and covalent radius (nm).
+    """Atomic number, standard atomic weight (amu, IUPAC 2016; of the longest-lived isotope where there is none) and
+    covalent radius (nm).
 
-    Reference of the radii: Cordero et al., Covalent radii revisited, Dalton Trans. 2008, 2832.
+    References of the radii: Cordero et al., Covalent radii revisited, Dalton Trans. 2008, 2832; from Bk on Pyykkö and
+    Atsumi, Molecular single-bond covalent radii, Chem. Eur. J. 15, 186 (2009).
     """
 
     number: int
@@ -80,10 +85,68 @@ ELEMENTS: dict[str, Element] = {
     "Xe": Element(54, 131.293, 0.14),
     "Cs": Element(55, 132.905, 0.244),
     "Ba": Element(56, 137.327, 0.215),
+    "La": Element(57, 138.905, 0.207),
+    "Ce": Element(58, 140.116, 0.204),
+    "Pr": Element(59, 140.908, 0.203),
+    "Nd": Element(60, 144.242, 0.201),
+    "Pm": Element(61, 144.913, 0.199),
+    "Sm": Element(62, 150.36, 0.198),
+    "Eu": Element(63, 151.964, 0.198),
+    "Gd": Element(64, 157.25, 0.196),
+    "Tb": Element(65, 158.925, 0.194),
+    "Dy": Element(66, 162.5, 0.192),
+    "Ho": Element(67, 164.93, 0.192),
+    "Er": Element(68, 167.259, 0.189),
+    "Tm": Element(69, 168.934, 0.19),
+    "Yb": Element(70, 173.054, 0.187),
+    "Lu": Element(71, 174.967, 0.187),
+    "Hf": Element(72, 178.49, 0.175),
+    "Ta": Element(73, 180.948, 0.17),
+    "W": Element(74, 183.84, 0.162),
+    "Re": Element(75, 186.207, 0.151),
+    "Os": Element(76, 190.23, 0.144),
+    "Ir": Element(77, 192.217, 0.141),
     "Pt": Element(78, 195.084, 0.136),
     "Au": Element(79, 196.967, 0.136),
     "Hg": Element(80, 200.592, 0.132),
+    "Tl": Element(81, 204.38, 0.145),
     "Pb": Element(82, 207.2, 0.146),
+    "Bi": Element(83, 208.98, 0.148),
+    "Po": Element(84, 208.982, 0.14),
+    "At": Element(85, 209.987, 0.15),
+    "Rn": Element(86, 222.018, 0.15),
+    "Fr": Element(87, 223.02, 0.26),
+    "Ra": Element(88, 226.025, 0.221),
+    "Ac": Element(89, 227.028, 0.215),
+    "Th": Element(90, 232.038, 0.206),
+    "Pa": Element(91, 231.036, 0.2),
+    "U": Element(92, 238.029, 0.196),
+    "Np": Element(93, 237.048, 0.19),
+    "Pu": Element(94, 244.064, 0.187),
+    "Am": Element(95, 243.061, 0.18),
+    "Cm": Element(96, 247.07, 0.169),
+    "Bk": Element(97, 247.07, 0.168),
+    "Cf": Element(98, 251.08, 0.168),
+    "Es": Element(99, 252.083, 0.165),
+    "Fm": Element(100, 257.095, 0.167),
+    "Md": Element(101, 258.098, 0.173),
+    "No": Element(102, 259.101, 0.176),
+    "Lr": Element(103, 262.11, 0.161),
+    "Rf": Element(104, 267.122, 0.157),
+    "Db": Element(105, 268.126, 0.149),
+    "Sg": Element(106, 271.134, 0.143),
+    "Bh": Element(107, 270.133, 0.141),
+    "Hs": Element(108, 269.134, 0.134),
+    "Mt": Element(109, 278.156, 0.129),
+    "Ds": Element(110, 281.165, 0.128),
+    "Rg": Element(111, 281.166, 0.121),
+    "Cn": Element(112, 285.177, 0.122),
+    "Nh": Element(113, 286.182, 0.136),
+    "Fl": Element(114, 289.19, 0.143),
+    "Mc": Element(115, 289.194, 0.162),
+    "Lv": Element(116, 293.204, 0.175),
+    "Ts": Element(117, 293.208, 0.165),
+    "Og": Element(118, 294.214, 0.157),
 }
 
 
@@ -94,7 +157,7 @@ def element(symbol: str) -> Element:
         TopologyError: If it is not among those known here.
     """
     if symbol not in ELEMENTS:
-        raise TopologyError(f'"{symbol}" is no element symbol known here; known are {", ".join(ELEMENTS)}.')
+        raise TopologyError(f'"{symbol}" is not the symbol of an element. Correct it, as in H, C or Cl.')
     return ELEMENTS[symbol]
 
 

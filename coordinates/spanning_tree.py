@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ..core.errors import TopologyError
 from ..core.topology import Topology
+from .linear_groups import Rods, linear_rods
 from .naming import CHI_BONDS, backbone_atoms, named_torsion
 from .topology_checks import require_molecule
 
@@ -17,7 +19,10 @@ def automatic_rows(topology: Topology) -> list[Quad]:
     heavy = {i for i in everything if topology.elements[i] != "H"}
     backbone = backbone_atoms(topology)
     stages = [stage for stage in (backbone, heavy, everything) if stage]
+    rods = linear_rods(topology)
     root, head = _central_bond(neighbours, stages)
+    if rods:
+        root, head = _bond_beside(topology, neighbours, rods, root, head)
     parent = _grow(neighbours, stages, root, head)
     children = _ordered_children(topology, parent, root, head, backbone)
 
@@ -33,6 +38,8 @@ def automatic_rows(topology: Topology) -> list[Quad]:
                 rows[a] = (a, root, head, children[head][0] if children[head] else -1)
             else:
                 rows[a] = (a, p, g, _torsion_reference(topology, a, p, g, parent, children))
+    if rods:
+        return _beside_rods(rows, neighbours, rods, root, head)
     return _sorted_by_depth(topology, rows)
 
 
@@ -117,3 +124,77 @@ def _sorted_by_depth(topology: Topology, rows: dict[int, Quad]) -> list[Quad]:
         return depth[atom]
 
     return sorted(rows.values(), key=lambda row: (depth_of(row[0]), topology.elements[row[0]] == "H", row[0]))
+
+
+def _bond_beside(topology: Topology, neighbours: list[list[int]], rods: Rods, root: int, head: int) -> tuple[int, int]:
+    """The bond nearest to the central one from which a third atom can be placed that is not in line."""
+    candidates = [
+        (first, second)
+        for first in _nearest_first(neighbours, root)
+        for second in sorted(neighbours[first], key=lambda i: (i != head, topology.elements[i] == "H", i))
+        if any(third != second and not rods.hold(third, first, second) for third in neighbours[first])
+    ]
+    if not candidates:
+        raise TopologyError(
+            "All atoms lie on one line: torsions about a linear molecule are undefined, so that it has no internal "
+            "coordinates of this kind. Leave it out; linear groups of a larger molecule are no problem."
+        )
+    # bonds of linear groups only where there are no others
+    return min(candidates, key=lambda bond: rods.has_within(*bond))
+
+
+def _nearest_first(neighbours: list[list[int]], start: int) -> list[int]:
+    """All atoms, those with the fewest bonds to ``start`` first."""
+    reached = [start]
+    for atom in reached:
+        reached += [other for other in neighbours[atom] if other not in reached]
+    return reached
+
+
+def _beside_rods(rows: dict[int, Quad], neighbours: list[list[int]], rods: Rods, root: int, head: int) -> list[Quad]:
+    """Rows whose references are not in line: those that would be are the nearest atoms beside the linear group.
+
+    Each atom keeps the atom it is bonded to; where its angle or torsion reference is in line with it, or not placed
+    yet, the nearest placed atom is taken that is not.
+    """
+    placed = [root, head]
+    made = [rows[root], rows[head]]
+    # first the atom that makes a plane with the first bond
+    third = next(i for i in neighbours[root] if i != head and not rods.hold(i, root, head))
+    first_child = next((i for i, row in rows.items() if row[1:] == (head, root, -1)), third)
+    if not rods.hold(first_child, head, root):
+        made.append((first_child, head, root, -1) if first_child != third else (third, root, head, -1))
+    else:
+        made.append((third, root, head, -1))
+    placed.append(made[-1][0])
+    waiting = [i for i in rows if i not in placed]
+    while waiting:
+        for atom in waiting:
+            b, c, d = rows[atom][1:]
+            if b not in placed:
+                continue
+            near = [i for i in _nearest_first(neighbours, b) if i in placed and i != b]
+            siblings = [i for i in neighbours[b] if i in near]
+            # far out on a long group, atoms of the group are nearly in line with those beside it
+            beside = sorted((d, *siblings, *near), key=lambda i: rods.has_within(b, i))
+            found = next(
+                (
+                    (angle, torsion)
+                    for angle in (c, *near)
+                    if angle in placed and angle != b and not rods.hold(atom, b, angle)
+                    for torsion in beside
+                    if torsion in placed and torsion not in (b, angle) and not rods.hold(b, angle, torsion)
+                ),
+                None,
+            )
+            if found is not None:
+                made.append((atom, b, *found))
+                placed.append(atom)
+                waiting.remove(atom)
+                break
+        else:
+            raise TopologyError(
+                "No z-matrix was found that keeps to one side of the linear groups. Give one of your own (zmatrix in "
+                "the settings of a training)."
+            )
+    return made

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
-import warnings
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import FileFormatError, MissingDependencyError, SmoothflowError, TopologyError
+from ..core.files import read_text
 from ..core.topology import Atom, Topology
 from ..core.units import ANGSTROM
 from .checks import require_unit
 from .elements import element
+from .pdb_reader import parse_pdb
 
 if TYPE_CHECKING:
     import ase
@@ -28,57 +34,149 @@ BOND_TOLERANCE = 1.25
 """Two atoms are taken to be bonded if they are nearer than this times the sum of their covalent radii."""
 
 
-def topology_from_pdb(path: str | Path) -> tuple[Topology, Float[Tensor, "frames atoms 3"]]:
-    """The topology of a PDB file, and its positions in nm (one frame per model).
+@dataclass(frozen=True)
+class Structure:
+    """A molecule as a file describes it.
 
-    Bonds are those of standard residues and of CONECT records; OpenMM reads the file, or MDTraj where it is missing.
+    Attributes:
+        topology: Its atoms and bonds.
+        positions: nm, one frame for each model or conformer.
+        charges: Formal charge of each atom, in units of e; None if the file says none.
+    """
+
+    topology: Topology
+    positions: Float[Tensor, "frames atoms 3"]
+    charges: tuple[int, ...] | None = None
+
+
+def read_structure(path: str | Path) -> Structure:
+    """The molecule in a PDB, mmCIF, SDF or SMILES file; the suffix says which, and a file without a known one is PDB.
+
+    Bonds are those of standard residues and of CONECT records in PDB files, of the records of bonds in the others.
+    OpenMM knows standard residues, MDTraj stands in for it with PDB files; OpenMM reads mmCIF, RDKit SDF and SMILES.
 
     Raises:
-        FileFormatError: If there is no such file, or it is no PDB file.
-        MissingDependencyError: If neither OpenMM nor MDTraj is installed.
+        FileFormatError: If there is no such file, or it is of another format.
+        TopologyError: If an element or a hydrogen is missing.
+        MissingDependencyError: If the package that reads the format is not installed.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileFormatError(f'There is no file "{path}". Give the path of a PDB file.')
+        raise FileFormatError(f'There is no file "{path}". Give the path of a PDB, mmCIF, SDF or SMILES file.')
+    read = _READERS.get(path.suffix.lower(), _read_pdb)
     try:
-        if find_spec("openmm") is not None:
-            topology, positions = _read_with_openmm(path)
-        elif find_spec("mdtraj") is not None:
-            topology, positions = _read_with_mdtraj(path)
-        else:
-            raise MissingDependencyError("Reading a PDB file", "openmm", "openmm")
+        structure = read(path)
     except SmoothflowError:
         raise
     except Exception as error:  # the readers raise whatever a malformed line leads to
         raise FileFormatError(
-            f'"{path}" cannot be read as a PDB file ({type(error).__name__}: {error}). It may be truncated, or of '
-            "another format."
+            f'"{path}" cannot be read as {_FORMATS[read]} ({type(error).__name__}: {error}). It may be truncated, or '
+            "of another format."
         ) from error
-    if len(topology) == 0:
+    if len(structure.topology) == 0:
         raise FileFormatError(f'"{path}" has no atoms. Give a PDB file with ATOM or HETATM records.')
-    return topology, torch.from_numpy(positions)
+    # a carbanion or carbocation has a charge and fewer neighbours
+    charged = {
+        i
+        for i, charge in enumerate(structure.charges or ())
+        if charge and structure.topology.elements[i] in ("B", "C", "Si")
+    }
+    topology = structure.topology
+    marked = replace(topology, open_valences=tuple(sorted(charged | set(topology.open_valences))))
+    return replace(structure, topology=marked)
 
 
-def _read_with_openmm(path: Path) -> tuple[Topology, np.ndarray[Any, np.dtype[np.float64]]]:
+def topology_from_pdb(path: str | Path) -> tuple[Topology, Float[Tensor, "frames atoms 3"]]:
+    """The topology and the positions (nm) of a structure file, as `read_structure` reads them."""
+    structure = read_structure(path)
+    return structure.topology, structure.positions
+
+
+def _read_pdb(path: Path) -> Structure:
+    content = parse_pdb(read_text(path), f'"{path}"')
+    if find_spec("openmm") is not None:
+        from openmm.app import PDBFile
+
+        topology = topology_from_openmm(PDBFile(io.StringIO(content.text)).topology)
+    elif find_spec("mdtraj") is not None:
+        import mdtraj
+
+        # MDTraj reads from a name
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / "plain.pdb"
+            plain.write_text(content.text, encoding="utf-8")
+            topology = topology_from_mdtraj(mdtraj.load_pdb(str(plain)).topology)
+    else:
+        raise MissingDependencyError("Reading a PDB file", "openmm", "openmm")
+    positions = torch.from_numpy(content.positions)
+    if len(topology) != positions.shape[1]:
+        raise FileFormatError(f'"{path}" has atoms that are written in an unknown way. Write it anew with OpenMM.')
+    return Structure(topology, positions, content.charges)
+
+
+def _read_mmcif(path: Path) -> Structure:
+    if find_spec("openmm") is None:
+        raise MissingDependencyError("Reading an mmCIF file", "openmm", "openmm")
     from openmm import unit
-    from openmm.app import PDBFile
+    from openmm.app import PDBxFile
+    from openmm.app.internal.pdbx.reader.PdbxReader import PdbxReader
 
-    with path.open() as stream, warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*duplicate atom")
-        try:
-            pdb = PDBFile(stream)
-        except UserWarning as warning:
-            atom = " ".join(str(warning).partition("(")[2].split()[1:6])
-            raise TopologyError(f'"{path}" has an atom twice: {atom}. Remove one of the two.') from warning
-    frames = [pdb.getPositions(asNumpy=True, frame=i) for i in range(pdb.getNumFrames())]
-    return topology_from_openmm(pdb.topology), np.stack([frame.value_in_unit(unit.nanometer) for frame in frames])
+    text = read_text(path)
+    file = PDBxFile(io.StringIO(text))
+    frames = [file.getPositions(asNumpy=True, frame=i) for i in range(file.getNumFrames())]
+    positions = np.stack([frame.value_in_unit(unit.nanometer) for frame in frames])
+    blocks: list[Any] = []
+    PdbxReader(io.StringIO(text)).read(blocks)
+    sites = blocks[0].getObj("atom_site")
+    number, charge = (sites.getAttributeIndex(name) for name in ("id", "pdbx_formal_charge"))
+    said = {row[number]: row[charge] for row in sites.getRowList()} if charge >= 0 else {}
+    charges = [said.get(atom.id, "?") for atom in file.topology.atoms()]
+    return Structure(
+        topology_from_openmm(file.topology),
+        torch.from_numpy(positions),
+        None if all(c in ("?", ".") for c in charges) else tuple(0 if c in ("?", ".") else int(c) for c in charges),
+    )
 
 
-def _read_with_mdtraj(path: Path) -> tuple[Topology, np.ndarray[Any, np.dtype[np.float64]]]:
-    import mdtraj
+def _read_sdf(path: Path) -> Structure:
+    chem = _import_rdkit("Reading an SDF file")
+    supplier = chem.SDMolSupplier()
+    supplier.SetData(read_text(path), removeHs=False)
+    with _quiet_rdkit():
+        molecules = list(supplier)
+    if not molecules or any(molecule is None for molecule in molecules):
+        raise FileFormatError(
+            f'RDKit cannot read "{path}" as an SDF file: a block is damaged, or has an atom of an impossible valence.'
+        )
+    structures = [_structure_from_rdkit(molecule, f'"{path}"') for molecule in molecules]
+    if any(s.topology != structures[0].topology for s in structures):
+        raise TopologyError(f'"{path}" holds several molecules, or one in several orders of its atoms. Keep one.')
+    if any(not molecule.GetConformer().Is3D() for molecule in molecules):
+        raise FileFormatError(f'"{path}" is a drawing in two dimensions. Give a structure in three.')
+    return replace(structures[0], positions=torch.cat([structure.positions for structure in structures]))
 
-    trajectory = mdtraj.load_pdb(str(path))
-    return topology_from_mdtraj(trajectory.topology), trajectory.xyz.astype(np.float64)
+
+def _read_smiles(path: Path) -> Structure:
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    if len(lines) != 1:
+        raise FileFormatError(f'"{path}" must hold one line with one SMILES string; it has {len(lines)}.')
+    return _structure_from_smiles(lines[0][0])
+
+
+_Reader = Callable[[Path], Structure]
+_READERS: dict[str, _Reader] = {
+    **dict.fromkeys((".cif", ".mmcif", ".pdbx"), _read_mmcif),
+    **dict.fromkeys((".sdf", ".sd", ".mol"), _read_sdf),
+    **dict.fromkeys((".smi", ".smiles"), _read_smiles),
+}
+_FORMATS: dict[_Reader, str] = {
+    _read_pdb: "a PDB file",
+    _read_mmcif: "an mmCIF file",
+    _read_sdf: "an SDF file",
+    _read_smiles: "a SMILES file",
+}
+STRUCTURE_SUFFIXES = (".pdb", ".ent", *_READERS)
+"""What `read_structure` reads."""
 
 
 def topology_from_openmm(topology: openmm.app.Topology) -> Topology:
@@ -128,23 +226,63 @@ def topology_from_smiles(smiles: str, seed: int = 0) -> tuple[Topology, Float[Te
         TopologyError: If RDKit cannot parse or embed it.
         MissingDependencyError: If RDKit is not installed.
     """
-    if find_spec("rdkit") is None:
-        raise MissingDependencyError("Reading SMILES", "rdkit", "smiles")
-    from rdkit import Chem
+    structure = _structure_from_smiles(smiles, seed)
+    return structure.topology, structure.positions
+
+
+def _structure_from_smiles(smiles: str, seed: int = 0) -> Structure:
+    chem = _import_rdkit("Reading SMILES")
     from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-    parsed = Chem.MolFromSmiles(smiles)
-    if parsed is None:
-        raise TopologyError(f'"{smiles}" is no valid SMILES string. Check its rings, brackets and valences.')
-    molecule = Chem.AddHs(parsed)
-    # a large molecule is embedded only from random coordinates
-    if all(rdDistGeom.EmbedMolecule(molecule, randomSeed=seed, useRandomCoords=r) != 0 for r in (False, True)):
-        raise TopologyError(f'RDKit finds no conformation of "{smiles}". Give a structure file instead.')
-    rdForceFieldHelpers.MMFFOptimizeMolecule(molecule)
-    symbols = [atom.GetSymbol() for atom in molecule.GetAtoms()]
+    with _quiet_rdkit():
+        parsed = chem.MolFromSmiles(smiles)
+        if parsed is None:
+            raise TopologyError(f'"{smiles}" is no valid SMILES string. Check its rings, brackets and valences.')
+        molecule = chem.AddHs(parsed)
+        # a large molecule is embedded only from random coordinates
+        if all(rdDistGeom.EmbedMolecule(molecule, randomSeed=seed, useRandomCoords=r) != 0 for r in (False, True)):
+            raise TopologyError(f'RDKit finds no conformation of "{smiles}". Give a structure file instead.')
+        rdForceFieldHelpers.MMFFOptimizeMolecule(molecule)
+    return _structure_from_rdkit(molecule, f'"{smiles}"')
+
+
+def _import_rdkit(feature: str) -> Any:
+    if find_spec("rdkit") is None:
+        raise MissingDependencyError(feature, "rdkit", "smiles")
+    from rdkit import Chem
+
+    return Chem
+
+
+@contextmanager
+def _quiet_rdkit() -> Iterator[None]:
+    """Without what RDKit writes to standard error by itself."""
+    from rdkit import rdBase
+
+    with rdBase.BlockLogs():
+        yield
+
+
+def _structure_from_rdkit(molecule: Any, source: str) -> Structure:
+    """The structure of an RDKit molecule with conformations; it knows which valences are open."""
+    atoms = list(molecule.GetAtoms())
+    lacking = [atom for atom in atoms if atom.GetTotalNumHs() > 0]
+    if lacking:
+        raise TopologyError(
+            f"{source} lacks hydrogens: atom {lacking[0].GetIdx()} ({lacking[0].GetSymbol()}) has "
+            f"{lacking[0].GetTotalNumHs()} that are not written out. Add them, for example with rdkit.Chem.AddHs."
+        )
+    symbols = [atom.GetSymbol() for atom in atoms]
     bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in molecule.GetBonds()]
-    positions = torch.from_numpy(molecule.GetConformer().GetPositions() * ANGSTROM)
-    return _topology(_numbered(symbols), bonds), positions[None]
+    positions = np.stack([conformer.GetPositions() for conformer in molecule.GetConformers()]) * ANGSTROM
+    charges = tuple(atom.GetFormalCharge() for atom in atoms)
+    unpaired = tuple(atom.GetIdx() for atom in atoms if atom.GetNumRadicalElectrons() or _is_carbon_ion(atom))
+    topology = replace(_topology(_numbered(symbols), bonds), open_valences=unpaired)
+    return Structure(topology, torch.from_numpy(positions), charges)
+
+
+def _is_carbon_ion(atom: Any) -> bool:
+    return bool(atom.GetSymbol() in ("B", "C", "Si") and atom.GetFormalCharge())
 
 
 def topology_to_openmm(topology: Topology) -> openmm.app.Topology:

@@ -7,7 +7,16 @@ from collections import Counter
 from ..core.errors import TopologyError
 from ..core.topology import Topology
 
-MAX_NEIGHBOURS = {"H": 1, "F": 1, "C": 4, "N": 4, "O": 3}
+MAX_NEIGHBOURS = {"H": 1, "He": 0, "F": 1, "Ne": 0, "C": 4, "N": 4, "O": 3, "Ar": 0}
+NON_METALS = frozenset(("H", "He", "C", "N", "O", "F", "Ne", "P", "S", "Cl", "Ar", "Se", "Br", "Kr", "I", "Xe"))
+"""Bonds to all other elements, like boron and metals, are no matter of valences: they bridge and cluster."""
+
+
+ADD_IT = (
+    "Add it, for example with openmm.app.Modeller.addHydrogens; if it is a radical, carbene or ion, give the structure "
+    "as an SDF or SMILES file, which says so (or name the atom in Topology.open_valences)."
+)
+"""What to do about a hydrogen that seems to be missing."""
 
 
 def require_molecule(topology: Topology) -> None:
@@ -56,14 +65,15 @@ def _require_valences(topology: Topology) -> None:
     neighbours = topology.neighbours()
     for i, atom in enumerate(topology.atoms):
         symbol, n = atom.element, len(neighbours[i])
+        if any(topology.elements[j] not in NON_METALS for j in neighbours[i]):
+            continue
         if n > MAX_NEIGHBOURS.get(symbol, n):
             raise TopologyError(
                 f"Atom {i} ({atom}) is {symbol} with {n} bonds. Remove the wrong bonds or the duplicated atoms."
             )
-        if _lacks_hydrogen(topology, i, neighbours[i]):
+        if i not in topology.open_valences and _lacks_hydrogen(topology, i, neighbours[i]):
             raise TopologyError(
-                f"Atom {i} ({atom}) is {symbol} with {n} bond{'s' if n > 1 else ''}: a hydrogen is missing. Add it, "
-                "for example with openmm.app.Modeller.addHydrogens."
+                f"Atom {i} ({atom}) is {symbol} with {n} bond{'s' if n > 1 else ''}: a hydrogen is missing. {ADD_IT}"
             )
 
 

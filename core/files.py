@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -157,6 +158,37 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileFormatError(f'The folder "{path}" cannot be made: {error.strerror}.') from error
+
+
+def decode_text(content: bytes) -> str:
+    """The text of a file of another program, without a byte-order mark.
+
+    Text is UTF-8, or UTF-16 where a byte-order mark says so; bytes that are not UTF-8 are taken as Latin-1, which only
+    concerns comments: formats of molecules are ASCII.
+    """
+    for mark, encoding in (
+        (codecs.BOM_UTF8, "utf-8"),
+        (codecs.BOM_UTF16_LE, "utf-16-le"),
+        (codecs.BOM_UTF16_BE, "utf-16-be"),
+    ):
+        if content.startswith(mark):
+            return content.removeprefix(mark).decode(encoding, errors="replace")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, as `decode_text` reads it.
+
+    Raises:
+        FileFormatError: If the file cannot be read.
+    """
+    try:
+        return decode_text(path.read_bytes())
+    except OSError as error:
+        raise FileFormatError(f'"{path}" cannot be read: {error.strerror or error}.') from error
 
 
 def file_digest(path: Path) -> str:

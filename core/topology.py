@@ -30,12 +30,24 @@ class Atom:
 
 @dataclass(frozen=True)
 class Topology:
-    """Atoms in order, and bonds as pairs of atom indices (smaller first, sorted)."""
+    """Atoms in order, and bonds as pairs of atom indices (smaller first, sorted).
+
+    Attributes:
+        atoms: In the order of all arrays.
+        bonds: Pairs of atom indices.
+        open_valences: Atoms known to have fewer neighbours than usual, like those of radicals, carbenes and carbanions
+            (sorted): no hydrogen is missed at them.
+    """
 
     atoms: tuple[Atom, ...]
     bonds: tuple[tuple[int, int], ...]
+    open_valences: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if list(self.open_valences) != sorted(set(self.open_valences) & set(range(len(self.atoms)))):
+            raise TopologyError(
+                f"The open valences {self.open_valences} are not indices of the {len(self.atoms)} atoms in order."
+            )
         for first, second in self.bonds:
             if not 0 <= first < second < len(self.atoms):
                 raise TopologyError(
@@ -55,6 +67,8 @@ class Topology:
         return {
             "atoms": [[atom.element, atom.name, atom.residue_name, atom.residue_index] for atom in self.atoms],
             "bonds": [list(bond) for bond in self.bonds],
+            # as in files written before there were any
+            **({"open_valences": list(self.open_valences)} if self.open_valences else {}),
         }
 
     @classmethod
@@ -67,9 +81,10 @@ class Topology:
         try:
             atoms = tuple(Atom(str(e), str(name), str(residue), int(i)) for e, name, residue, i in data["atoms"])
             bonds = tuple((int(first), int(second)) for first, second in data["bonds"])
-        except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
+            open_valences = tuple(int(i) for i in data.get("open_valences", ()))
+        except (TypeError, ValueError, KeyError, IndexError, OverflowError, AttributeError) as error:
             raise TopologyError(f"This is no topology: {type(error).__name__}: {error}.") from error
-        return cls(atoms, bonds)
+        return cls(atoms, bonds, open_valences)
 
     def neighbours(self) -> list[list[int]]:
         """The atoms bonded to each atom, in increasing order."""
@@ -83,7 +98,8 @@ class Topology:
         """The topology of some of the atoms in the order of ``indices``, with the bonds between them."""
         place = {index: i for i, index in enumerate(indices)}
         bonds = [sorted((place[i], place[j])) for i, j in self.bonds if i in place and j in place]
-        return Topology(tuple(self.atoms[i] for i in indices), tuple(sorted((i, j) for i, j in bonds)))
+        unsaturated = tuple(sorted(place[i] for i in self.open_valences if i in place))
+        return Topology(tuple(self.atoms[i] for i in indices), tuple(sorted((i, j) for i, j in bonds)), unsaturated)
 
     def require_elements(self, elements: tuple[str, ...], ours: str, theirs: str) -> None:
         """Raise a `TopologyError` unless ``elements`` are this topology's, in order.

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "coordinates": {"core"},
     "integrators": {"core"},
     "potentials": {"coordinates", "integrators", "core"},
-    "backends": {"core"},
+    "backends": {"coordinates", "core"},
     "testing": {"core"},
     "training": {"potentials", "coordinates", "integrators", "core"},
     "analysis": {"training", "potentials", "coordinates", "integrators", "core"},

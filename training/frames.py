@@ -17,6 +17,9 @@ from ..core.topology import Topology
 BLOCK = 1000
 """Frames that are checked or read at a time."""
 
+LOST = 2000.0
+"""Farther (nm) from the origin, float32 resolves less than a twentieth of a bond's vibration."""
+
 
 @dataclass(frozen=True)
 class Frames:
@@ -25,7 +28,7 @@ class Frames:
     Attributes:
         topology: The molecule; its atoms in the order of the arrays.
         temperature: In K.
-        positions: nm.
+        positions: nm; of molecules farther than 2000 nm from the origin, about their centres.
         forces: kJ/mol/nm; on the same atoms at the same positions.
         energies: kJ/mol.
         log_weights: Logarithms of importance weights, minus infinity for none; without them all frames weigh the same.
@@ -62,6 +65,8 @@ class Frames:
                     f"{column.capitalize()} of {n_frames} frames of {len(self.topology)} atoms must have shape "
                     f"{shape}, not {np.shape(values)}."
                 )
+            if column == "positions" and np.asarray(values).dtype != dtype:
+                values = near_origin(np.asarray(values), LOST)
             values = np.ascontiguousarray(values, dtype=dtype)
             object.__setattr__(self, column, values)
             allowed = np.isfinite(values) | (values == -np.inf if column == "log_weights" else False)
@@ -104,6 +109,18 @@ class Frames:
                 "one of them. Use the molecule that the frames were made for."
             )
 
+    def require_precision(self) -> None:
+        """Raise a `GeometryError` if a molecule is so far from the origin that float32 has lost its bonds."""
+        for start in range(0, len(self), BLOCK):
+            farthest = np.abs(self.positions[start : start + BLOCK]).max(axis=(1, 2))
+            if farthest.max() > LOST:
+                frame = int(farthest.argmax())
+                raise GeometryError(
+                    f"Frame {start + frame} lies {farthest[frame]:.3g} nm from the origin, where single precision "
+                    f"resolves only {np.spacing(farthest[frame]):.1g} nm: its bonds are lost. Centre the molecule in "
+                    "the program that wrote it, in double precision."
+                )
+
     def digest(self) -> str:
         """A fingerprint of the data: the SHA-256 of all arrays, topology and temperature."""
         sha = hashlib.sha256(repr((self.topology.to_dict(), self.temperature)).encode())
@@ -113,6 +130,21 @@ class Frames:
                 sha.update(name.encode())
                 sha.update(values.data)
         return sha.hexdigest()
+
+
+def near_origin(positions: Float[ndarray, "frames atoms 3"], farthest: float) -> Float[ndarray, "frames atoms 3"]:
+    """Positions (nm) of which those farther from the origin than ``farthest`` are about their centres instead.
+
+    Energies do not depend on where a molecule is, and float32 holds it best near the origin.
+    """
+    distances = np.abs(positions).max(axis=(1, 2)) if positions.size else np.zeros(0)
+    # what is not finite is refused by name
+    far = (distances > farthest) & np.isfinite(distances)
+    if not far.any():
+        return positions
+    centred = positions.astype(np.float64)
+    centred[far] -= centred[far].mean(axis=1, keepdims=True)
+    return centred
 
 
 COLUMNS: dict[str, tuple[type[np.generic], bool]] = {

@@ -27,8 +27,8 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 NPZ_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
-def read_npz(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
-    """The arrays of those names that are in a file; others are not read.
+def read_npz(path: Path, names: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays of those names that are in a file, and the names of the others, which are not read.
 
     What the file's directory says of sizes is not believed: bytes are counted as they are inflated.
 
@@ -38,10 +38,12 @@ def read_npz(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
     try:
         allowed = max(SMALL, MAX_EXPANSION * path.stat().st_size)
         with zipfile.ZipFile(path) as archive:
-            arrays = {}
+            arrays: dict[str, np.ndarray] = {}
+            others = []
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
                 if name not in names or name == member.filename:
+                    others.append(name)
                     continue
                 if name in arrays:
                     raise ValueError(f'the array "{name}" is there twice')
@@ -54,7 +56,7 @@ def read_npz(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
                     )
                 allowed -= len(content)
                 arrays[name] = _array(content)
-            return arrays
+            return arrays, others
     # besides damage: arrays that claim more than there is, and encryption
     except (*NPZ_ERRORS, MemoryError, NotImplementedError, RuntimeError) as error:
         raise FileFormatError(f'"{path}" is no npz file, or it is truncated: {error}.') from error

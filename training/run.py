@@ -32,6 +32,7 @@ from .batches import split
 from .config import TrainSettings
 from .fit import VALIDATION_BATCH, Work, fit
 from .frames import Frames
+from .label_checks import check_labels, compare_labels, warn_of_duplicates
 from .locks import lock_folder
 from .processes import ALONE, Rank, in_processes, launched_rank
 from .progress import OnProgress, Progress, silent
@@ -85,6 +86,9 @@ def train(
         model = registry().model_path(settings.initial_model)
         potential, settings = begin_with(model, frames, settings)
         origin = _origin(model)
+    if settings.weights.force > 0:
+        check_labels(frames, "the frames")
+    warn_of_duplicates(frames, "the frames")
     run = RunFolder(Path(run_folder))
     is_first = rank is None or rank.index == 0
     digest = frames.digest()
@@ -217,6 +221,7 @@ def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, 
             )
     if settings.weights.force > 0:
         frames.require_forces()
+    frames.require_precision()
     if not settings.weights.needs_target:
         return None
     if target is None:
@@ -226,6 +231,7 @@ def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, 
         )
     if target.topology is not None:
         frames.require_topology(target.topology, "the potential")
+    compare_labels(frames, target, "the frames")
     return target
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..coordinates.topologies import topology_from_pdb
+from ..coordinates.topologies import STRUCTURE_SUFFIXES, topology_from_pdb
 from ..core.errors import ConfigurationError, TopologyError
 from ..core.files import file_digest
 from ..core.topology import Topology
@@ -27,8 +27,8 @@ def starting_positions(
 
     Args:
         potential: The model.
-        start: Frames (HDF5) or a PDB file of the model's molecule: the first configurations in it, or the only one for
-            all replicas. None for samples of the model.
+        start: Frames (HDF5) or a structure file of the model's molecule: the first configurations in it, or the only
+            one for all replicas. None for samples of the model.
         n_replicas: How many.
         generator: Of the samples.
 
@@ -42,7 +42,7 @@ def starting_positions(
         with torch.no_grad():
             return potential.sample(n_replicas, generator)[0]
     topology = potential.coordinates.topology
-    if start.suffix.lower() == ".pdb":
+    if start.suffix.lower() in STRUCTURE_SUFFIXES:
         found, configurations = topology_from_pdb(start)
         kind = Frames(found, potential.temperature, np.zeros((0, len(found), 3), dtype=np.float32))
         kind.require_topology(topology, "the model")
@@ -51,6 +51,7 @@ def starting_positions(
         with FramesReader(start) as reader:
             frames = reader.read(0, n_replicas)
         frames.require_topology(topology, "the model")
+        frames.require_precision()
         configurations = torch.from_numpy(frames.positions)
     if len(configurations) != 1 and len(configurations) < n_replicas:
         raise ConfigurationError(

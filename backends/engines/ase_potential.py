@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from ...coordinates.electrons import require_electrons
+from ...coordinates.topologies import STRUCTURE_SUFFIXES, read_structure, topology_from_ase
 from ...core.errors import ConfigurationError, FileFormatError, MissingDependencyError, SimulationError
 from ...core.topology import Atom, Topology
 from ...core.units import ANGSTROM, ELECTRONVOLT
@@ -73,31 +76,83 @@ def topology_from_atoms(atoms: Any) -> Topology:
 def ase_provider(argument: str, structure: Path) -> ASEPotential:
     """The potential of an ASE calculator for the molecule in a file.
 
+    The molecule's charge is what ``charge=`` says, or else the sum of the formal charges in the file. It is compared
+    with the number of electrons and with groups that are always charged; what does not fit is refused rather
+    than computed.
+
     Args:
         argument: ASE's name of a calculator, like ``emt`` or ``lj``; ``tblite`` or ``tblite:GFN2-xTB``; or where a
-            class that needs no arguments is, like ``package.module:Class``.
-        structure: Any file with one molecule that ASE reads, like PDB or XYZ.
+            class that needs no arguments is, like ``package.module:Class``. For calculators of electrons, charge and
+            multiplicity may follow: ``tblite:GFN2-xTB,charge=-1,multiplicity=2``.
+        structure: PDB, mmCIF, SDF or SMILES file with one molecule, or any other that ASE reads, like XYZ.
 
     Raises:
-        FileFormatError: If the structure is missing or ASE cannot read it.
-        ConfigurationError: If there is no such calculator, or it cannot be made without arguments.
+        FileFormatError: If the structure is missing or cannot be read.
+        ConfigurationError: If there is no such calculator, it cannot be made without arguments, or charge and
+            multiplicity cannot be the molecule's.
         MissingDependencyError: If ASE or the calculator's package is not installed.
     """
-    import_optional("ase", "The ase provider", "ase")
-    io = import_optional("ase.io", "The ase provider", "ase")
-    calculator = _calculator(argument)
-    if not structure.is_file():
-        raise FileFormatError(f'There is no file "{structure}". Give the structure of the molecule.')
-    try:
-        atoms = io.read(str(structure))
-    # ASE's readers raise whatever a wrong line gives
-    except Exception as error:
-        raise FileFormatError(f'ASE cannot read "{structure}": {type(error).__name__}: {error}.') from error
-    atoms.pbc = False  # a PDB file's unit cell says nothing about the molecule
+    ase = import_optional("ase", "The ase provider", "ase")
+    name, state = _state(argument)
+    calculator = _calculator(name)
+    atoms, charges = _read_atoms(ase, structure)
+    if "charge" in getattr(calculator, "default_parameters", {}):
+        topology = _with_bonds(atoms, structure)
+        charge, multiplicity = require_electrons(
+            topology, charges, state.get("charge"), state.get("multiplicity"), name
+        )
+        calculator.set(charge=charge, multiplicity=multiplicity)
+    elif state:
+        raise ConfigurationError(f'The ASE calculator "{name}" takes no {next(iter(state))}. Leave it out.')
     return ASEPotential(calculator, atoms)
 
 
 ase_provider.arguments = ("tblite", "emt", "lj", "morse", "tip3p", "eam", "xtb", "dftb", "gaussian", "orca", "psi4")  # type: ignore[attr-defined]
+
+
+def _read_atoms(ase: Any, structure: Path) -> tuple[Any, tuple[int, ...] | None]:
+    """The molecule in a file as ASE knows it, and its formal charges, where the file says any."""
+    if structure.is_file() and structure.suffix.lower() not in STRUCTURE_SUFFIXES:
+        io = import_optional("ase.io", "The ase provider", "ase")
+        try:
+            atoms = io.read(str(structure))
+        # ASE's readers raise whatever a wrong line gives
+        except Exception as error:
+            raise FileFormatError(f'ASE cannot read "{structure}": {type(error).__name__}: {error}.') from error
+        atoms.pbc = False
+        charges = atoms.get_initial_charges()
+        whole = tuple(round(charge) for charge in charges)
+        return atoms, whole if charges.any() and np.allclose(charges, whole) else None
+    found = read_structure(structure)
+    atoms = ase.Atoms(found.topology.elements, found.positions[0].numpy() / ANGSTROM)
+    atoms.set_array("atomtypes", np.array([atom.name for atom in found.topology.atoms]))
+    atoms.set_array("residuenames", np.array([atom.residue_name for atom in found.topology.atoms]))
+    atoms.set_array("residuenumbers", np.array([atom.residue_index for atom in found.topology.atoms]))
+    if found.charges is not None:
+        atoms.set_initial_charges(found.charges)
+    return atoms, found.charges
+
+
+def _with_bonds(atoms: Any, structure: Path) -> Topology:
+    """The molecule with its bonds, where the file has them or distances show them."""
+    if structure.suffix.lower() in STRUCTURE_SUFFIXES:
+        return read_structure(structure).topology
+    return topology_from_ase(atoms)
+
+
+def _state(argument: str) -> tuple[str, dict[str, int]]:
+    """The calculator of ``name,charge=-1,multiplicity=2``, and the rest of it."""
+    name, *parts = argument.split(",")
+    state = {}
+    for part in parts:
+        key, _, value = (piece.strip() for piece in part.partition("="))
+        if key not in ("charge", "multiplicity") or re.fullmatch(r"[-+]?\d{1,4}", value) is None or key in state:
+            raise ConfigurationError(
+                f'"{part}" in "ase:{argument}" is neither charge=NUMBER nor multiplicity=NUMBER. Write, for example, '
+                "ase:tblite:GFN2-xTB,charge=-1,multiplicity=1."
+            )
+        state[key] = int(value)
+    return name, state
 
 
 def _calculator(argument: str) -> Any:

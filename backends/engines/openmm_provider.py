@@ -1,4 +1,4 @@
-"""Force fields of OpenMM from the names of their files and a PDB file."""
+"""Force fields of OpenMM from the names of their files and a structure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from ...coordinates.topologies import read_structure, topology_to_openmm
 from ...core.errors import ConfigurationError, FileFormatError, TopologyError
 from .border import import_optional
 from .openmm_potential import OpenMMPotential
@@ -24,7 +25,7 @@ def openmm_provider(argument: str, structure: Path) -> OpenMMPotential:
     Args:
         argument: Force-field files, comma-separated, like ``amber99sbildn.xml,amber99_obc.xml``: of those that come
             with OpenMM or with an installed package of force fields, or paths; or the path of one serialized System.
-        structure: PDB file with all hydrogens.
+        structure: PDB, mmCIF, SDF or SMILES file with all hydrogens.
 
     Raises:
         FileFormatError: If a file is missing or is not what it should be.
@@ -40,7 +41,7 @@ def openmm_provider(argument: str, structure: Path) -> OpenMMPotential:
             "The openmm provider needs force-field files after the colon, like "
             '"openmm:amber99sbildn.xml,amber99_obc.xml".'
         )
-    topology = _read_pdb(app, structure).topology
+    topology = topology_to_openmm(read_structure(structure).topology)
     if len(names) == 1 and Path(names[0]).is_file() and names[0] not in _shipped(app):
         root = read_xml(Path(names[0]))
         if root.tag == "System":
@@ -50,26 +51,29 @@ def openmm_provider(argument: str, structure: Path) -> OpenMMPotential:
         system = force_field.createSystem(
             topology, nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False, removeCMMotion=False
         )
-    except ValueError as error:
-        reason = str(error).partition("For more information")[0].strip()
-        raise TopologyError(
-            f'The force field {", ".join(names)} does not fit "{structure}": {reason} '
-            "Add missing atoms (hydrogens, terminal caps), rename the residue, or add a force-field file that has it."
-        ) from error
+    # OpenMM's builder raises Exception, ValueError and KeyError for templates, atoms, bonds and parameters alike
+    except Exception as error:
+        raise _explained(error, names, structure) from error
     return OpenMMPotential(system, topology)
 
 
-def _read_pdb(app: Any, structure: Path) -> Any:
-    if not structure.is_file():
-        raise FileFormatError(f'There is no file "{structure}". Give the PDB file of the molecule.')
-    try:
-        pdb = app.PDBFile(str(structure))
-    # OpenMM's reader raises whatever a wrong column gives
-    except Exception as error:
-        raise FileFormatError(f'"{structure}" is no PDB file that OpenMM can read: {error}.') from error
-    if pdb.topology.getNumAtoms() == 0:
-        raise FileFormatError(f'"{structure}" has no atoms: it is no PDB file, or an empty one.')
-    return pdb
+def _explained(error: Exception, names: list[str], structure: Path) -> TopologyError:
+    """What OpenMM says when it cannot build a System, with what to do about it."""
+    reason = " ".join(str(error).partition("For more information")[0].split()).rstrip(".")
+    if "matching templates" in reason:
+        remedy = (
+            "Build the System in a script with forcefield.createSystem(..., residueTemplates={residue: NAME}), save it "
+            "with openmm.XmlSerializer.serialize, and give that file: openmm:SYSTEM.xml. Or use a force field with one "
+            "template for the residue."
+        )
+    elif "parameters" in reason or isinstance(error, KeyError):
+        remedy = "Add the force-field file that has these parameters."
+    else:
+        remedy = (
+            "Add missing atoms (hydrogens, terminal caps), rename the residue, or add a force-field file that has it."
+        )
+    kind = "" if isinstance(error, ValueError) or type(error) is Exception else f"{type(error).__name__}: "
+    return TopologyError(f'The force field {", ".join(names)} does not fit "{structure}": {kind}{reason}. {remedy}')
 
 
 def _read_system(openmm: Any, root: Element, path: Path) -> Any:

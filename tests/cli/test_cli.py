@@ -14,8 +14,7 @@ import pytest
 import torch
 from smoothflow import load_model, registry
 from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.pdb import write_pdb
-from smoothflow.coordinates.topologies import topology_from_pdb, topology_from_smiles
+from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.training.frames import Frames
 from smoothflow.training.frames_file import read_frames, write_frames
 
@@ -119,15 +118,15 @@ def test_models_that_ship_are_listed_and_taken_by_name(smoothflow: Smoothflow, t
     assert json.loads(found.out)["passed"]
 
 
-@pytest.mark.filterwarnings("default::smoothflow.coordinates.checks.GeometryWarning")
+@pytest.mark.filterwarnings("default::smoothflow.training.exchange.ExchangeWarning")
 def test_warnings_take_one_line(smoothflow: Smoothflow, tmp_path: Path) -> None:
-    topology, positions = topology_from_smiles("CC#N")
-    write_pdb(topology, positions, tmp_path / "acetonitrile.pdb")
-    xyz = tmp_path / "frames.xyz"
-    found = smoothflow("convert", tmp_path / "acetonitrile.pdb", xyz, "--temperature", 300)
+    xyz = tmp_path / "water.xyz"
+    xyz.write_text("3\ntemperature=300\nO 0.0 0.0 0.0\nH 0.96 0.0 0.0\nH -0.24 0.93 0.0\n")
+    found = smoothflow("convert", xyz, tmp_path / "x.h5", "--temperature", 350)
     assert found.code == 0
     assert len(found.err.splitlines()) == 1
-    assert found.err.startswith("warning: These positions can be trained on only with a z-matrix of your own")
+    assert found.err.startswith("warning: ")
+    assert "says 300 K; 350 K is taken" in found.err
 
 
 def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:

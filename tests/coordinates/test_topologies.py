@@ -158,7 +158,7 @@ def test_virtual_sites_are_refused() -> None:
 
 
 def test_unknown_element() -> None:
-    with pytest.raises(TopologyError, match='"Qq" is no element symbol'):
+    with pytest.raises(TopologyError, match='"Qq" is not the symbol of an element'):
         masses(Topology((Atom("Qq", "Q", "MOL", 0),), ()))
 
 

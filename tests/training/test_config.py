@@ -105,3 +105,9 @@ def test_any_text_gives_settings_or_one_clear_error(tmp_path_factory: pytest.Tem
     except SmoothflowError as error:
         outcome = str(error)
     assert isinstance(outcome, TrainSettings) or (isinstance(outcome, str) and "fuzz.yaml" in outcome)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_settings(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"\xef\xbb\xbfsteps: 7\n")
+    assert read_settings(path).steps == 7

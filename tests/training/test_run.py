@@ -246,8 +246,11 @@ def test_a_users_zmatrix_serves_a_linear_group() -> None:
     topology, positions = topology_from_smiles("CC#N")
     x = positions.numpy() + 0.002 * np.random.default_rng(0).normal(size=(50, 6, 3))
     frames = Frames(topology, 300.0, x)
-    with pytest.raises(GeometryError, match="MOL1-C1, MOL1-C2, MOL1-N1 are collinear"):
-        initial_potential(replace(frames, positions=positions.numpy()), SETTINGS)
+    collinear = ((0, -1, -1, -1), (1, 0, -1, -1), (2, 1, 0, -1), (3, 0, 1, 2), (4, 0, 1, 3), (5, 0, 1, 3))
+    with pytest.raises(GeometryError, match="MOL1-N1, MOL1-C2, MOL1-C1 are collinear"):
+        initial_potential(
+            replace(frames, positions=positions.numpy()), SETTINGS.model_copy(update={"zmatrix": collinear})
+        )
     # nitrogen (2) by its distance and angle from the methyl carbon (0)
     rows = ((0, -1, -1, -1), (3, 0, -1, -1), (1, 0, 3, -1), (2, 0, 3, 1), (4, 0, 3, 1), (5, 0, 3, 1))
     potential = initial_potential(frames, SETTINGS.model_copy(update={"zmatrix": rows})).double()

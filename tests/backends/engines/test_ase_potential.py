@@ -131,3 +131,53 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependencyError, match=rf'package "{package}".*smoothflow\[{package}\]'):
         ase_provider(argument, structure)
+
+
+@pytest.fixture
+def acetate(tmp_path: Path) -> Path:
+    """A PDB file with the charge in its columns."""
+    rows = [
+        ("C1", "C", "", -0.636, -0.078, -0.001),
+        ("C2", "C", "", 0.872, 0.100, 0.001),
+        ("O1", "O", "", 1.541, -0.963, -0.122),
+        ("O2", "O", "1-", 1.265, 1.294, 0.126),
+        ("H1", "H", "", -1.054, 0.293, 0.940),
+        ("H2", "H", "", -0.913, -1.130, -0.112),
+        ("H3", "H", "", -1.074, 0.485, -0.831),
+    ]
+    lines = [
+        f"HETATM{i:5d}  {name:3} UNL A   1    {x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00          {element:>2}{charge}"
+        for i, (name, element, charge, x, y, z) in enumerate(rows, start=1)
+    ]
+    path = tmp_path / "acetate.pdb"
+    path.write_text("\n".join([*lines, "CONECT    1    2    5    6    7", "CONECT    2    3    4", "END", ""]))
+    return path
+
+
+def test_charges_of_a_file_reach_the_calculator(acetate: Path) -> None:
+    tblite = pytest.importorskip("tblite.ase")
+    atoms = ase.io.read(acetate)
+    atoms.calc = tblite.TBLite(method="GFN2-xTB", charge=-1, verbosity=0)
+    expected = atoms.get_potential_energy()
+    positions = torch.from_numpy(atoms.positions / 10)[None]
+    for argument in ("tblite", "tblite:GFN2-xTB,charge=-1", "tblite:GFN2-xTB,charge=-1,multiplicity=1"):
+        found = ase_provider(argument, acetate).energy(positions)
+        assert float(found) * ase.units.kJ / ase.units.mol == pytest.approx(
+            expected, rel=1e-7
+        )  # CODATA 2014 there, and SCF
+
+
+def test_charges_that_cannot_be_are_refused(acetate: Path) -> None:
+    pytest.importorskip("tblite.ase")
+    with pytest.raises(ConfigurationError, match=r"31 electrons.*--charge -1.*--multiplicity 2"):
+        ase_provider("tblite,charge=0", acetate)
+    with pytest.raises(ConfigurationError, match="32 electrons"):
+        ase_provider("tblite,charge=-1,multiplicity=2", acetate)
+    ase_provider("tblite,charge=0,multiplicity=2", acetate)
+    acetate.write_text(acetate.read_text().replace("O1-", "O  "))
+    with pytest.raises(ConfigurationError, match=r"seems to have charge -1: carboxylate UNL1-C2.*--charge -1"):
+        ase_provider("tblite", acetate)
+    with pytest.raises(ConfigurationError, match='"emt" takes no charge'):
+        ase_provider("emt,charge=-1", acetate)
+    with pytest.raises(ConfigurationError, match="neither charge=NUMBER"):
+        ase_provider("tblite,charge=minus", acetate)

@@ -138,3 +138,21 @@ def test_virtual_sites_are_refused(pdb: Any) -> None:
     topology.addAtom("M", None, residue)
     with pytest.raises(TopologyError, match=r"Particle 1 \(HOH1-M\) has no element"):
         OpenMMPotential(openmm.System(), topology)
+
+
+def test_two_templates_that_match_are_named_in_one_line(structure: Path) -> None:
+    with pytest.raises(TopologyError, match=r"charmm36\.xml does not fit .* ALAD, AANM.*residueTemplates") as caught:
+        openmm_provider("charmm36.xml", structure)
+    assert "\n" not in str(caught.value)
+
+
+def test_structures_of_other_formats_give_the_same_energies(
+    amber: OpenMMPotential, structure: Path, positions: Tensor, tmp_path: Path
+) -> None:
+    pdb = openmm.app.PDBFile(str(structure))
+    path = tmp_path / "x.cif"
+    with path.open("w") as stream:
+        openmm.app.PDBxFile.writeFile(pdb.topology, pdb.positions, stream)
+    potential = openmm_provider(AMBER, path)
+    potential.platform = "Reference"
+    torch.testing.assert_close(potential.energy(positions), amber.energy(positions), rtol=1e-14, atol=0)

@@ -1,0 +1,148 @@
+"""HDF5 files of other programs: MDTraj's trajectories are read, others are called what they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from ..core.errors import FileFormatError, TopologyError
+from ..core.files import parse_json
+from ..core.topology import Atom, Topology
+from .frames_reader import FORMAT, HDF5_ERRORS, MAX_JSON_BYTES, import_h5py
+
+MAX_BYTES = 2**33
+"""Positions of a molecule that are read at once."""
+
+
+@dataclass(frozen=True)
+class MDTrajFile:
+    """What an HDF5 file of MDTraj or of its OpenMM reporter holds.
+
+    Attributes:
+        topology: The molecule, with its bonds.
+        positions: nm.
+        energies: Potential energies in kJ/mol, where a reporter wrote them.
+        times: ps, where they are there.
+        left_out: Names of what is not read.
+    """
+
+    topology: Topology
+    positions: Float[ndarray, "frames atoms 3"]
+    energies: Float[ndarray, "frames"] | None
+    times: Float[ndarray, "frames"] | None
+    left_out: tuple[str, ...]
+
+
+def is_frames_file(path: Path) -> bool:
+    """Whether an HDF5 file is one of ours, whatever its state; False if it is another program's."""
+    try:
+        return kind_of_hdf5(path) == FORMAT
+    except FileFormatError:
+        # its own reader says better what is wrong
+        return True
+
+
+def kind_of_hdf5(path: Path) -> str:
+    """What an HDF5 file is: ours, ``mdtraj``, ``h5md``, ``spice`` (one group for each molecule) or ``unknown``.
+
+    Raises:
+        FileFormatError: If it is not HDF5, or damaged.
+    """
+    h5py = import_h5py()
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            if _text(file.attrs.get("format", "")) == FORMAT:
+                return FORMAT
+            conventions = _text(file.attrs.get("conventions", ""))
+            if "Pande" in conventions or {"coordinates", "topology"} <= set(file):
+                return "mdtraj"
+            if "h5md" in file or "particles" in file:
+                return "h5md"
+            groups = [item for item in (file.get(name) for name in list(file)[:5]) if isinstance(item, h5py.Group)]
+            if groups and all({"atomic_numbers", "conformations"} & set(group) for group in groups):
+                return "spice"
+            return "unknown"
+    except HDF5_ERRORS as error:
+        raise FileFormatError(f'"{path}" is not an HDF5 file, or it is damaged: {error}.') from error
+
+
+def read_mdtraj_hdf5(path: Path) -> MDTrajFile:
+    """Read what MDTraj's ``Trajectory.save_hdf5`` and ``HDF5Reporter`` write.
+
+    Raises:
+        FileFormatError: If the file is of another program, which the message names, or damaged.
+        TopologyError: If its topology cannot be read, or is periodic.
+    """
+    kind = kind_of_hdf5(path)
+    if kind != "mdtraj":
+        raise FileFormatError(_OTHERS[kind].format(path=path))
+    h5py = import_h5py()
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            positions = _array(path, file, "coordinates", "nanometers")
+            topology = _topology(path, file)
+            if positions.shape[1:] != (len(topology), 3):
+                raise FileFormatError(
+                    f'"{path}": its coordinates have shape {positions.shape} for {len(topology)} atoms of its topology.'
+                )
+            energies = (
+                _array(path, file, "potentialEnergy", "kilojoules_per_mole") if "potentialEnergy" in file else None
+            )
+            times = _array(path, file, "time", "picoseconds") if "time" in file else None
+            taken = ("coordinates", "topology", "potentialEnergy", "time")
+            left_out = [name for name in file if name not in taken and np.shape(file[name])[:1] != (0,)]
+    except (*HDF5_ERRORS, KeyError, ValueError, TypeError) as error:
+        raise FileFormatError(f'"{path}" is damaged ({type(error).__name__}: {error}). Write it anew.') from error
+    boxed = {"cell_lengths": "its periodic box: the molecule is taken to be whole, and in free space"}
+    momentary = {"temperature": "temperature (the momentary one)"}
+    return MDTrajFile(
+        topology, positions, energies, times, tuple({**boxed, **momentary}.get(name, name) for name in left_out)
+    )
+
+
+def _array(path: Path, file: Any, name: str, unit: str) -> Any:
+    dataset = file[name]
+    if dataset.size * dataset.dtype.itemsize > MAX_BYTES:
+        raise FileFormatError(f'"{path}": {name} would take {dataset.size * dataset.dtype.itemsize} bytes of memory.')
+    found = _text(dataset.attrs.get("units", unit))
+    if found not in (unit, {"kilojoules_per_mole": "kilojoule/mole", "picoseconds": "picosecond"}.get(unit, unit)):
+        raise FileFormatError(f'"{path}": {name} are in {found}, and {unit} are expected.')
+    return dataset[:]
+
+
+def _topology(path: Path, file: Any) -> Topology:
+    text = np.asarray(file["topology"][()]).reshape(-1)[0]
+    if len(text) > MAX_JSON_BYTES:
+        raise TopologyError(f'"{path}": its topology is too large.')
+    data = parse_json(text)
+    if isinstance(data, str):
+        data = json.loads(data)
+    residues = [residue for chain in data["chains"] for residue in chain["residues"]]
+    found = {
+        int(atom["index"]): Atom(str(atom["element"]), str(atom["name"]), str(residue["name"]), number)
+        for number, residue in enumerate(residues)
+        for atom in residue["atoms"]
+    }
+    bonds = {(min(int(b[0]), int(b[1])), max(int(b[0]), int(b[1]))) for b in data.get("bonds", ())}
+    return Topology(tuple(found[i] for i in range(len(found))), tuple(sorted(bonds)))
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+_OTHERS = {
+    FORMAT: '"{path}" is a frames file already.',
+    "h5md": '"{path}" is an H5MD file, which is not read here. Write its frames as extended XYZ or xtc, for example '
+    "with MDAnalysis, and give --structure.",
+    "spice": '"{path}" is a collection of many molecules (one group for each, as in SPICE), and frames are of one. '
+    "Write the molecule that you mean as npz with the keys z, R, E, F, r_unit and e_unit.",
+    "unknown": '"{path}" is an HDF5 file of an unknown kind: neither frames of smoothflow nor a trajectory of MDTraj. '
+    "Write it as npz with the keys z, R, E, F, r_unit and e_unit.",
+}
