@@ -44,7 +44,7 @@ class ExaminationStopped(Exception):
         signal: What stopped it: the exception that the signal raised.
     """
 
-    def __init__(self, report: PhysicsReport, signal: BaseException) -> None:
+    def __init__(self, report: PhysicsReport, signal: KeyboardInterrupt | Terminated) -> None:
         super().__init__(f"stopped before: {', '.join(report.unfinished)}")
         self.report = report
         self.signal = signal

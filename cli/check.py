@@ -12,6 +12,7 @@ import typer
 
 from ..analysis.physics_settings import PHYSICS_TESTS, PhysicsSettings
 from ..core.errors import ConfigurationError
+from ..training.stopping import Terminated
 from . import completion
 from .console import note, print_json, print_table, task_progress
 from .options import AsJson, Seed, Structure, provider_potential, structure_path, tell_code
@@ -107,9 +108,13 @@ def run(
             found = examine_physics(potential, positions, masses(topology), settings, chosen, report, beside)
     except ExaminationStopped as stopped:
         _print_physics(name, stopped.report, as_json)
-        interrupted = isinstance(stopped.signal, KeyboardInterrupt)
-        note(f"{'Interrupted' if interrupted else 'Terminated'}; {stopped}. Run these alone with --tests.")
-        raise typer.Exit(INTERRUPTED if interrupted else stopped.signal.code) from None
+        word, code = (
+            ("Terminated", stopped.signal.code)
+            if isinstance(stopped.signal, Terminated)
+            else ("Interrupted", INTERRUPTED)
+        )
+        note(f"{word}; {stopped}. Run these alone with --tests.")
+        raise typer.Exit(code) from None
     _print_physics(name, found, as_json)
     found.raise_first()
 

@@ -155,7 +155,9 @@ def build_flow(settings: FlowSettings, start: Layer | Product) -> Flow:
         circles, lines, arcs = domain.indices(Circle), domain.indices(Line), domain.indices(Arc)
         has_intervals = Interval in transforms
         if lines or arcs:
-            outer = {**transforms, Arc: registry().transform(ARC_TRANSFORM)(Circle())} if arcs else transforms
+            outer = dict(transforms)
+            if arcs:
+                outer[Arc] = registry().transform(ARC_TRANSFORM)(Circle())
             n_pairs = settings.line_pairs + (0 if has_intervals else settings.interval_pairs)
             layers += _couplings(settings, outer, domain, sorted([*lines, *arcs]), circles, n_pairs)
         if arcs or (lines and has_intervals):
@@ -163,7 +165,9 @@ def build_flow(settings: FlowSettings, start: Layer | Product) -> Flow:
             layers.append(to_unit)
             domain = to_unit.codomain
         if has_intervals:
-            inner = {**transforms, Arc: transforms[Circle]} if arcs else transforms
+            inner = dict(transforms)
+            if arcs:
+                inner[Arc] = transforms[Circle]
             members = sorted([*domain.indices(Interval), *arcs])
             layers += _couplings(settings, inner, domain, members, circles, settings.interval_pairs)
         layers += _couplings(settings, transforms, domain, circles, [], settings.circle_pairs)

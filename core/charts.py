@@ -109,7 +109,7 @@ class Chart(Layer):
         log_abs_det = -scale.log().sum().expand(x.shape[0])
         x = take_columns(x, self.grouped)
         if self.sizes[0]:
-            softened, others = x.split([self.sizes[0], x.shape[1] - self.sizes[0]], dim=-1)
+            softened, others = torch.split(x, [self.sizes[0], x.shape[1] - self.sizes[0]], dim=-1)
             softened, log_slope = unbounded(softened, self.softening.to(x.dtype), self.upper.to(x.dtype))
             log_abs_det = log_abs_det + log_slope.sum(-1)
             x = torch.cat([softened, others], dim=-1)
@@ -130,7 +130,7 @@ class Chart(Layer):
         # torsions are given in (-pi, pi]
         x = torch.where(period.isfinite(), x - FULL_TURN * torch.round(x / FULL_TURN), x)
         if self.sizes[0]:
-            softened, others = x.split([self.sizes[0], x.shape[1] - self.sizes[0]], dim=-1)
+            softened, others = torch.split(x, [self.sizes[0], x.shape[1] - self.sizes[0]], dim=-1)
             ends = self.softening.to(z.dtype), self.upper.to(z.dtype)
             softened = bounded(softened, *ends)
             log_abs_det = log_abs_det - unbounded(softened, *ends)[1].sum(-1)

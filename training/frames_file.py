@@ -74,7 +74,7 @@ class FramesWriter:
             os.umask(umask)
             os.fchmod(self._descriptor, 0o666 & ~umask)
             lock_descriptor(self._descriptor, f'"{path}"')
-            self._file = None
+            self._file: Any = None
             self._reserve(SPARE_BYTES)
             _write_sparsely(self._descriptor, _lay_out(kind, state))
             self._file = h5py.File(name, "r+", libver="latest", locking=False)
