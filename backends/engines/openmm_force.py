@@ -11,28 +11,25 @@ from jaxtyping import Float
 from ...core.errors import ConfigurationError
 from ...core.potential import Potential
 from ...core.topology import Topology
-from .border import evaluate, import_optional, require_molecular, require_start
+from .border import Evaluator, import_optional, require_molecular
 from .openmm_topology import core_topology
 
 
 class ForceFunction:
     """What OpenMM calls at every step; a class of a module, so that it can be pickled with the potential inside.
 
-    At its first evaluation it checks bond lengths, which show positions in a wrong unit or order.
+    The first configuration of each Context, and any that jumps, is checked: a wrong unit or order, and another isomer.
     """
 
     def __init__(self, potential: Potential) -> None:
         self.potential = potential
-        self._checked = False
+        self._evaluator = Evaluator(potential, "OpenMM")
 
     def __call__(self, state: Any) -> tuple[float, Float[np.ndarray, "atoms 3"]]:
         # what getPositions(asNumpy=True) does, without the units that cost more than the rest of the call
         positions = np.empty((state._getNumParticles(), 3))
         state._getVectorAsNumpy(state.Positions, positions)
-        if not self._checked:
-            require_start(self.potential, positions)
-            self._checked = True
-        return evaluate(self.potential, positions)
+        return self._evaluator(positions)
 
     def __reduce__(self) -> tuple[type[ForceFunction], tuple[Potential]]:
         # a copy checks anew: it may run elsewhere
@@ -87,5 +84,4 @@ def _check(ours: Topology | None, topology: Any, particles: Sequence[int]) -> No
             "box with topology.setPeriodicBoxVectors(None), or name the particles of the molecule in it."
         )
     if ours is not None:
-        ours.require_elements(theirs.elements, "the potential", "the OpenMM topology")
-        ours.require_bonds(theirs, "the potential", "the OpenMM topology")
+        ours.require_same(theirs, "the potential", "the OpenMM topology")
