@@ -128,7 +128,7 @@ class Geometry:
         exchanges, left = self._repair(positions, topology)
         if not left.any():
             listed = ", then ".join(f"{atom_name(topology, i)} and {atom_name(topology, j)}" for i, j in exchanges)
-            return f"Atoms of one element are in another order than the model's. Exchange {listed}."
+            return f"Check the order of the atoms: it is not the model's. Exchange {listed}."
         topology.require_bond_lengths(positions)
         mirrored = not self.faults(positions * [1.0, 1.0, -1.0]).any()
         centres = sorted(

@@ -59,9 +59,8 @@ class State:
         velocities: Float[Tensor, "batch atoms 3"],
         masses: Float[Tensor, "atoms"],
     ) -> State:
-        """The state at time zero, in the precision of the potential, with energies and forces computed."""
+        """The state at time zero, with energies and forces computed."""
         energy, forces = potential.energy_and_forces(positions)
-        positions, velocities, masses = (x.to(energy.dtype) for x in (positions, velocities, masses))
         return cls(positions, velocities, forces, energy, masses, 0.0)
 
 

@@ -7,7 +7,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,17 +27,15 @@ TAKE_POSITIONS = ("energy", "energy_and_forces")
 def takes_positions(method: Method) -> Method:
     """A method of a `Potential`, behind the check of its first argument (`require_positions`).
 
-    Of a single configuration it gives a result without the batch dimension. What it returns, a tensor or a tuple of
-    them, must begin with the batch.
+    What it returns, a tensor or a tuple of them that begin with the batch, is given in the precision of the positions,
+    and without the batch dimension if they were a single configuration.
     """
 
     @functools.wraps(method)
     def checked(self: Potential, positions: Any, *args: Any, **kwargs: Any) -> Any:
-        batch, single = require_positions(self, positions)
-        found = method(self, batch, *args, **kwargs)
-        if not single:
-            return found
-        return found[0] if isinstance(found, Tensor) else tuple(part[0] for part in found)
+        question = require_positions(self, positions)
+        found = method(self, question.positions, *args, **kwargs)
+        return question.answer(found) if isinstance(found, Tensor) else tuple(map(question.answer, found))
 
     # itself: a decorator around it copies its attributes, and is not the check
     checked.takes_positions = checked  # type: ignore[attr-defined]
@@ -66,7 +64,7 @@ class Potential(nn.Module, ABC):
 
     - one configuration without a batch dimension is a batch of one, and the results have no batch dimension either;
     - NumPy arrays are converted, and the results are tensors;
-    - other floating-point types are converted, and the results are of the potential's own;
+    - float32 and float64 are converted, and the results are in the precision of the positions;
     - anything else (another number of atoms or dimensions, integers, another device, positions that are not finite)
       is an error that says what was given and what is expected.
     """
@@ -89,7 +87,7 @@ class Potential(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision in which energies are computed and returned; `to` changes it.
+        """The precision in which energies are computed; `to` changes it.
 
         A subclass declares it by assigning it when it is made. Otherwise it is the common one of its parameters, or of
         its buffers if it has none, and float64 where there is nothing to tell.
@@ -179,8 +177,28 @@ def _common_dtype(module: nn.Module) -> torch.dtype:
     return torch.float64
 
 
-def require_positions(potential: Potential, positions: Any) -> tuple[Float[Tensor, "batch *shape"], bool]:
-    """Positions as a batch in the precision of a potential, and whether they were a single configuration.
+class Question(NamedTuple):
+    """Positions as a potential computes with them, and how the answer is to be given.
+
+    Attributes:
+        positions: A batch in the precision of the potential, nm.
+        single: Whether they were a single configuration without a batch dimension.
+        dtype: The precision that they had.
+    """
+
+    positions: Float[Tensor, "batch *shape"]
+    single: bool
+    dtype: torch.dtype
+
+    def answer(self, found: Float[Tensor, "batch *any"]) -> Float[Tensor, "*any"]:
+        """A result for each configuration, as it was asked for."""
+        if found.dtype != self.dtype:
+            found = found.to(self.dtype)
+        return found[0] if self.single else found
+
+
+def require_positions(potential: Potential, positions: Any) -> Question:
+    """Positions as a potential needs them.
 
     Args:
         potential: Says what it needs.
@@ -192,35 +210,30 @@ def require_positions(potential: Potential, positions: Any) -> tuple[Float[Tenso
     """
     shape = tuple(potential.shape)
     tensor = positions
-    if isinstance(positions, np.ndarray) and positions.dtype.kind == "f":
+    if isinstance(positions, np.ndarray) and positions.dtype.kind == "f" and positions.dtype.itemsize >= 4:
         array = positions.astype(np.float64 if positions.dtype.itemsize > 4 else np.float32)
         tensor = torch.from_numpy(array).to(potential.device)
     if not isinstance(tensor, Tensor):
         kind = f" of {positions.dtype}" if isinstance(positions, np.ndarray) else ""
-        raise _refused(potential, f"a {type(positions).__name__}{kind}")
+        raise _refused(potential, f"are an object of type {type(positions).__name__}{kind}")
     given = tuple(tensor.shape)
     single = given == shape
     if not single and (len(given) != len(shape) + 1 or given[1:] != shape):
-        raise _refused(potential, f"shape {given}")
-    if not tensor.is_floating_point():
-        raise _refused(potential, f"{tensor.dtype} of shape {given}")
+        raise _refused(potential, f"have shape {given}")
+    if tensor.dtype not in (torch.float64, torch.float32):
+        raise _refused(potential, f"are in {tensor.dtype}")
     if tensor.device != potential.device and not tensor.is_meta:
-        raise _refused(potential, f"positions on {tensor.device}")
+        raise _refused(potential, f"are on {tensor.device}")
     _require_finite(potential, tensor, single)
-    if tensor.dtype != potential.dtype:
-        tensor = tensor.to(potential.dtype)
-    return tensor.unsqueeze(0) if single else tensor, single
+    batch = tensor.unsqueeze(0) if single else tensor
+    return Question(batch if tensor.dtype == potential.dtype else batch.to(potential.dtype), single, tensor.dtype)
 
 
 def _refused(potential: Potential, given: str) -> ConfigurationError:
     shape = ", ".join(map(str, potential.shape))
-    if len(potential.shape) == 2 and potential.shape[1] == 3:
-        of = f" in nm: it is the potential of {potential.shape[0]} atoms"
-    else:
-        of = ""
     return ConfigurationError(
-        f"{type(potential).__name__} was given {given}, and needs floating-point positions on {potential.device} of "
-        f"shape (batch, {shape}), or ({shape}) for one configuration{of}."
+        f"The positions {given}; the potential needs (batch, {shape}), or ({shape}) for one configuration, in float64 "
+        f"or float32 on {potential.device}."
     )
 
 
@@ -265,7 +278,8 @@ def hessian(potential: Potential, positions: Float[Tensor, "batch *shape"]) -> F
         ConfigurationError: If the potential can be differentiated only once, or the positions are not what it needs.
         GeometryError: If a position is not finite.
     """
-    positions, single = require_positions(potential, positions)
+    question = require_positions(potential, positions)
+    positions = question.positions
     energy = unchecked(potential, "energy")
     shape = tuple(potential.shape)
     directions = torch.eye(math.prod(shape), dtype=positions.dtype, device=positions.device)
@@ -281,5 +295,4 @@ def hessian(potential: Potential, positions: Float[Tensor, "batch *shape"]) -> F
                         "Use finite differences of its forces."
                     )
                 rows += torch.autograd.grad((gradient * direction).sum(), copies)
-    matrices = torch.cat([directions.new_empty(0, *shape), *rows]).reshape(len(positions), *shape, *shape)
-    return matrices[0] if single else matrices
+    return question.answer(torch.cat([directions.new_empty(0, *shape), *rows]).reshape(len(positions), *shape, *shape))

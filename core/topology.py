@@ -101,9 +101,25 @@ class Topology:
             ours: What this topology belongs to, for the message.
             theirs: What the other one belongs to, for the message.
         """
-        self.require_elements(other.elements, ours, theirs)
-        self.require_names(other, ours, theirs)
-        self.require_bonds(other, ours, theirs)
+        order = self.order_by_names(other)
+        moved = [(i, j) for i, j in enumerate(order) if i != j]
+        if len(moved) == 2:
+            do = f"Exchange atoms {moved[0][0]} and {moved[0][1]} in {theirs}."
+        else:
+            do = f"Put the atoms of {theirs} into this order: {', '.join(map(str, order))}."
+        try:
+            self.require_elements(other.elements, ours, theirs)
+            self.require_bonds(other, ours, theirs)
+        except TopologyError as error:
+            if moved:
+                raise TopologyError(f"{error} {do}") from error
+            raise
+        if moved:
+            i, j = moved[0]
+            raise TopologyError(
+                f"Atom order differs between {ours} and {theirs}: atom {i} is {self.atoms[i]} in the first and "
+                f"{other.atoms[i]} in the second, which has {self.atoms[i]} as atom {j}. {do}"
+            )
 
     def require_elements(self, elements: tuple[str, ...], ours: str, theirs: str) -> None:
         """Raise a `TopologyError` unless ``elements``, which are all that is known, are this topology's, in order.
@@ -123,22 +139,6 @@ class Topology:
                     f"Atom order differs between {ours} and {theirs}: atom {i} is {mine} in the first and {other} in "
                     "the second. Reorder the atoms, or train a model on this order."
                 )
-
-    def require_names(self, other: Topology, ours: str, theirs: str) -> None:
-        """Raise a `TopologyError` if ``other`` has the names of this topology in another order; see `require_same`."""
-        order = self.order_by_names(other)
-        moved = [(i, j) for i, j in enumerate(order) if i != j]
-        if not moved:
-            return
-        i, j = moved[0]
-        if len(moved) == 2:
-            do = f"Exchange atoms {i} and {j} in {theirs}"
-        else:
-            do = f"Put the atoms of {theirs} into this order: {', '.join(str(j) for j in order)}"
-        raise TopologyError(
-            f"Atom order differs between {ours} and {theirs}: atom {i} is {self.atoms[i]} in the first and "
-            f"{other.atoms[i]} in the second, which has {self.atoms[i]} as atom {j}. {do}."
-        )
 
     def order_by_names(self, other: Topology) -> list[int]:
         """For each atom the one in ``other`` that has its name in its residue, where both use the same names there.

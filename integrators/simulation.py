@@ -220,7 +220,7 @@ def advance(potential: Potential, integrator: Integrator, state: State, n_steps:
 
 
 class VerletEngine(Engine):
-    """Our own velocity Verlet (``nve``) and BAOAB Langevin (``nvt``), in the potential's precision on its device."""
+    """Our own velocity Verlet (``nve``) and BAOAB Langevin (``nvt``), in the precision of the positions."""
 
     name = "verlet"
     thermostat = "Langevin, BAOAB"
@@ -237,6 +237,7 @@ class VerletEngine(Engine):
         check_start(potential, masses, positions, velocities)
         check_configurations(potential, positions)
         integrator = make_integrator(ENSEMBLE_INTEGRATORS[settings.ensemble], settings, positions.device)
+        # masses in float64 would turn a float32 run into float64 from the second step on
         start = State.start(potential, positions, velocities.to(positions), masses.to(positions))
 
         def later(state: State, n_steps: int) -> State:

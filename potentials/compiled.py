@@ -87,12 +87,13 @@ class CompiledPotential(Potential):
         Raises:
             ConfigurationError: If the package has no second derivatives, or the vectors are not like the positions.
         """
+        question = require_positions(self, positions)
         if vectors.shape != positions.shape or vectors.dtype != positions.dtype:
             raise ConfigurationError(
                 f"The vectors have shape {tuple(vectors.shape)} and dtype {vectors.dtype}; the positions have "
                 f"{tuple(positions.shape)} and {positions.dtype}. Give vectors like the positions."
             )
-        positions, single = require_positions(self, positions)
+        positions = question.positions
         vectors = vectors.to(positions).reshape(positions.shape)
         # one configuration runs as two: the function was made for several
         n = len(positions)
@@ -101,7 +102,7 @@ class CompiledPotential(Potential):
             return torch.zeros_like(positions)
         product: Tensor
         (product,) = self._function(function_name(CURVATURE, x.dtype)).run([x.contiguous(), v.contiguous()])
-        return product[0] if single else product[:n]
+        return question.answer(product[:n])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
         super()._apply(fn, recurse)

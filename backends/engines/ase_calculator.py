@@ -28,7 +28,7 @@ class SmoothflowCalculator(BaseCalculator):  # type: ignore[misc]  # ASE is unty
         potential: Any molecular potential; float64 ones suit vibrations and optimizers best.
 
     Raises:
-        ConfigurationError: If the potential is no molecule's; when calculating, if a periodic boundary is on.
+        ConfigurationError: If the potential is not a molecule's; when calculating, if a periodic boundary is on.
         TopologyError: When calculating, if number, elements or order of the atoms are not the potential's.
         GeometryError: When calculating, if new positions are in a wrong unit or order, torn, or of another isomer.
         SimulationError: When calculating, if the energy or a force is not finite.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ...core.errors import ConfigurationError, MissingDependencyError, SimulationError
@@ -71,6 +71,7 @@ class Evaluator:
         self._shape = tuple(potential.shape)
         self._compute = unchecked(potential, "energy_and_forces")
         self._last: Float[np.ndarray, "atoms 3"] = np.full(self._shape, np.nan)
+        self._begun = False
 
     def is_new(self, positions: Float[np.ndarray, "atoms 3"]) -> bool:
         """Whether positions (nm) are not those of a step after the last ones; also if they are not finite.
@@ -93,14 +94,11 @@ class Evaluator:
         Raises:
             ConfigurationError: If the number of atoms is not the potential's.
             GeometryError: If they are not a configuration of the molecule: in a wrong unit or order, torn, or mirrored.
-            SimulationError: If a position is not finite.
         """
         if self.is_new(positions):
-            bad = np.argwhere(~np.isfinite(positions))
-            if len(bad):
-                raise SimulationError(self._not_finite(f"the position of {self._atom(bad)}", positions))
             self.potential.require_configuration(positions)
         np.copyto(self._last, positions)
+        self._begun = True
 
     def __call__(self, positions: Float[np.ndarray, "atoms 3"]) -> tuple[float, Float[np.ndarray, "atoms 3"]]:
         """Energy in kJ/mol and forces in kJ/mol/nm, float64, of one configuration in nm; checked if it is new.
@@ -110,25 +108,35 @@ class Evaluator:
             GeometryError: If the positions are not a configuration of the molecule.
             SimulationError: If a position, the energy or a force is not finite; says where, as far as is known.
         """
-        self.require(positions)
+        new = self.is_new(positions)
+        if new and not np.isfinite(positions).all():
+            raise SimulationError(self._not_finite(positions, positions))
+        if new and not self._begun:
+            self.potential.require_configuration(positions)
+            self._begun = True
+            new = False
         energy, forces = self._compute(self.as_batch(positions))
         value: float = energy.item()
         array: Float[np.ndarray, "atoms 3"] = forces.to("cpu", torch.float64).numpy()[0]
         # one sum: cheap at every step, and the sum of finite numbers of physical size is finite
         if not math.isfinite(value + array.sum()):
-            bad = np.argwhere(~np.isfinite(array))
-            what = f"the force on {self._atom(bad)}" if len(bad) else "the energy"
-            raise SimulationError(self._not_finite(what, positions))
+            raise SimulationError(self._not_finite(positions, array))
+        # of an atom that flies away in a run the energy tells more, and comes first
+        if new:
+            self.potential.require_configuration(positions)
+        np.copyto(self._last, positions)
         return value, array
 
     def as_batch(self, positions: Float[np.ndarray, "atoms 3"]) -> Float[Tensor, "1 atoms 3"]:
         """A configuration in the precision and on the device of the potential."""
         return torch.from_numpy(positions[None]).to(self.potential.device, self.potential.dtype)
 
-    def _atom(self, bad: Int[np.ndarray, "found 2"]) -> str:
-        return atom_name(self.potential.topology, int(bad[0, 0]))
-
-    def _not_finite(self, what: str, positions: Float[np.ndarray, "atoms 3"]) -> str:
+    def _not_finite(self, positions: Float[np.ndarray, "atoms 3"], forces: Float[np.ndarray, "atoms 3"]) -> str:
+        what = "the energy"
+        for name, values in (("force on", forces), ("position of", positions)):
+            bad = np.argwhere(~np.isfinite(values))
+            if len(bad):
+                what = f"the {name} {atom_name(self.potential.topology, int(bad[0, 0]))}"
         explanation = self.potential.explain(self.as_batch(positions))
         return (
             f"In this configuration {what} is not finite. {explanation}{' ' if explanation else ''}"

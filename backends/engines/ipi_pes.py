@@ -29,7 +29,7 @@ class PES:
         potential: Any molecular potential.
 
     Raises:
-        ConfigurationError: If the potential is no molecule's.
+        ConfigurationError: If the potential is not a molecule's.
     """
 
     def __init__(self, potential: Potential) -> None:

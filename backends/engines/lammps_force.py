@@ -125,7 +125,7 @@ def attach_to_lammps(lmp: Any, potential: Potential, elements: Sequence[str], fi
         fix: The ID of the fix.
 
     Raises:
-        ConfigurationError: If the potential is no molecule's, or LAMMPS is set up in a way that it cannot run in.
+        ConfigurationError: If the potential is not a molecule's, or LAMMPS is set up in a way that it cannot run in.
         TopologyError: If number, elements or order of the atoms are not the potential's.
     """
     require_molecular(potential, "LAMMPS")

@@ -25,7 +25,7 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc]  # TorchSim is not in
         potential: Any molecular potential; it computes in its own precision on its own device.
 
     Raises:
-        ConfigurationError: If the potential is no molecule's; when called, if a periodic boundary is on.
+        ConfigurationError: If the potential is not a molecule's; when called, if a periodic boundary is on.
         TopologyError: When called, if number, elements or order of a system's atoms are not the potential's.
         GeometryError: When called, if a system that is new is in a wrong unit or order, torn, or another isomer.
         SimulationError: When called, if an energy or a force is not finite.
