@@ -113,8 +113,7 @@ def recompute(frames: Frames, potential: Potential, name: str, on_progress: OnPr
         TopologyError: If the potential is of another molecule.
         GeometryError: If an energy or force is not finite; names the frame.
     """
-    if potential.topology is not None:
-        frames.require_topology(potential.topology, "the potential")
+    frames.require_potential(potential, "the potential")
     energies = np.empty(len(frames))
     forces = np.empty_like(frames.positions)
     for start in range(0, len(frames), BLOCK):
