@@ -188,7 +188,7 @@ def require_kinetic(state: State, limit: float) -> None:
         temperature = 2 * energy / (3 * len(state.masses) * BOLTZMANN)
         raise SimulationError(
             f"At {state.time:.6g} ps replica {replica} has a kinetic energy of {energy:.4g} kJ/mol, as at "
-            f"{temperature:.0f} K: more than the temperature of the run can give ({limit:.4g} kJ/mol). It fell from a "
+            f"{temperature:.4g} K: more than the temperature of the run can give ({limit:.4g} kJ/mol). It fell from a "
             "potential energy far too high. Start from positions that the potential was made for, or use a smaller "
             "time step."
         )
@@ -242,10 +242,10 @@ def record(
         n_steps = min(settings.report_every, settings.n_steps - done)
         states.append(advance(states[-1], n_steps))
         require_finite(states[-1], topology)
-        require_kinetic(states[-1], limit)
         done += n_steps
         if on_report is not None:
             on_report(done, states[-1])
+        require_kinetic(states[-1], limit)
     return Trajectory(
         times=torch.tensor([state.time for state in states], dtype=torch.float64),
         positions=torch.stack([state.positions for state in states]),

@@ -184,8 +184,8 @@ class Simulation:
                 self.state = advance(self.potential, self.integrator, self.state, 1)
                 self.step += 1
                 if self.step % every == 0 or self.step == n_steps:
-                    require_kinetic(self.state, limit)
                     self._report()
+                    require_kinetic(self.state, limit)
                 if checkpoint is not None and time.monotonic() - saved > seconds:
                     self._save_with_reports(checkpoint)
                     saved = time.monotonic()
