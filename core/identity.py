@@ -76,7 +76,7 @@ class Geometry:
         """Which coordinates of a configuration (nm) are nowhere near the molecule's."""
         deviation = np.abs(self.deviations(positions))
         # of what is not defined, like a torsion of overlapping atoms, nothing is said
-        return (deviation > FAR * self.widths) & (deviation > self._distortion)
+        return np.asarray((deviation > FAR * self.widths) & (deviation > self._distortion))
 
     def require(self, positions: Float[np.ndarray, "atoms 3"], topology: Topology) -> None:
         """Raise a `GeometryError` unless a configuration (nm) is one of the molecule; says which atoms to exchange."""
@@ -118,7 +118,7 @@ class Geometry:
         u, v, w = x[four[0]] - x[four[1]], x[four[2]] - x[four[1]], x[four[3]] - x[four[2]]
         uv, vw = np.cross(u, v), np.cross(v, w)
         values[torsions] = np.arctan2(-np.linalg.norm(v, axis=1) * (u * vw).sum(1), -(uv * vw).sum(1))
-        deviation = values - self._locations
+        deviation: Float[np.ndarray, "coordinates"] = values - self._locations
         deviation[torsions] -= 2 * np.pi * np.round(deviation[torsions] / (2 * np.pi))
         return deviation
 

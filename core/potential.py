@@ -45,7 +45,7 @@ def takes_positions(method: Method) -> Method:
 def unchecked(potential: Potential, name: str) -> Callable[..., Any]:
     """A potential's method without its check, for inner loops and compilers whose positions are known to be right."""
     method = getattr(potential, name)
-    function = getattr(method, "__func__", None)
+    function: Any = getattr(method, "__func__", None)
     return functools.partial(function.__wrapped__, potential) if _is_checked(function) else method
 
 
@@ -163,7 +163,7 @@ class Potential(nn.Module, ABC):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
         # all of nn.Module's ways to another precision or device come through here
         dtype, device = self.dtype, self.device
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         moved = fn(torch.empty(0, dtype=dtype, device=device))
         self._dtype, self._device = moved.dtype, moved.device
         return self
@@ -238,7 +238,8 @@ def _refused(potential: Potential, given: str) -> ConfigurationError:
 
 
 def _require_finite(potential: Potential, positions: Tensor, single: bool) -> None:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or positions.is_meta:
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if torch.compiler.is_compiling() or tracing or positions.is_meta:
         return
     if positions.is_cuda and torch.cuda.is_current_stream_capturing():
         return

@@ -86,7 +86,8 @@ class FlowPotential(Potential):
         return self.flow.log_prob(q) + log_abs_det
 
     def energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
-        return -self.kT * unchecked(self, "log_prob")(positions)
+        log_prob: Tensor = unchecked(self, "log_prob")(positions)
+        return -self.kT * log_prob
 
     def explain(self, positions: Float[Tensor, "1 atoms 3"]) -> str:
         """The internal coordinate that is farthest from the data, where the flow has a chart of them."""
