@@ -142,7 +142,7 @@ def measure_model(model: Path, inputs: Inputs, folder: Path, on_progress: OnProg
         TopologyError: If the model is of another molecule than the frames.
     """
     potential = load(model)
-    inputs.held_out.require_topology(potential.coordinates.topology, "the model")
+    inputs.held_out.require_potential(potential, "the model")
     path = folder / "evaluation.json"
     identity = {"model": file_digest(model), **_identity(inputs)}
     known = read_measured(path)

@@ -83,8 +83,7 @@ def require_frames(potential: FlowPotential, frames: Frames, reference: Potentia
         ConfigurationError: If they have another temperature, are weighted, or are not the reference's.
         FileFormatError: If their energies or forces cannot be those of their positions.
     """
-    if potential.topology is not None:
-        frames.require_topology(potential.topology, "the model")
+    frames.require_potential(potential, "the model")
     if not math.isclose(frames.temperature, potential.temperature, rel_tol=1e-6):
         raise ConfigurationError(
             f"The frames were made at {frames.temperature:g} K and the model for {potential.temperature:g} K. Give "
@@ -155,8 +154,7 @@ def observe_samples(
 
 def like(potential: FlowPotential, positions: Float[np.ndarray, "n atoms 3"]) -> Float[Tensor, "n atoms 3"]:
     """Positions in the precision and on the device of a flow."""
-    device = next(potential.parameters()).device
-    return torch.from_numpy(positions).to(device=device, dtype=potential.dtype)
+    return torch.from_numpy(positions).to(potential.device, potential.dtype)
 
 
 def require_reference(frames: Frames, energies: Float[np.ndarray, "n"], reference: Potential) -> None:
@@ -182,8 +180,7 @@ def _reference(
             f"{tuple(positions.shape[1:])}. Use one molecule for both."
         )
     # in the reference's own precision, so that a flow in float32 does not round a force field's energies
-    state = [t for t in (*reference.parameters(), *reference.buffers()) if t.is_floating_point()]
-    energy, forces = reference.energy_and_forces(positions.to(state[0]) if state else positions.double().cpu())
+    energy, forces = reference.energy_and_forces(positions.to(reference.device, reference.dtype))
     energy = energy.double().cpu()
     return torch.where(energy.isfinite(), energy, math.inf), forces
 

@@ -68,8 +68,8 @@ def demonstrate_pretrained(
     path = registry().model_path(model)
     potential = load(path)
     structure = molecule_path(MOLECULE)
-    elements = topology_from_pdb(structure)[0].elements
-    potential.coordinates.topology.require_elements(elements, f'The model "{model}"', f'the molecule "{MOLECULE}"')
+    molecule = topology_from_pdb(structure)[0]
+    potential.coordinates.topology.require_same(molecule, f'the model "{model}"', f'the molecule "{MOLECULE}"')
     require_demonstration(folder)
     make_folder(folder)
     clock = Clock()

@@ -53,7 +53,7 @@ def run(
             positions, _ = potential.sample(N_CONFIGURATIONS, torch.Generator().manual_seed(seed))
     else:
         data = read_frames(frames)
-        data.require_topology(potential.coordinates.topology, "the model")
+        data.require_potential(potential, "the model")
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:N_CONFIGURATIONS]
         positions = torch.from_numpy(data.positions)[chosen].double()
     dtypes = [choice.torch for choice in precision or list(Precision)]

@@ -28,6 +28,11 @@ class Atom:
         return f"{self.residue_name}{self.residue_index + 1}-{self.name}"
 
 
+def atom_name(topology: Topology | None, atom: int) -> str:
+    """How errors call an atom."""
+    return f"atom {atom}" if topology is None else f"atom {atom} ({topology.atoms[atom]})"
+
+
 @dataclass(frozen=True)
 class Topology:
     """Atoms in order, and bonds as pairs of atom indices (smaller first, sorted).
@@ -83,7 +88,7 @@ class Topology:
             bonds = tuple((int(first), int(second)) for first, second in data["bonds"])
             open_valences = tuple(int(i) for i in data.get("open_valences", ()))
         except (TypeError, ValueError, KeyError, IndexError, OverflowError, AttributeError) as error:
-            raise TopologyError(f"This is no topology: {type(error).__name__}: {error}.") from error
+            raise TopologyError(f"Not a topology: {type(error).__name__}: {error}.") from error
         return cls(atoms, bonds, open_valences)
 
     def neighbours(self) -> list[list[int]]:
@@ -101,8 +106,39 @@ class Topology:
         unsaturated = tuple(sorted(place[i] for i in self.open_valences if i in place))
         return Topology(tuple(self.atoms[i] for i in indices), tuple(sorted((i, j) for i, j in bonds)), unsaturated)
 
+    def require_same(self, other: Topology, ours: str, theirs: str) -> None:
+        """Raise a `TopologyError` unless ``other`` is this molecule: equal elements, bonds and names, in one order.
+
+        A topology without bonds does not know them, and they are not compared. Names are compared residue by residue
+        where both sides use the same names: other names are another convention, not another order.
+
+        Args:
+            other: The topology found elsewhere.
+            ours: What this topology belongs to, for the message.
+            theirs: What the other one belongs to, for the message.
+        """
+        order = self.order_by_names(other)
+        moved = [(i, j) for i, j in enumerate(order) if i != j]
+        if len(moved) == 2:
+            do = f"Exchange atoms {moved[0][0]} and {moved[0][1]} in {theirs}."
+        else:
+            do = f"Put the atoms of {theirs} into this order: {', '.join(map(str, order))}."
+        try:
+            self.require_elements(other.elements, ours, theirs)
+            self.require_bonds(other, ours, theirs)
+        except TopologyError as error:
+            if moved:
+                raise TopologyError(f"{error} {do}") from error
+            raise
+        if moved:
+            i, j = moved[0]
+            raise TopologyError(
+                f"Atom order differs between {ours} and {theirs}: atom {i} is {self.atoms[i]} in the first and "
+                f"{other.atoms[i]} in the second, which has {self.atoms[i]} as atom {j}. {do}"
+            )
+
     def require_elements(self, elements: tuple[str, ...], ours: str, theirs: str) -> None:
-        """Raise a `TopologyError` unless ``elements`` are this topology's, in order.
+        """Raise a `TopologyError` unless ``elements``, which are all that is known, are this topology's, in order.
 
         Args:
             elements: Element symbols found elsewhere.
@@ -120,16 +156,30 @@ class Topology:
                     "the second. Reorder the atoms, or train a model on this order."
                 )
 
-    def require_bonds(self, other: Topology, ours: str, theirs: str) -> None:
-        """Raise a `TopologyError` unless ``other`` has the same bonds: equal elements in another order have not.
+    def order_by_names(self, other: Topology) -> list[int]:
+        """For each atom the one in ``other`` that has its name in its residue, where both use the same names there.
 
-        A topology without bonds does not know them, and is not compared.
-
-        Args:
-            other: A topology with the same elements.
-            ours: What this topology belongs to, for the message.
-            theirs: What the other one belongs to, for the message.
+        Residues whose names differ, or are not unique, stay as they are. The residues must be the same ones in order.
         """
+        order = list(range(len(self)))
+        if len(other) != len(self):
+            return order
+        by_residue: dict[int, list[int]] = {}
+        for i, atom in enumerate(self.atoms):
+            by_residue.setdefault(atom.residue_index, []).append(i)
+        theirs: dict[int, list[int]] = {}
+        for i, atom in enumerate(other.atoms):
+            theirs.setdefault(atom.residue_index, []).append(i)
+        for mine, found in zip(by_residue.values(), theirs.values(), strict=False):
+            places = {other.atoms[j].name: j for j in found}
+            names = {self.atoms[i].name for i in mine}
+            if len(mine) == len(found) == len(names) and names == set(places):
+                for i in mine:
+                    order[i] = places[self.atoms[i].name]
+        return order if sorted(order) == list(range(len(order))) else list(range(len(order)))
+
+    def require_bonds(self, other: Topology, ours: str, theirs: str) -> None:
+        """Raise a `TopologyError` unless ``other``, with the same elements, has the same bonds; see `require_same`."""
         if not self.bonds or not other.bonds:
             return
         different = sorted(set(self.bonds) ^ set(other.bonds))
@@ -148,25 +198,37 @@ class Topology:
         Args:
             positions: nm, of one configuration.
         """
-        if not self.bonds:
-            return
-        first, second = np.array(self.bonds).T
-        lengths = np.linalg.norm(positions[first] - positions[second], axis=1)
+        self.require_unit(positions)
         shortest, longest = BOND_LENGTHS
-        middle = float(np.median(lengths))
-        if middle > longest:
-            raise GeometryError(
-                f"Bonds are about {middle:.2g} nm long: positions in Å seem to have been taken for nm. Divide them by "
-                "10."
-            )
-        if middle < shortest:
-            raise GeometryError(
-                f"Bonds are about {middle:.2g} nm long: positions in nm seem to have been taken for Å. Multiply them "
-                "by 10."
-            )
-        for i, j, length in zip(first, second, lengths, strict=True):
+        lengths = self._bond_lengths(positions)
+        if not ((lengths < shortest) | (lengths > longest)).any():
+            return
+        for (i, j), length in zip(self.bonds, lengths, strict=True):
             if length < shortest or length > longest:
                 raise GeometryError(
                     f"The bond of atoms {i} ({self.atoms[i]}) and {j} ({self.atoms[j]}) is {length:.2g} nm long. Check "
                     "the order of the atoms, and make the molecule whole if a periodic boundary cuts it."
                 )
+
+    def require_unit(self, positions: Float[np.ndarray, "atoms 3"]) -> None:
+        """Raise a `GeometryError` if most bonds have a length that no bond has: positions (nm) in a wrong unit."""
+        if not self.bonds:
+            return
+        shortest, longest = BOND_LENGTHS
+        lengths = self._bond_lengths(positions)
+        middle = float(np.median(lengths))
+        # of a molecule that is torn, most bonds are whole
+        if float(np.quantile(lengths, 0.1)) > longest:
+            raise GeometryError(
+                f"Bonds are about {middle:.2g} nm long: positions in Å seem to have been taken for nm. Divide them by "
+                "10."
+            )
+        if float(np.quantile(lengths, 0.9)) < shortest:
+            raise GeometryError(
+                f"Bonds are about {middle:.2g} nm long: positions in nm seem to have been taken for Å. Multiply them "
+                "by 10."
+            )
+
+    def _bond_lengths(self, positions: Float[np.ndarray, "atoms 3"]) -> Float[np.ndarray, "bonds"]:
+        first, second = np.array(self.bonds, dtype=int).reshape(-1, 2).T
+        return np.asarray(np.linalg.norm(positions[first] - positions[second], axis=1))

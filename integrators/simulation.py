@@ -12,12 +12,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_start, record, require_finite
+from ..core.engine import (
+    DynamicsSettings,
+    Engine,
+    OnReport,
+    Trajectory,
+    check_configurations,
+    check_start,
+    kinetic_limit,
+    record,
+    require_finite,
+    require_kinetic,
+)
 from ..core.errors import ConfigurationError, SimulationError, SmoothflowError
 from ..core.integrator import Integrator, State
 from ..core.plugins import hookimpl
 from ..core.potential import Potential
 from ..core.reporter import EnergyRecord, Reporter, reporting
+from ..core.units import BOLTZMANN
 from .checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from .making import ENSEMBLE_INTEGRATORS, make_integrator
 
@@ -38,6 +50,7 @@ class Simulation:
 
     Raises:
         ConfigurationError: If a run cannot start from these, or the integrator has another time step than the settings.
+        GeometryError: If the positions are not a configuration of the molecule: in another order, or mirrored.
         UnknownNameError: If there is no integrator of that name.
     """
 
@@ -49,6 +62,18 @@ class Simulation:
         settings: DynamicsSettings,
         reporters: Sequence[Reporter] = (),
         provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._set_up(potential, integrator, start, settings, reporters, provenance)
+        check_configurations(potential, start.positions)
+
+    def _set_up(
+        self,
+        potential: Potential,
+        integrator: Integrator | str,
+        start: State,
+        settings: DynamicsSettings,
+        reporters: Sequence[Reporter],
+        provenance: Mapping[str, Any] | None,
     ) -> None:
         check_start(potential, start.masses, start.positions, start.velocities)
         require_finite(start, potential.topology)
@@ -94,7 +119,11 @@ class Simulation:
         """
         found = read_checkpoint(path, device)
         settings = found.settings if n_steps is None else replace(found.settings, n_steps=n_steps)
-        simulation = cls(potential, integrator or found.integrator, found.state, settings, reporters, found.provenance)
+        # not checked as a start is: wherever the run has come to, it goes on
+        simulation = cls.__new__(cls)
+        simulation._set_up(
+            potential, integrator or found.integrator, found.state, settings, reporters, found.provenance
+        )
         simulation.integrator.load_state_dict(found.integrator_state)
         simulation.step, simulation.energies, simulation._begun = found.step, found.energies, True
         return simulation
@@ -128,8 +157,8 @@ class Simulation:
             seconds: Wall-clock time between checkpoints.
 
         Raises:
-            SimulationError: If an energy or a force is not finite, or the potential refuses a configuration; the
-                message names replica, atom and time.
+            SimulationError: If an energy or a force is not finite, the potential refuses a configuration, or the
+                kinetic energy is one that no temperature of the run explains; the message names replica, atom and time.
             FileFormatError: If a reporter's file or the checkpoint cannot be written.
         """
         n_steps, every = self.settings.n_steps, self.settings.report_every
@@ -146,12 +175,17 @@ class Simulation:
             self._begun = True
             if not len(self.energies):
                 self._report()
+            began = float(self.energies.kinetic_energy[0].max())
+            n_atoms = len(self.state.masses)
+            hottest = max(self.settings.temperature, 2 * began / (3 * n_atoms * BOLTZMANN))
+            limit = kinetic_limit(n_atoms, hottest)
             saved = time.monotonic()
             while self.step < n_steps and not stopped():
                 self.state = advance(self.potential, self.integrator, self.state, 1)
                 self.step += 1
                 if self.step % every == 0 or self.step == n_steps:
                     self._report()
+                    require_kinetic(self.state, limit)
                 if checkpoint is not None and time.monotonic() - saved > seconds:
                     self._save_with_reports(checkpoint)
                     saved = time.monotonic()
@@ -186,7 +220,7 @@ def advance(potential: Potential, integrator: Integrator, state: State, n_steps:
 
 
 class VerletEngine(Engine):
-    """Our own velocity Verlet (``nve``) and BAOAB Langevin (``nvt``), in the precision and on the device given."""
+    """Our own velocity Verlet (``nve``) and BAOAB Langevin (``nvt``), in the precision of the positions."""
 
     name = "verlet"
     thermostat = "Langevin, BAOAB"
@@ -201,6 +235,7 @@ class VerletEngine(Engine):
         on_report: OnReport | None = None,
     ) -> Trajectory:
         check_start(potential, masses, positions, velocities)
+        check_configurations(potential, positions)
         integrator = make_integrator(ENSEMBLE_INTEGRATORS[settings.ensemble], settings, positions.device)
         # masses in float64 would turn a float32 run into float64 from the second step on
         start = State.start(potential, positions, velocities.to(positions), masses.to(positions))

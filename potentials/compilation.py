@@ -20,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..core.errors import CompilationError, ConfigurationError
 from ..core.files import write_atomically
-from ..core.potential import Potential
+from ..core.potential import Potential, unchecked
 from .compiled import CURVATURE, MANY, ONE, CompiledPotential, function_name
 from .package import HEADER, fingerprint, write_header
 
@@ -136,13 +136,14 @@ def _function(potential: Potential, kind: str) -> Callable[..., tuple[Tensor, ..
     """What is traced: energies and forces, or Hessian-vector products."""
 
     def energy_and_forces(x: Tensor) -> tuple[Tensor, ...]:
-        return potential.energy_and_forces(x)
+        found: tuple[Tensor, ...] = unchecked(potential, "energy_and_forces")(x)
+        return found
 
     def curvature(x: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         # reverse over reverse: compilers have been seen to give wrong forward-over-reverse derivatives
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(potential.energy(x).sum(), x, create_graph=True)
+            (gradient,) = torch.autograd.grad(unchecked(potential, "energy")(x).sum(), x, create_graph=True)
             return torch.autograd.grad((gradient * v).sum(), x)
 
     return curvature if kind == CURVATURE else energy_and_forces
@@ -208,6 +209,7 @@ def _package(potential: Potential, files: dict[str, list[str]], path: Path) -> C
         "functions": sorted(files),
         "fingerprint": fingerprint(potential),
         "topology": None if potential.topology is None else potential.topology.to_dict(),
+        "geometry": None if potential.geometry is None else potential.geometry.to_list(),
     }
     text = write_header(header)
     with quiet():
@@ -225,6 +227,7 @@ def _largest_error(eager: Potential, compiled: CompiledPotential, kind: str, pos
     noise = torch.randn(positions.shape, generator=generator, dtype=positions.dtype)
     distorted = positions + NOISE * noise
     tolerance, largest = TOLERANCES[positions.dtype], 0.0
+    compiled.to(positions.dtype)
     sizes = [1] if kind == ONE else [2, 3, len(positions)]
     for where, at in (("real", positions), ("distorted", distorted)):
         scales = [values.abs().max() for values in _reference(eager, kind, at, noise)]

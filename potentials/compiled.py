@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..core.errors import CompilationError, ConfigurationError, FileFormatError, TopologyError
 from ..core.external import attach_forces
+from ..core.identity import Geometry
 from ..core.plugins import PotentialLoader, hookimpl
-from ..core.potential import Potential
+from ..core.potential import Potential, require_positions, unchecked
 from ..core.topology import Topology
 from .package import read_package
 
@@ -31,17 +32,15 @@ def function_name(kind: str, dtype: torch.dtype) -> str:
 class CompiledPotential(Potential):
     """Energies and forces from machine code made by `compile_potential`.
 
-    It computes in the precision of the positions, float32 or float64, whichever the package contains; engines use the
-    one of `to`, float64 at first. It holds the whole package, so that it can be pickled. A package is native code, as
-    any compiled program is: load only those that you trust.
+    It computes in float64, or in float32 if the package holds nothing else; `to` changes to the other one. It holds the
+    whole package, so that it can be pickled. A package is native code, as any compiled program is: load only those that
+    you trust.
 
     Args:
         header: What the package says of itself.
         content: The package.
         topology: The molecule, if it is one.
     """
-
-    working_type: Tensor
 
     def __init__(self, header: dict[str, Any], content: bytes, topology: Topology | None = None) -> None:
         super().__init__()
@@ -51,9 +50,14 @@ class CompiledPotential(Potential):
         self.shape = tuple(int(size) for size in header["shape"])
         self.functions = frozenset(header["functions"])
         self._loaded: dict[str, Any] = {}
-        dtype = torch.float64 if self.computes_in(torch.float64) else torch.float32
-        # engines look here for the precision to work in
-        self.register_buffer("working_type", torch.zeros((), dtype=dtype), persistent=False)
+        self.dtype = torch.float64 if self.computes_in(torch.float64) else torch.float32
+        described = header.get("geometry")
+        self._geometry = None if described is None else Geometry.from_list(described)
+
+    @property
+    def geometry(self) -> Geometry | None:
+        """That of the potential that was compiled."""
+        return self._geometry
 
     def computes_in(self, dtype: torch.dtype) -> bool:
         """Whether energies and forces were compiled for a precision."""
@@ -62,7 +66,6 @@ class CompiledPotential(Potential):
     def energy_and_forces(
         self, positions: Float[Tensor, "batch *shape"]
     ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch *shape"]]:
-        self._require_positions(positions)
         if len(positions) == 0:
             return positions.new_zeros(0), torch.zeros_like(positions)
         name = function_name(ONE if len(positions) == 1 else MANY, positions.dtype)
@@ -70,7 +73,7 @@ class CompiledPotential(Potential):
         return energy, forces
 
     def energy(self, positions: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch"]:
-        energy, forces = self.energy_and_forces(positions)
+        energy, forces = unchecked(self, "energy_and_forces")(positions)
         known = function_name(CURVATURE, positions.dtype) in self.functions
         return attach_forces(positions, energy, forces, self.hessian_vector_product if known else None)
 
@@ -82,14 +85,16 @@ class CompiledPotential(Potential):
         .. math:: H v = \frac{\partial}{\partial x} \left( v \cdot \frac{\partial U}{\partial x} \right)
 
         Raises:
-            ConfigurationError: If the package has no second derivatives.
+            ConfigurationError: If the package has no second derivatives, or the vectors are not like the positions.
         """
-        self._require_positions(positions)
+        question = require_positions(self, positions)
         if vectors.shape != positions.shape or vectors.dtype != positions.dtype:
             raise ConfigurationError(
                 f"The vectors have shape {tuple(vectors.shape)} and dtype {vectors.dtype}; the positions have "
                 f"{tuple(positions.shape)} and {positions.dtype}. Give vectors like the positions."
             )
+        positions = question.positions
+        vectors = vectors.to(positions).reshape(positions.shape)
         # one configuration runs as two: the function was made for several
         n = len(positions)
         x, v = (torch.cat([part.detach()] * 2) if n == 1 else part.detach() for part in (positions, vectors))
@@ -97,15 +102,13 @@ class CompiledPotential(Potential):
             return torch.zeros_like(positions)
         product: Tensor
         (product,) = self._function(function_name(CURVATURE, x.dtype)).run([x.contiguous(), v.contiguous()])
-        return product[:n]
+        return question.answer(product[:n])
 
-    def _require_positions(self, positions: Tensor) -> None:
-        # compiled code reads whatever is in memory there
-        if positions.shape[1:] != self.shape or positions.device.type != "cpu":
-            raise ConfigurationError(
-                f"The positions have shape {tuple(positions.shape)} on {positions.device}; the compiled potential "
-                f"needs (batch, {', '.join(map(str, self.shape))}) on the CPU."
-            )
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
+        super()._apply(fn, recurse)
+        if self.device.type != "cpu":
+            raise ConfigurationError(f"The compiled potential runs on the CPU; it cannot be moved to {self.device}.")
+        return self
 
     def _function(self, name: str) -> Any:
         if name not in self._loaded:
@@ -124,7 +127,7 @@ class CompiledPotential(Potential):
         return self._loaded[name]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(_restore, self.working_type.dtype), (self.header, self.content, self.topology)
+        return partial(_restore, self.dtype), (self.header, self.content, self.topology)
 
 
 def _restore(

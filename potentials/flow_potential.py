@@ -15,8 +15,8 @@ from ..core.charts import Chart
 from ..core.errors import CompilationError, ManifoldError
 from ..core.files import require_free
 from ..core.flow import Flow
-from ..core.manifolds import Arc, Line
-from ..core.potential import Potential
+from ..core.identity import Coordinate, Geometry
+from ..core.potential import Potential, takes_positions, unchecked
 from ..core.topology import Topology
 from ..core.units import thermal_energy
 
@@ -53,6 +53,7 @@ class FlowPotential(Potential):
         self.topology = topology
         self.temperature = temperature
         self.shape = (len(topology), 3)
+        self._geometry: Geometry | None = None
 
     @property
     def kT(self) -> float:
@@ -60,36 +61,54 @@ class FlowPotential(Potential):
         return thermal_energy(self.temperature)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the flow's weights."""
-        return next(self.flow.parameters()).dtype
+    def geometry(self) -> Geometry | None:
+        """The bonds, angles and narrow torsions of the flow's charts; None if it has no chart."""
+        if self._geometry is None and self._chart is not None:
+            rows = self.coordinates.zmatrix.rows
+            atoms = [tuple(row[:size]) for size in (2, 3, 4) for row in rows[size - 1 :]]
+            self._geometry = Geometry(
+                tuple(
+                    Coordinate(four, column.location, column.scale)
+                    for four, column in zip(atoms, self._chart.columns, strict=True)
+                    if column.kind not in WIDE
+                )
+            )
+        return self._geometry
 
+    @property
+    def _chart(self) -> Chart | None:
+        """The chart of the internal coordinates, with which a flow of a molecule begins."""
+        return next((module for module in self.flow.modules() if isinstance(module, Chart)), None)
+
+    @takes_positions
     def log_prob(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
         """Log-density over positions (nm) modulo rigid motion."""
         q, log_abs_det = self.coordinates.encode(positions)
         return self.flow.log_prob(q) + log_abs_det
 
     def energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
-        return -self.kT * self.log_prob(positions)
+        log_prob: Tensor = unchecked(self, "log_prob")(positions)
+        return -self.kT * log_prob
 
     def explain(self, positions: Float[Tensor, "1 atoms 3"]) -> str:
         """The internal coordinate that is farthest from the data, where the flow has a chart of them."""
         names = self.coordinates.codomain.names
         with torch.no_grad():
             q, _ = self.coordinates.encode(positions)
-            undefined = (~q[0].isfinite()).nonzero()
-            if len(undefined):
-                return f'The internal coordinate "{names[int(undefined[0])]}" is not defined.'
-            for chart in self.flow.modules():
-                if isinstance(chart, Chart):
-                    scaled = chart.codomain.indices(Line) + chart.codomain.indices(Arc)
-                    widths = chart.encode(q)[0][0, scaled].abs()
-                    i = scaled[int(widths.argmax())]
-                    return (
-                        f'The internal coordinate "{names[i]}" (nm, rad) is farthest from the data: it is '
-                        f"{float(q[0, i]):.4g}, {float(widths.max()):.3g} widths from {chart.columns[i].location:.4g}."
-                    )
-        return ""
+        undefined = (~q[0].isfinite()).nonzero()
+        if len(undefined):
+            return f'The internal coordinate "{names[int(undefined[0])]}" is not defined.'
+        if self.geometry is None or self._chart is None:
+            return ""
+        widths = self.geometry.deviations(positions[0].double().cpu().numpy()) / self.geometry.widths
+        farthest = int(abs(widths).argmax())
+        narrow = [i for i, column in enumerate(self._chart.columns) if column.kind not in WIDE]
+        column = narrow[farthest]
+        return (
+            f'The internal coordinate "{names[column]}" (nm, rad) is farthest from the data: it is '
+            f"{float(q[0, column]):.4g}, {abs(widths[farthest]):.3g} widths from "
+            f"{self._chart.columns[column].location:.4g}."
+        )
 
     def sample(
         self, n_samples: int, generator: torch.Generator
@@ -145,6 +164,9 @@ class FlowPotential(Potential):
             warnings.warn(f"The potential runs uncompiled. {error}", stacklevel=2)
             return self
 
+
+WIDE = ("circle", "cut")
+"""Charts of torsions that reach all around, so that no value of them is far from the data."""
 
 N_CHECKED = 64
 """Samples at which compiled code is checked unless configurations are given."""

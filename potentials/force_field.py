@@ -37,7 +37,7 @@ class ForceField(Potential):
 
     Energies and forces are those of OpenMM's Reference platform; besides, a batch is evaluated at once, on any device,
     and derivatives of any order come from autograd. It computes in the precision it is moved to (`to`; float64 at
-    first) and answers in the precision of the positions.
+    first).
 
     Args:
         bonded: Terms that take positions, atoms first and batch last.
@@ -53,7 +53,7 @@ class ForceField(Potential):
         self.pairwise = nn.ModuleList(pairwise)
         self.topology = topology
         self.shape = (len(topology), 3)
-        self.register_buffer("precision", torch.zeros((), dtype=torch.float64), persistent=False)
+        self.dtype = torch.float64
         self.register_buffer("pairs", torch.triu_indices(len(topology), len(topology), 1), persistent=False)
 
     @classmethod
@@ -110,17 +110,11 @@ class ForceField(Potential):
         return torch.cat(energies), torch.cat(forces)
 
     def _chunks(self, positions: Float[Tensor, "batch atoms 3"]) -> tuple[Float[Tensor, "chunk atoms 3"], ...]:
-        if positions.ndim != 3 or positions.shape[1:] != self.shape:
-            raise TopologyError(
-                f"Positions must have shape (batch, {self.shape[0]}, 3) for this force field; got "
-                f"{tuple(positions.shape)}."
-            )
         elements = CHUNK_ELEMENTS.get(positions.device.type, CHUNK_ELEMENTS["cuda"])
         return torch.split(positions, max(1, elements // max(1, self.pairs.shape[1])))
 
     def _energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
-        dtype = self.get_buffer("precision").dtype
-        columns = positions.to(dtype).permute(1, 2, 0).contiguous()
+        columns = positions.permute(1, 2, 0).contiguous()
         energy = columns.new_zeros(positions.shape[0])
         for term in self.bonded:
             energy = energy + term(columns)
@@ -129,7 +123,7 @@ class ForceField(Potential):
             distances = norms(first - second)
             for term in self.pairwise:
                 energy = energy + term(distances)
-        return energy.to(positions.dtype)
+        return energy
 
 
 def _require_plain(system: Any) -> None:

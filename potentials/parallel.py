@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..core.errors import ConfigurationError, SimulationError
 from ..core.external import attach_forces
-from ..core.potential import Potential
+from ..core.identity import Geometry
+from ..core.potential import Potential, unchecked
 from .parallel_worker import Failure, Parcel, Result, evaluate, settled, start
 
 T = TypeVar("T")
@@ -70,6 +71,8 @@ class ParallelPotential(Potential):
             raise ConfigurationError("The executor given knows its number of workers; leave n_workers out.")
         self.shape = tuple(potential.shape)
         self.topology = potential.topology
+        self.dtype = potential.dtype
+        self._geometry = potential.geometry
         self.chunk_size = chunk_size
         self.n_workers = n_workers or _cores()
         self._potential = Parcel.pack(potential)
@@ -77,8 +80,13 @@ class ParallelPotential(Potential):
         self._executor = executor
         self._processes: _Processes | None = None
 
+    @property
+    def geometry(self) -> Geometry | None:
+        """That of the potential that the workers have."""
+        return self._geometry
+
     def energy(self, positions: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch"]:
-        return attach_forces(positions, *self.energy_and_forces(positions))
+        return attach_forces(positions, *unchecked(self, "energy_and_forces")(positions))
 
     def energy_and_forces(
         self, positions: Float[Tensor, "batch *shape"]
@@ -86,15 +94,10 @@ class ParallelPotential(Potential):
         """Energies in kJ/mol and forces in kJ/mol/nm, neither attached to a graph.
 
         Raises:
-            ConfigurationError: If the positions have another shape, or workers cannot be started.
+            ConfigurationError: If the positions are not what the potential needs, or workers cannot be started.
             SimulationError: If the potential raises an error at a frame, or a frame ends the worker that evaluates it
                 twice; names the frame.
         """
-        if tuple(positions.shape[1:]) != self.shape:
-            raise ConfigurationError(
-                f"The positions have shape {tuple(positions.shape)}; the potential needs "
-                f"(batch, {', '.join(map(str, self.shape))})."
-            )
         if len(positions) == 0:
             return positions.new_empty(0), torch.empty_like(positions)
         frames = positions.detach().cpu().numpy()
@@ -110,7 +113,7 @@ class ParallelPotential(Potential):
             raise
         energies, forces = zip(*(results[start] for start in sorted(results)), strict=True)
         energy, force = (torch.from_numpy(np.concatenate(arrays)) for arrays in (energies, forces))
-        return energy.to(positions.device), force.to(positions.device)
+        return energy.to(positions), force.to(positions)
 
     def close(self) -> None:
         """End the worker processes; another evaluation would start new ones."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import pickle
 import signal
@@ -43,12 +42,11 @@ class Parcel:
         Raises:
             ConfigurationError: If it is not on the CPU, or cannot be pickled.
         """
-        for tensor in itertools.chain(potential.parameters(), potential.buffers()):
-            if tensor.device.type != "cpu":
-                raise ConfigurationError(
-                    f"The potential is on {tensor.device}, which evaluates a batch at once already. Use it as it is, "
-                    "or move it to the CPU first."
-                )
+        if potential.device.type != "cpu":
+            raise ConfigurationError(
+                f"The potential is on {potential.device}, which evaluates a batch at once already. Use it as it is, "
+                "or move it to the CPU first."
+            )
         try:
             content = pickle.dumps(potential)
         # objects refuse to be pickled with errors of every kind

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..coordinates.topologies import topology_from_pdb
-from ..core.errors import ConfigurationError
+from ..core.errors import ConfigurationError, GeometryError
 from ..core.plugins import PotentialProvider, hookimpl, registry
 from ..core.potential import Potential
 from .flow_potential import FlowPotential
@@ -67,17 +67,22 @@ def model_provider(argument: str, structure: Path) -> Potential:
 
     Args:
         argument: Name of a model, or path of a file of any suffix that a plug-in reads.
-        structure: A PDB file whose atoms must be the model's; not checked if there is no such file, since the model
-            knows its molecule.
+        structure: A PDB file whose atoms must be the model's, in its order and of its handedness; not checked if there
+            is no such file, since the model knows its molecule.
 
     Raises:
         FileFormatError: If the model is missing or damaged, or the structure is no PDB file.
-        TopologyError: If number, elements or order of the atoms are not the model's.
+        TopologyError: If number, elements, bonds or order of the atoms are not the model's.
+        GeometryError: If the structure is not a configuration of the model's molecule.
     """
     potential = registry().load(argument)
     if structure.is_file() and potential.topology is not None:
-        elements = topology_from_pdb(structure)[0].elements
-        potential.topology.require_elements(elements, f'The model "{argument}"', f'"{structure}"')
+        topology, configurations = topology_from_pdb(structure)
+        potential.topology.require_same(topology, f'the model "{argument}"', f'"{structure}"')
+        try:
+            potential.require_configuration(configurations[0].double().numpy())
+        except GeometryError as error:
+            raise GeometryError(f'In "{structure}": {error}') from error
     return potential
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.errors import ConfigurationError, TopologyError
+from ..core.identity import Geometry
 from ..core.potential import Potential
 
 
@@ -18,11 +21,13 @@ class SumPotential(Potential):
     .. math:: U(x) = \sum_i w_i U_i(x)
 
     Args:
-        potentials: At least one; all of one shape and, where they have a topology, of the same elements.
+        potentials: At least one; all of one shape, on one device and, where they have a topology, of one molecule. The
+            sum is in the widest precision of theirs.
         weights: One for each; all 1 if left out.
 
     Raises:
-        ConfigurationError: If there is none, or the numbers of potentials and weights differ.
+        ConfigurationError: If there is none, the numbers of potentials and weights differ, or they are on several
+            devices.
         TopologyError: If the potentials are of different systems.
     """
 
@@ -43,10 +48,24 @@ class SumPotential(Potential):
             if self.topology is None:
                 self.topology = potential.topology
             elif potential.topology is not None:
-                self.topology.require_elements(
-                    potential.topology.elements, "the first potential", f"potential {i} of the sum"
-                )
+                self.topology.require_same(potential.topology, "the first potential", f"potential {i} of the sum")
+        devices = sorted({str(potential.device) for potential in potentials})
+        if len(devices) > 1:
+            raise ConfigurationError(f"The potentials of a sum are on {', '.join(devices)}. Move them to one device.")
         self.potentials = nn.ModuleList(potentials)
+        self.dtype = functools.reduce(torch.promote_types, (potential.dtype for potential in potentials))
+        self.device = potentials[0].device
+
+    @property
+    def geometry(self) -> Geometry | None:
+        """That of the first potential that knows one."""
+        return next((p.geometry for p in self._parts if p.geometry is not None), None)
+
+    @property
+    def _parts(self) -> list[Potential]:
+        return cast("list[Potential]", list(self.potentials))
 
     def energy(self, positions: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch"]:
-        return torch.stack([w * p(positions) for w, p in zip(self.weights, self.potentials, strict=True)]).sum(0)
+        # each in its own precision
+        terms = [w * p(positions).to(self.dtype) for w, p in zip(self.weights, self.potentials, strict=True)]
+        return torch.stack(terms).sum(0)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.errors import ConfigurationError
 from ..core.manifolds import FULL_TURN, Circle, Interval, Manifold, Product
-from ..core.potential import Potential
+from ..core.potential import Potential, takes_positions
 from ..core.units import BOLTZMANN
 
 N_PANELS = 40
@@ -47,6 +47,7 @@ class Toy(Potential):
         super().__init__()
         self.domain = Product.of(manifold, [f"x{i}" for i in range(dim)])
         self.shape = (dim,)
+        self.dtype = torch.float64
         self.energy_floor = energy_floor
 
     @abstractmethod
@@ -63,6 +64,7 @@ class Toy(Potential):
         """The differential entropy S: the least negative log-likelihood that a model can have."""
         return self._quadrature[1]
 
+    @takes_positions
     def log_prob(self, positions: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch"]:
         """The normalized log-density."""
         return -self.energy(positions) - self.log_normalizer
@@ -88,9 +90,8 @@ class Toy(Potential):
     @cached_property
     def _quadrature(self) -> tuple[float, float]:
         points, weights = gauss_legendre_square(N_PANELS, N_NODES)
-        device = next(self.buffers(), points).device
         with torch.no_grad():
-            energy = self.energy(points.to(device)).to(points.device)
+            energy = self.energy(points.to(self.device)).to(points)
         log_normalizer = torch.logsumexp(weights.log() - energy, 0)
         mean_energy = (weights * torch.exp(-energy - log_normalizer) * energy).sum()
         return float(log_normalizer), float(log_normalizer + mean_energy)

@@ -176,8 +176,7 @@ def recompute(frames: Frames, potential: Potential, name: str, on_progress: OnPr
         TopologyError: If the potential is of another molecule.
         GeometryError: If an energy or force is not finite; names the frame.
     """
-    if potential.topology is not None:
-        frames.require_topology(potential.topology, "the potential")
+    frames.require_potential(potential, "the potential")
     difference = describe_difference(frames, potential)
     if difference:
         warnings.warn(

@@ -11,8 +11,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from ..core.errors import FileFormatError, GeometryError, TopologyError
+from ..core.errors import FileFormatError, GeometryError
+from ..core.potential import Potential
 from ..core.topology import Topology
+
+N_LOOKED_AT = 100
+"""Frames whose geometry is compared with a potential's molecule."""
 
 BLOCK = 1000
 """Frames that are checked or read at a time."""
@@ -101,13 +105,26 @@ class Frames:
 
     def require_topology(self, topology: Topology, name: str) -> None:
         """Raise a `TopologyError` unless the frames are of the molecule ``topology``, which messages call ``name``."""
-        topology.require_elements(self.topology.elements, name, "the frames")
-        if self.topology.bonds and topology.bonds and self.topology.bonds != topology.bonds:
-            a, b = sorted(set(self.topology.bonds) ^ set(topology.bonds))[0]
-            raise TopologyError(
-                f"{name} and the frames have the same elements but other bonds: atoms {a} and {b} are bonded in only "
-                "one of them. Use the molecule that the frames were made for."
-            )
+        topology.require_same(self.topology, name, "the frames")
+
+    def require_potential(self, potential: Potential, name: str) -> None:
+        """Raise unless the frames are of a potential's molecule: `require_topology`, and of its handedness.
+
+        Args:
+            potential: Any potential of a molecule.
+            name: What messages call it.
+
+        Raises:
+            TopologyError: If elements, bonds, names or order of the atoms are not the potential's.
+            GeometryError: If a frame, of `N_LOOKED_AT` spread over all, is of another isomer or in another order.
+        """
+        if potential.topology is not None:
+            self.require_topology(potential.topology, name)
+        for frame in np.unique(np.linspace(0, len(self) - 1, min(N_LOOKED_AT, len(self))).astype(int)):
+            try:
+                potential.require_configuration(self.positions[frame].astype(np.float64))
+            except GeometryError as error:
+                raise GeometryError(f"In frame {frame}: {error}") from error
 
     def require_precision(self) -> None:
         """Raise a `GeometryError` if a molecule is so far from the origin that float32 has lost its bonds."""

@@ -190,7 +190,7 @@ def begin_with(model: Path, frames: Frames, settings: TrainSettings) -> tuple[Fl
             f'The model "{model}" has another architecture: {name} is {flow[name]} there and '
             f"{getattr(settings.flow, name)} in the settings. Leave out flow: it is the model's."
         )
-    frames.require_topology(potential.coordinates.topology, "the model")
+    frames.require_potential(potential, "the model")
     if potential.temperature != frames.temperature:
         raise ConfigurationError(
             f'The model "{model}" is of {potential.temperature:g} K, and the frames are of {frames.temperature:g} K.'
@@ -229,8 +229,7 @@ def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, 
             "Divergences on samples need the force field: give a potential, or set weights.reverse_kl and "
             "weights.alpha_two to 0."
         )
-    if target.topology is not None:
-        frames.require_topology(target.topology, "the potential")
+    frames.require_potential(target, "the potential")
     compare_labels(frames, target, "the frames")
     return target
 

@@ -85,7 +85,7 @@ def draw_samples(potential: FlowPotential, plan: SamplingPlan, on_progress: OnPr
         **(plan.provenance or {}),
         "seed": plan.seed,
         "dtype": str(potential.dtype).removeprefix("torch."),
-        "device": str(next(potential.parameters()).device),
+        "device": str(potential.device),
     }
     with lock_file(plan.output), stop_requests() as asked, ExitStack() as stack:
         n_before = n_done = _samples_there(plan, origin)
@@ -108,7 +108,7 @@ def _chunk(potential: FlowPotential, plan: SamplingPlan, first: int, origin: Map
     """The samples from number ``first`` to the end of its chunk, or to the last one that is asked for."""
     index, skipped = divmod(first, CHUNK)
     part = slice(skipped, plan.n_samples - index * CHUNK)
-    stream = generator(plan.seed, 0, index, device=next(potential.parameters()).device)
+    stream = generator(plan.seed, 0, index, device=potential.device)
     with torch.no_grad():
         # always a whole chunk: the rounding of a sample depends on how many are drawn with it
         positions, log_prob = (x[part].double().cpu() for x in potential.sample(CHUNK, stream))
@@ -157,8 +157,7 @@ def _require_molecule(potential: FlowPotential, target: Potential | None) -> Non
     if target is None:
         return
     if target.topology is not None:
-        potential.coordinates.topology.require_elements(target.topology.elements, "the model", "the force field")
-        potential.coordinates.topology.require_bonds(target.topology, "the model", "the force field")
+        potential.coordinates.topology.require_same(target.topology, "the model", "the force field")
     if tuple(target.shape) != tuple(potential.shape):
         raise TopologyError(
             f"The force field is for configurations of shape {tuple(target.shape)} and the model for "

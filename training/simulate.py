@@ -174,7 +174,7 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
     check_frames(topology, positions[:1])
     potential = _potential(settings.potential, settings.structure)
     if potential.topology is not None:
-        topology.require_elements(potential.topology.elements, f'"{settings.structure}"', "the potential")
+        topology.require_same(potential.topology, f'"{settings.structure}"', "the potential")
     registry().engine(settings.engine)
     nothing = np.zeros((0, len(topology), 3), dtype=np.float32)
     kind = Frames(

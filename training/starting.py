@@ -6,17 +6,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..coordinates.topologies import STRUCTURE_SUFFIXES, topology_from_pdb
-from ..core.errors import ConfigurationError, TopologyError
+from ..core.engine import check_configurations
+from ..core.errors import ConfigurationError, GeometryError
 from ..core.files import file_digest
-from ..core.topology import Topology
 from ..potentials.flow_potential import FlowPotential
-from .frames import Frames
 from .frames_file import FramesReader
 
 
@@ -35,7 +33,7 @@ def starting_positions(
     Raises:
         FileFormatError: If the file cannot be read.
         TopologyError: If it holds another molecule, or the atoms in another order.
-        GeometryError: If its positions are not finite, overlap, or are in another unit.
+        GeometryError: If its positions are not finite, overlap, are in another unit, or of another isomer.
         ConfigurationError: If it holds too few configurations.
     """
     if start is None:
@@ -44,15 +42,12 @@ def starting_positions(
     topology = potential.coordinates.topology
     if start.suffix.lower() in STRUCTURE_SUFFIXES:
         found, configurations = topology_from_pdb(start)
-        kind = Frames(found, potential.temperature, np.zeros((0, len(found), 3), dtype=np.float32))
-        kind.require_topology(topology, "the model")
-        _require_names(topology, found, start)
     else:
         with FramesReader(start) as reader:
             frames = reader.read(0, n_replicas)
-        frames.require_topology(topology, "the model")
         frames.require_precision()
-        configurations = torch.from_numpy(frames.positions)
+        found, configurations = frames.topology, torch.from_numpy(frames.positions)
+    topology.require_same(found, "the model", f'"{start}"')
     if len(configurations) != 1 and len(configurations) < n_replicas:
         raise ConfigurationError(
             f'"{start}" has {len(configurations)} configurations, too few to start {n_replicas} replicas.'
@@ -61,7 +56,11 @@ def starting_positions(
         configurations = configurations.repeat(n_replicas, 1, 1)
     configurations = configurations[:n_replicas]
     potential.coordinates.check_geometry(configurations)
-    return configurations.to(next(potential.parameters()).device, potential.dtype)
+    try:
+        check_configurations(potential, configurations)
+    except GeometryError as error:
+        raise GeometryError(f'In "{start}": {error}') from error
+    return configurations.to(potential.device, potential.dtype)
 
 
 def origin_of(model: Path, start: Path | None) -> dict[str, Any]:
@@ -71,14 +70,3 @@ def origin_of(model: Path, start: Path | None) -> dict[str, Any]:
     if start is not None:
         origin |= {"start": start.name, "start_sha256": file_digest(start)}
     return origin
-
-
-def _require_names(ours: Topology, theirs: Topology, start: Path) -> None:
-    """Raise if the atoms bear the model's names in another order; other names are another convention."""
-    mine, other = [a.name for a in ours.atoms], [a.name for a in theirs.atoms]
-    if sorted(mine) == sorted(other) and mine != other:
-        i = next(i for i, (a, b) in enumerate(zip(mine, other, strict=True)) if a != b)
-        raise TopologyError(
-            f'Atom order differs between the model and "{start}": atom {i} is {ours.atoms[i]} in the first and '
-            f"{theirs.atoms[i]} in the second. Reorder the atoms of the file."
-        )

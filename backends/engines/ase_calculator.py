@@ -12,7 +12,8 @@ from jaxtyping import Float
 from ...core.errors import ConfigurationError, SimulationError
 from ...core.potential import Potential, hessian
 from ...core.units import ANGSTROM, ELECTRONVOLT
-from .border import as_batch, evaluate, require_molecular, require_start
+from .ase_potential import topology_from_atoms
+from .border import Evaluator
 
 
 class SmoothflowCalculator(BaseCalculator):  # type: ignore[misc]  # ASE is untyped
@@ -20,15 +21,16 @@ class SmoothflowCalculator(BaseCalculator):  # type: ignore[misc]  # ASE is unty
 
     >>> atoms.calc = SmoothflowCalculator(potential)
 
-    The first configuration is checked for bonds of a wrong length, which show a wrong unit or order of the atoms.
+    The first configuration of each Atoms object, and any that jumps, is checked: names of the atoms where a file gave
+    them, bonds, angles and stereocentres, which show a wrong unit, a wrong order of the atoms or another isomer.
 
     Args:
         potential: Any molecular potential; float64 ones suit vibrations and optimizers best.
 
     Raises:
-        ConfigurationError: If the potential is no molecule's; when calculating, if a periodic boundary is on.
+        ConfigurationError: If the potential is not a molecule's; when calculating, if a periodic boundary is on.
         TopologyError: When calculating, if number, elements or order of the atoms are not the potential's.
-        GeometryError: When calculating, if the first positions are in a wrong unit or order.
+        GeometryError: When calculating, if new positions are in a wrong unit or order, torn, or of another isomer.
         SimulationError: When calculating, if the energy or a force is not finite.
     """
 
@@ -36,14 +38,13 @@ class SmoothflowCalculator(BaseCalculator):  # type: ignore[misc]  # ASE is unty
 
     def __init__(self, potential: Potential) -> None:
         super().__init__()
-        require_molecular(potential, "ASE")
+        self._evaluator = Evaluator(potential, "ASE")
         self.potential = potential
         elements = () if potential.topology is None else potential.topology.elements
         self._numbers = np.array([atomic_numbers.get(element, -1) for element in elements])
-        self._checked = False
 
     def calculate(self, atoms: Any, properties: list[str], system_changes: list[str]) -> None:
-        energy, forces = evaluate(self.potential, self._positions(atoms))
+        energy, forces = self._evaluator(self._positions(atoms))
         energy /= ELECTRONVOLT
         self.results = {"energy": energy, "free_energy": energy, "forces": forces * (ANGSTROM / ELECTRONVOLT)}
 
@@ -54,7 +55,9 @@ class SmoothflowCalculator(BaseCalculator):  # type: ignore[misc]  # ASE is unty
             ConfigurationError: If the potential can be differentiated only once.
             SimulationError: If a second derivative is not finite.
         """
-        second = hessian(self.potential, as_batch(self.potential, self._positions(atoms)))[0]
+        positions = self._positions(atoms)
+        self._evaluator.require(positions)
+        second = hessian(self.potential, self._evaluator.as_batch(positions))[0]
         array: Float[np.ndarray, "atoms 3 atoms 3"] = second.cpu().double().numpy() * (ANGSTROM**2 / ELECTRONVOLT)
         if not np.isfinite(array).all():
             raise SimulationError(
@@ -74,7 +77,6 @@ class SmoothflowCalculator(BaseCalculator):  # type: ignore[misc]  # ASE is unty
         if topology is not None and not np.array_equal(atoms.numbers, self._numbers):
             topology.require_elements(tuple(atoms.get_chemical_symbols()), "the potential", "the Atoms object")
         positions: Float[np.ndarray, "atoms 3"] = atoms.get_positions() * ANGSTROM
-        if not self._checked:
-            require_start(self.potential, positions)
-            self._checked = True
+        if topology is not None and self._evaluator.is_new(positions):
+            topology.require_same(topology_from_atoms(atoms), "the potential", "the Atoms object")
         return positions

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_start, record
+from ...core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_configurations, check_start, record
 from ...core.errors import SimulationError, SmoothflowError
 from ...core.integrator import State
 from ...core.potential import Potential
@@ -43,6 +43,7 @@ class ASEEngine(Engine):
     ) -> Trajectory:
         import_optional("ase", "The engine ase", "ase")
         check_start(potential, masses, positions, velocities)
+        check_configurations(potential, positions)
         masses, positions, velocities = (x.detach().to("cpu", torch.float64) for x in (masses, positions, velocities))
         seeds = np.random.SeedSequence(settings.seed).spawn(len(positions))
         runs = [

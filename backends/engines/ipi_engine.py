@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_start, record
+from ...core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_configurations, check_start, record
 from ...core.errors import SimulationError, SmoothflowError
 from ...core.integrator import State
 from ...core.potential import Potential
@@ -66,6 +66,7 @@ class IPIEngine(Engine):
     ) -> Trajectory:
         import_optional("ipi", "The engine ipi", "ipi")
         check_start(potential, masses, positions, velocities)
+        check_configurations(potential, positions)
         masses, positions, velocities = (x.detach().to("cpu", torch.float64) for x in (masses, positions, velocities))
         seeds = np.random.SeedSequence(settings.seed).generate_state(len(positions))
         systems = [

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from ...core.errors import ConfigurationError
 from ...core.plugins import registry
 from ...core.potential import Potential
-from ...core.topology import Topology
-from .border import atom_name, evaluate, require_molecular, require_start
+from ...core.topology import Topology, atom_name
+from .border import Evaluator
 
 BOHR = 0.0529177210903
 """One Bohr radius in nm (CODATA 2018)."""
@@ -29,13 +29,12 @@ class PES:
         potential: Any molecular potential.
 
     Raises:
-        ConfigurationError: If the potential is no molecule's.
+        ConfigurationError: If the potential is not a molecule's.
     """
 
     def __init__(self, potential: Potential) -> None:
-        require_molecular(potential, "i-PI")
+        self._evaluator = Evaluator(potential, "i-PI")
         self.potential = potential
-        self.started = False
 
     def __call__(
         self, cell: Float[np.ndarray, "3 3"], positions: Float[np.ndarray, "atoms 3"]
@@ -45,16 +44,14 @@ class PES:
         .. math:: W_{ab} = \sum_i F_{ia} x_{ib}
 
         Raises:
-            GeometryError: If the first structure is in a wrong unit or order.
+            GeometryError: If a structure that is new is in a wrong unit or order, or of another isomer.
             ConfigurationError: If the number of atoms is not the potential's, or i-PI folded them into the cell.
             SimulationError: If the energy or a force is not finite.
         """
-        if self.potential.topology is not None:
+        x = positions * BOHR
+        if self.potential.topology is not None and self._evaluator.is_new(x):
             _require_whole(self.potential.topology, cell, positions)
-        if not self.started:
-            require_start(self.potential, positions * BOHR)
-            self.started = True
-        energy, forces = evaluate(self.potential, positions * BOHR)
+        energy, forces = self._evaluator(x)
         forces = forces * (BOHR / HARTREE)
         return energy / HARTREE, forces, forces.T @ positions, ""
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_start, record
+from ...core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_configurations, check_start, record
 from ...core.errors import ConfigurationError, SimulationError, SmoothflowError
 from ...core.integrator import State
 from ...core.potential import Potential
@@ -50,6 +50,7 @@ class LAMMPSEngine(Engine):
                 "another engine, or attach_to_lammps in a LAMMPS script with a thermostat of your choice."
             )
         check_start(potential, masses, positions, velocities)
+        check_configurations(potential, positions)
         masses, positions, velocities = (x.detach().to("cpu", torch.float64) for x in (masses, positions, velocities))
         runs: list[LAMMPSForce] = []
 

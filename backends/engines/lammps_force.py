@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from ...core.errors import ConfigurationError, MissingDependencyError, SimulationError, SmoothflowError, TopologyError
 from ...core.potential import Potential
 from ...core.units import ANGSTROM, FEMTOSECOND
-from .border import evaluate, import_optional, require_molecular, require_start
+from .border import Evaluator, import_optional, require_molecular
 
 UNITS = {"real": (ANGSTROM, FEMTOSECOND), "metal": (ANGSTROM, 1.0)}
 """Length in nm and time in ps of LAMMPS's unit styles; masses are in amu in both."""
@@ -48,7 +48,7 @@ class LAMMPSForce:
         self.energy = float("nan")
         self.forces: Float[np.ndarray, "atoms 3"] = np.full(potential.shape, np.nan)
         self.error: BaseException | None = None
-        self.started = False
+        self._evaluator = Evaluator(potential, "LAMMPS")
 
     def __call__(
         self,
@@ -64,11 +64,7 @@ class LAMMPSForce:
         try:
             order = np.argsort(tags)
             _require_free(self.lmp)
-            x = positions[order] * self.length
-            if not self.started:
-                require_start(self.potential, x)
-                self.started = True
-            self.energy, self.forces = evaluate(self.potential, x)
+            self.energy, self.forces = self._evaluator(positions[order] * self.length)
             forces[order] = self.forces * (self.length / self.energy_unit)
             virial = forces.T @ positions
             self.lmp.fix_external_set_energy_global(self.fix, self.energy / self.energy_unit)
@@ -119,7 +115,8 @@ def attach_to_lammps(lmp: Any, potential: Potential, elements: Sequence[str], fi
 
     Sets up ``fix ID all external pf/callback 1 1`` with energy and virial. The atom with ID 1 is the potential's first.
     LAMMPS itself drops exceptions in a callback; here the run stops and ``lmp.command`` raises. The first
-    configuration is checked for bonds of a wrong length, which show a wrong unit.
+    configuration, and any that jumps, is checked: a wrong unit or order of the atoms, a molecule that a boundary has
+    torn, and another isomer are errors.
 
     Args:
         lmp: A ``lammps.lammps`` with its atoms, in units ``real`` or ``metal``, without periodic boundaries.
@@ -128,7 +125,7 @@ def attach_to_lammps(lmp: Any, potential: Potential, elements: Sequence[str], fi
         fix: The ID of the fix.
 
     Raises:
-        ConfigurationError: If the potential is no molecule's, or LAMMPS is set up in a way that it cannot run in.
+        ConfigurationError: If the potential is not a molecule's, or LAMMPS is set up in a way that it cannot run in.
         TopologyError: If number, elements or order of the atoms are not the potential's.
     """
     require_molecular(potential, "LAMMPS")

@@ -25,7 +25,6 @@ from ...core.errors import ConfigurationError
 from ...core.files import write_atomically
 from ...core.potential import Potential
 from .atomic_numbers import atomic_numbers
-from .border import working_type
 
 
 class EnergyModel(nn.Module):
@@ -75,8 +74,10 @@ class EnergyModel(nn.Module):
 def export(potential: Potential, path: Path, positions: Float[Tensor, "batch atoms 3"]) -> None:
     """Trace, compare and write; `to_metatomic` says what and why."""
     assert potential.topology is not None
-    dtype, device = working_type(potential)
-    positions = positions.detach().to(device, dtype)
+    dtype = potential.dtype
+    positions = positions.detach().to(potential.device, dtype)
+    for configuration in positions.to("cpu", torch.float64).numpy():
+        potential.require_configuration(configuration)
     numbers = torch.tensor(atomic_numbers(potential.topology))
     with warnings.catch_warnings():
         # branches on the positions; the comparison below finds those that matter

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_start, record
+from ...core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_configurations, check_start, record
 from ...core.errors import SimulationError
 from ...core.integrator import State
 from ...core.potential import Potential
@@ -46,6 +46,7 @@ class OpenMMEngine(Engine):
     ) -> Trajectory:
         openmm = import_optional("openmm", "The engine openmm", "openmm")
         check_start(potential, masses, positions, velocities)
+        check_configurations(potential, positions)
         masses, positions, velocities = (x.detach().to("cpu", torch.float64) for x in (masses, positions, velocities))
         context = _context(openmm, potential, masses, positions, settings)
         half_kick = (0.5 * settings.timestep / masses)[:, None].numpy()

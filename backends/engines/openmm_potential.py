@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ...core.errors import ConfigurationError, TopologyError, UnknownNameError
-from ...core.topology import Topology
-from .border import ExternalPotential, atom_name, import_optional
+from ...core.topology import Topology, atom_name
+from .border import ExternalPotential, import_optional
 from .openmm_topology import core_topology
 
 SMALL = 100

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_start, record
+from ...core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_configurations, check_start, record
 from ...core.errors import ConfigurationError, SimulationError, SmoothflowError
 from ...core.integrator import State
 from ...core.potential import Potential
 from ...core.units import ANGSTROM, ELECTRONVOLT, thermal_energy
 from .atomic_numbers import atomic_numbers
-from .border import import_optional, working_type
+from .border import import_optional
 
 TIME_UNIT = ANGSTROM / ELECTRONVOLT**0.5
 """TorchSim's internal unit of time, Å (amu/eV)^1/2, in ps."""
@@ -58,10 +58,12 @@ class TorchSimEngine(Engine):
     ) -> Trajectory:
         torch_sim = import_torch_sim("The engine torchsim")
         check_start(potential, masses, positions, velocities)
+        check_configurations(potential, positions)
         from .torchsim_model import TorchSimModel
 
-        dtype, device = working_type(potential)
-        masses, positions, velocities = (x.detach().to(device, dtype) for x in (masses, positions, velocities))
+        masses, positions, velocities = (
+            x.detach().to(potential.device, potential.dtype) for x in (masses, positions, velocities)
+        )
         model = TorchSimModel(potential)
         shape = positions.shape
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch_sim.models.interface import ModelInterface
 
-from ...core.errors import ConfigurationError, SimulationError
-from ...core.potential import Potential
+from ...core.errors import ConfigurationError, GeometryError, SimulationError
+from ...core.potential import Potential, unchecked
+from ...core.topology import atom_name
 from ...core.units import ANGSTROM, ELECTRONVOLT
 from .atomic_numbers import symbol
-from .border import atom_name, working_type
+from .border import JUMP, require_molecular
 
 
 class TorchSimModel(ModelInterface):  # type: ignore[misc]  # TorchSim is not installed with Python 3.11
@@ -24,19 +25,18 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc]  # TorchSim is not in
         potential: Any molecular potential; it computes in its own precision on its own device.
 
     Raises:
-        ConfigurationError: If the potential is no molecule's; when called, if a periodic boundary is on.
+        ConfigurationError: If the potential is not a molecule's; when called, if a periodic boundary is on.
         TopologyError: When called, if number, elements or order of a system's atoms are not the potential's.
+        GeometryError: When called, if a system that is new is in a wrong unit or order, torn, or another isomer.
         SimulationError: When called, if an energy or a force is not finite.
     """
 
     def __init__(self, potential: Potential) -> None:
         super().__init__()
-        if len(potential.shape) != 2 or potential.shape[1] != 3:
-            raise ConfigurationError(
-                f"A potential of shape {potential.shape} is no molecule's; TorchSim cannot use it."
-            )
+        require_molecular(potential, "TorchSim")
         self.potential = potential
-        self._dtype, self._device = working_type(potential)
+        self._dtype, self._device = potential.dtype, potential.device
+        self._last: Tensor | None = None
         self._compute_stress = False
         self._compute_forces = True
         self._memory_scales_with = "n_atoms"
@@ -49,8 +49,9 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc]  # TorchSim is not in
                 "False."
             )
         self._require_atoms(state)
-        positions = state.positions.to(self._device, self._dtype).reshape(-1, *self.potential.shape)
-        energy, forces = self.potential.energy_and_forces(positions * ANGSTROM)
+        positions = state.positions.to(self._device, self._dtype).reshape(-1, *self.potential.shape) * ANGSTROM
+        self._require_configurations(positions.detach())
+        energy, forces = unchecked(self.potential, "energy_and_forces")(positions)
         if not bool(torch.isfinite(energy.sum() + forces.sum())):
             bad = (~torch.isfinite(forces)).nonzero()
             system = int(bad[0, 0]) if len(bad) else int((~torch.isfinite(energy)).nonzero()[0])
@@ -64,6 +65,17 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc]  # TorchSim is not in
             "energy": (energy / ELECTRONVOLT).to(state.positions),
             "forces": (forces * (ANGSTROM / ELECTRONVOLT)).reshape(-1, 3).to(state.positions),
         }
+
+    def _require_configurations(self, positions: Tensor) -> None:
+        """Check configurations (nm) in which an atom has jumped since the last call: they are new."""
+        last = self._last if self._last is not None and self._last.shape == positions.shape else None
+        if last is None or not bool((positions - last).abs().max() < JUMP):
+            for system, configuration in enumerate(positions.to("cpu", torch.float64).numpy()):
+                try:
+                    self.potential.require_configuration(configuration)
+                except GeometryError as error:
+                    raise GeometryError(f"In system {system}: {error}") from error
+        self._last = positions
 
     def _require_atoms(self, state: Any) -> None:
         counts = torch.bincount(state.system_idx)

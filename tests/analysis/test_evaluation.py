@@ -16,11 +16,12 @@ from smoothflow.coordinates.molecules import molecule_path
 from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.core.architecture import FlowSettings, build_flow
 from smoothflow.core.charts import Chart
-from smoothflow.core.errors import ConfigurationError, TopologyError
+from smoothflow.core.errors import ConfigurationError, GeometryError, TopologyError
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
 from smoothflow.potentials.flow_potential import FlowPotential
 from smoothflow.training.frames import Frames
+from torch import Tensor
 
 TEMPERATURE = 300.0
 KT = thermal_energy(TEMPERATURE)
@@ -135,11 +136,36 @@ def test_structure_of_equal_distributions(potential: FlowPotential) -> None:
     assert [name.split()[0] for name in found.handedness_by_atom] == ["ACE1-CH3", "ALA2-CA", "ALA2-CB", "NME3-C"]
 
 
+MIRROR = np.array([1, 1, -1], dtype=np.float32)
+
+
+class Mirrored(FlowPotential):
+    """A flow whose samples are mirror images of its molecule."""
+
+    def sample(self, n_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        positions, log_prob = super().sample(n_samples, generator)
+        return positions * torch.from_numpy(MIRROR), log_prob
+
+
+class EvenHanded(Potential):
+    """A weak spring to the origin for every atom, the same for both mirror images."""
+
+    shape = (22, 3)
+
+    def energy(self, positions: Tensor) -> Tensor:
+        return 0.01 * positions.square().sum((1, 2))
+
+
 def test_mirrored_samples_are_seen(potential: FlowPotential) -> None:
-    frames = frames_of(potential, potential, stored=False)
-    mirrored = replace(frames, positions=frames.positions * np.array([1, 1, -1], dtype=np.float32))
-    found = run(potential, potential, mirrored)
+    mirrored = Mirrored(potential.flow, potential.coordinates, potential.topology, potential.temperature)
+    found = run(mirrored, EvenHanded(), frames_of(potential, potential, stored=False))
     assert found.wrong_handedness.value == 1
+
+
+def test_mirrored_frames_are_refused(potential: FlowPotential) -> None:
+    frames = frames_of(potential, potential, stored=False)
+    with pytest.raises(GeometryError, match=r"In frame 0: This is the mirror image .*ALA2-CA"):
+        run(potential, potential, replace(frames, positions=frames.positions * MIRROR))
 
 
 def test_samples_without_an_energy_count_as_impossible(potential: FlowPotential) -> None:

@@ -81,7 +81,7 @@ def test_a_topology_survives_json() -> None:
     ],
 )
 def test_what_is_no_topology_is_refused(data: object) -> None:
-    with pytest.raises(TopologyError, match="This is no topology"):
+    with pytest.raises(TopologyError, match="Not a topology"):
         Topology.from_dict(data)
 
 

@@ -117,16 +117,26 @@ print(float(potential.energy_and_forces(x)[0]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(2, 4, 3), (3, 3), (2, 3, 2)])
+@pytest.mark.parametrize("shape", [(2, 4, 3), (4, 3), (2, 3, 2)])
 def test_positions_of_another_shape_are_refused(morse: CompiledPotential, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigurationError, match=r"needs \(batch, 3, 3\) on the CPU"):
+    with pytest.raises(ConfigurationError, match=r"needs \(batch, 3, 3\), or \(3, 3\) .* on cpu"):
         morse.energy_and_forces(torch.zeros(shape, dtype=torch.float64))
 
 
 @pytest.mark.slow
 def test_a_precision_that_was_not_compiled_is_refused(morse: CompiledPotential) -> None:
-    with pytest.raises(ConfigurationError, match='no function "one-float16"'):
-        morse.energy_and_forces(torch.zeros((1, 3, 3), dtype=torch.float16))
+    with pytest.raises(ConfigurationError, match='no function "one-float32"'):
+        morse.to(torch.float32).energy_and_forces(chain(1).float())
+
+
+@pytest.mark.slow
+def test_positions_in_float32_are_computed_in_the_precision_of_the_package(morse: CompiledPotential) -> None:
+    single = chain(2).float()
+    energy, forces = morse.energy_and_forces(single)
+    expected, expected_forces = morse.energy_and_forces(single.double())
+    assert torch.equal(energy, expected.float())
+    assert torch.equal(forces, expected_forces.float())
+    assert torch.equal(morse.energy(single[0].numpy()), energy[0])
 
 
 def rewrite(package: Path, target: Path, change: Callable[[dict[str, object]], None]) -> Path:

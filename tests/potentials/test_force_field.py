@@ -279,5 +279,5 @@ def test_another_molecule_is_refused() -> None:
     with pytest.raises(TopologyError, match="22 particles and the topology 23"):
         ForceField.from_system(system, anonymous(23))
     potential = ForceField.from_system(system, anonymous(22))
-    with pytest.raises(TopologyError, match=r"\(batch, 22, 3\)"):
+    with pytest.raises(ConfigurationError, match=r"\(batch, 22, 3\)"):
         potential.energy(torch.zeros(2, 21, 3))

@@ -23,7 +23,7 @@ import psutil
 import pytest
 import torch
 from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.core.errors import ConfigurationError, SimulationError
+from smoothflow.core.errors import ConfigurationError, GeometryError, SimulationError
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from smoothflow.potentials.parallel import ParallelPotential
@@ -193,7 +193,7 @@ def test_an_error_carries_the_index_of_its_frame(
     parallel = ParallelPotential(amber, processes, chunk_size=20)
     bad = frames.clone()
     bad[97, 3, 1] = bad[133, 0, 0] = float("nan")
-    with pytest.raises(SimulationError, match=r"Frame 97 cannot be evaluated: GeometryError: The position of atom 3"):
+    with pytest.raises(GeometryError, match=r"In configuration 97 the position of atom 3 \(ACE1-.*\) is not finite"):
         parallel.energy_and_forces(bad)
     assert torch.isfinite(parallel.energy(frames)).all()
 
@@ -350,7 +350,7 @@ def test_dask_distributes_the_frames(amber: Potential, frames: Tensor) -> None:
         torch.testing.assert_close(parallel.energy_and_forces(frames), amber.energy_and_forces(frames), rtol=0, atol=0)
         bad = frames.clone()
         bad[97, 3, 1] = float("nan")
-        with pytest.raises(SimulationError, match="Frame 97 cannot be evaluated"):
+        with pytest.raises(GeometryError, match="In configuration 97 the position of atom 3"):
             parallel.energy_and_forces(bad)
 
 

@@ -262,8 +262,11 @@ class Attached(Molecule):
 
 
 class Silent(Molecule):
-    def energy(self, positions: Tensor) -> Tensor:
-        return super().energy(positions.nan_to_num())
+    """Goes around the check that every method of a class has, by a function of the object alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy_and_forces = lambda x: Molecule.energy_and_forces(self, x.nan_to_num())  # type: ignore[method-assign]
 
 
 def water(n: int = 4) -> Tensor:

@@ -130,7 +130,7 @@ def test_numbers_that_are_not_finite_are_named(not_finite: Potential, chain_posi
 def test_a_potential_that_is_no_molecule_is_refused() -> None:
     toy = Diatomic()
     toy.shape = (2,)
-    with pytest.raises(ConfigurationError, match="no molecule's"):
+    with pytest.raises(ConfigurationError, match="not a molecule's"):
         SmoothflowCalculator(toy)
 
 

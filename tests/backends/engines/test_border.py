@@ -10,7 +10,7 @@ import numpy as np
 import openmm
 import pytest
 import torch
-from smoothflow.backends.engines.border import evaluate, import_optional, working_type
+from smoothflow.backends.engines.border import Evaluator, import_optional
 from smoothflow.backends.engines.ipi import SmoothflowPES
 from smoothflow.backends.engines.openmm import OpenMMPotential
 from smoothflow.core.errors import MissingDependencyError, SimulationError, TopologyError
@@ -40,18 +40,17 @@ class Offset(Potential):
 
 def test_an_energy_alone_that_is_not_finite_is_named() -> None:
     with pytest.raises(SimulationError, match=r"In this configuration the energy is not finite\. Use a smaller"):
-        evaluate(Offset(), np.zeros((2, 3)))
+        Evaluator(Offset(), "The test")(np.zeros((2, 3)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_numbers_that_are_no_floating_point_say_nothing_of_the_precision(dtype: torch.dtype) -> None:
-    potential = Offset()
-    assert working_type(potential) == (torch.float64, torch.device("cpu"))
+    assert Offset().dtype == torch.float64
     other = Offset()
     other.register_buffer("absent", None)
     other.register_buffer("order", torch.arange(3))
     other.register_buffer("scale", torch.ones(2, dtype=dtype))
-    assert working_type(other) == (dtype, torch.device("cpu"))
+    assert (other.dtype, other.device) == (dtype, torch.device("cpu"))
 
 
 def test_one_thread_unless_somebody_chose(model: Path, positions: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

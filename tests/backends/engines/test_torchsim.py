@@ -55,7 +55,7 @@ def test_bad_input_is_refused(chain: Potential, not_finite: Potential, chain_pos
     with pytest.raises(SimulationError, match=r"In system 1 the force on atom 0 \(MOL1-C1\) is not finite"):
         TorchSimModel(not_finite)(state(chain_positions))
     chain.shape = (12,)
-    with pytest.raises(ConfigurationError, match="no molecule's"):
+    with pytest.raises(ConfigurationError, match="not a molecule's"):
         TorchSimModel(chain)
 
 
