@@ -157,8 +157,9 @@ class Coupling(Layer):
         pieces = [take_columns(x, self.kept)]
         log_derivatives = []
         for (transform, n_columns), value, flat in zip(self.groups, values, params, strict=True):
-            apply = transform.forward if analytically else transform.inverse
-            image, log_derivative = apply(value, flat.reshape(-1, n_columns, transform.n_params))
+            image, log_derivative = transform.apply(
+                value, flat.reshape(-1, n_columns, transform.n_params), analytically
+            )
             pieces.append(image)
             log_derivatives.append(log_derivative)
         log_abs_det = torch.cat(log_derivatives, dim=-1).sum(-1)
