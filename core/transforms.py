@@ -12,7 +12,10 @@ from torch import Tensor
 from .errors import ManifoldError, PluginError
 from .inversion import DEFAULT_SOLVER, N_NEWTON_STEPS, invert
 from .manifolds import Circle, Interval, Manifold
-from .solvers import ROUNDING, Forward, Solver
+from .solvers import Forward, Solver
+
+BEYOND = 1024.0
+"""How far rounding may carry a point past an end of the interval, in units of epsilon: that of a map with a steep end."""
 
 
 class Transform(ABC):
@@ -123,7 +126,7 @@ class Transform(ABC):
         self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         """Hook for the circle: the image, not wrapped, and the log-derivative; defined and increasing on all reals."""
-        raise PluginError(f'Transform "{self.name}" does not say how it maps the circle: neither _lift nor _forward.')
+        raise PluginError(f'Transform "{self.name}" does not map the circle: it has neither _lift nor _forward.')
 
     def _inverse(
         self, y: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
@@ -192,4 +195,4 @@ class Transform(ABC):
 
 def _is_outside(x: Float[Tensor, "*batch"]) -> Bool[Tensor, "*batch"]:
     """Where ``x`` is outside the unit interval by more than rounding of a map onto it; not where it is NaN."""
-    return (x - 0.5).abs() > 0.5 + ROUNDING * torch.finfo(x.dtype).eps
+    return (x - 0.5).abs() > 0.5 + BEYOND * torch.finfo(x.dtype).eps

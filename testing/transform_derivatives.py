@@ -14,6 +14,7 @@ from ..core.manifolds import Circle, Interval
 from .report import Clause, Numbers, require_within, violated
 from .smoothness import derivative_chain, worst_jumps
 from .transform_case import DTYPES, TransformCase
+from .transform_float32 import FLOAT32_CLAUSE
 
 HIGHEST_ORDER = 4
 """Derivatives of C-infinity transforms are tested up to this order: force matching and one more."""
@@ -196,6 +197,7 @@ DERIVATIVE_CLAUSES: tuple[Clause[TransformCase], ...] = (
     Clause("third-derivative", "the inverse is right to third order", check_third_derivative),
     Clause("smoothness", "derivatives up to the declared order do not jump", check_smoothness),
     Clause("curvature", "force and force gradient are finite everywhere", check_curvature),
+    FLOAT32_CLAUSE,
     Clause("functions", "torch.func gives the same derivatives", check_function_transforms),
     Clause("compilation", "torch.compile gives the same numbers", check_compilation),
 )

@@ -167,7 +167,8 @@ class SmoothTransform(Transform):
     def _steps(
         self, t: Float[Tensor, "*batch k"], steepness: Float[Tensor, "*batch k"], exponents: tuple[Tensor, ...]
     ) -> tuple[Float[Tensor, "*batch k"], Float[Tensor, "*batch k"]]:
-        """The smooth step at ``t`` (0 at its centre, its support is [-1/2, 1/2]), and 4 times its slope over ``steepness``.
+        """The smooth step at ``t`` (0 at its centre, its support is [-1/2, 1/2]), and 4 times its slope over
+        ``steepness``.
 
         The slope of a sigmoid is s(u) s(-u): s(u) (1 - s(u)) has no digits left where s(u) is next to 1, and its
         derivatives have none long before.
