@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -114,8 +114,8 @@ class RootProblem:
 
     def select(self, indices: Tensor) -> RootProblem:
         """The problem of some of the elements."""
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: value[indices] for name, value in tensors.items()})
+        fields = vars(self).items()
+        return RootProblem(**{name: v[indices] if isinstance(v, Tensor) else v for name, v in fields})
 
     def spacing(self, x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         """What rounding makes of ``x``: relative to its size; on a circle, where F takes distances from points all

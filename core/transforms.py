@@ -15,7 +15,7 @@ from .manifolds import Circle, Interval, Manifold
 from .solvers import Forward, Solver
 
 BEYOND = 1024.0
-"""How far rounding may carry a point past an end of the interval, in units of epsilon: that of a map with a steep end."""
+"""How far rounding may carry a point past an end of the interval, in units of epsilon: in a map with a steep end."""
 
 
 class Transform(ABC):
@@ -116,9 +116,7 @@ class Transform(ABC):
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         """Hook of `forward`: image and log-derivative of valid input; by default, the wrapped lift."""
         if not isinstance(self.manifold, Circle):
-            raise PluginError(
-                f'Transform "{self.name}" does not say how it maps the {self.manifold.name}: no _forward.'
-            )
+            raise PluginError(f'Transform "{self.name}" does not map the {self.manifold.name}: it has no _forward.')
         y, log_dydx = self._lift(x, params)
         return self.manifold.wrap(y), log_dydx
 

@@ -15,12 +15,12 @@ from .transform_case import TransformCase
 N_POINTS = 2000
 
 ROUNDING = 256.0
-"""Of values, log-derivatives and their derivatives in float32, in units of what rounding of the point, the parameters and
-the image would do to them. An algorithm that loses no digits is off by some ten of these, its inverse by up to 70; one
-that takes 1 - s next to s = 1 by thousands."""
+"""Errors of values, log-derivatives and their derivatives in float32, in units of what rounding of the point, the
+parameters and the image would do to them. An algorithm that loses no digits is off by some ten of these, its inverse by
+up to 70; one that takes 1 - s next to s = 1 by thousands."""
 
 AT_KNOTS = 0.01
-"""Share of points that may lie next to a knot, where rounding decides on which side a derivative that jumps is taken."""
+"""Share of points that may lie next to a knot, where rounding decides on which side a derivative is taken."""
 
 QUANTITIES = ("value", "log-derivative", "log-derivative's first derivative", "log-derivative's second derivative")
 
@@ -38,9 +38,9 @@ def check_float32(case: TransformCase) -> Numbers:
             excess = (error / limit).nan_to_num(nan=torch.inf)
             numbers[f"{name}, {what}"] = float(excess.max())
             message = (
-                f"{name} in float32 loses digits: its {what} is farther from that of float64, at the same point and "
-                "parameters, than their rounding explains. Look for differences of nearly equal numbers, like 1 - s next "
-                "to s = 1."
+                f"{name} in float32 loses digits: its {what} is farther from that of float64 than rounding of point "
+                "and parameters explains. Training in float32, the default, follows wrong forces there. Look for "
+                "differences of nearly equal numbers, like 1 - s next to s = 1."
             )
             # derivatives of f beyond its smoothness jump at knots
             if order <= case.transform.smoothness:

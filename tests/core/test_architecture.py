@@ -186,7 +186,7 @@ def test_columns_without_a_transform_are_named(domain: Product, transforms: dict
 def test_a_chart_onto_columns_without_a_transform_is_refused_as_well() -> None:
     domain = Product.of(Circle(FULL_TURN), ["phi", "psi"])
     chart = Chart(domain, [ColumnChart("circle", 0.0)] * 2)
-    with pytest.raises(ConfigurationError, match="the circle.*: phi, psi"):
+    with pytest.raises(ConfigurationError, match=r"the circle.*: phi, psi"):
         build_flow(FlowSettings(transforms={"interval": "smooth", "line": "affine"}, hidden=4), chart)
 
 

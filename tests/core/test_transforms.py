@@ -203,7 +203,8 @@ def test_one_newton_step_makes_first_derivatives_exact_and_not_second_ones() -> 
         y = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
         x, _ = transform.inverse(y, torch.zeros(1, dtype=torch.float64))
         (first,) = torch.autograd.grad(x, y, create_graph=True)
-        (second,) = torch.autograd.grad(first, y)
+        # after one step the first one is a number
+        (second,) = torch.autograd.grad(first + 0 * y, y)
         # a = 1/4: x = (-3 + sqrt(9 + 16 y)) / 2
         root = math.sqrt(9 + 16 * 0.3)
         assert first.item() == pytest.approx(4 / root, rel=1e-12)
@@ -228,9 +229,9 @@ def test_there_is_no_density_outside_of_the_interval(name: str) -> None:
     assert float(density.sum() / 10_000) == pytest.approx(1, abs=1e-5)
     # what rounding carries past an end is not lost
     assert bool(transform.forward(torch.tensor([-1e-16, 1 + 4e-16]).double(), params)[1].isfinite().all())
-    try:
-        back, log_dxdy = transform.inverse(x[1:-1], params)
-    except InversionError as error:
-        assert "no point of Interval" in str(error)
-    else:
+    if name == "spline":
+        back, log_dxdy = transform.inverse(x, params)
         assert bool((back.isnan() & log_dxdy.isnan()).all())
+    else:
+        with pytest.raises(InversionError, match="no point of Interval"):
+            transform.inverse(x, params)
