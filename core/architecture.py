@@ -171,8 +171,8 @@ def _require_unit(domain: Product) -> None:
     if others:
         named = "; ".join(f'"{column.name}" on {column.manifold}' for column in others)
         raise ConfigurationError(
-            "A flow starts from unit circles, unit intervals and lines, or from a chart onto them; these columns are on "
-            f"others: {named}. Rescale them, or pass a chart."
+            "A flow starts from unit circles, unit intervals and lines, or from a chart onto them; these columns are "
+            f"on others: {named}. Rescale them, or pass a chart."
         )
 
 

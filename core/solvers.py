@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -114,8 +115,8 @@ class RootProblem:
 
     def select(self, indices: Tensor) -> RootProblem:
         """The problem of some of the elements."""
-        fields = vars(self).items()
-        return RootProblem(**{name: v[indices] if isinstance(v, Tensor) else v for name, v in fields})
+        chosen: dict[str, Any] = {name: v[indices] for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **chosen)
 
     def spacing(self, x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         """What rounding makes of ``x``: relative to its size; on a circle, where F takes distances from points all
