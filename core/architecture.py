@@ -145,10 +145,14 @@ def build_flow(settings: FlowSettings, start: Layer | Product) -> Flow:
         start: The chart of physical coordinates, or another first layer, or a product of unit manifolds to start from.
 
     Raises:
-        ConfigurationError: If a column lives on a manifold for which no transform was chosen.
+        ConfigurationError: If a column lives on a manifold for which no transform was chosen, or on none of the unit
+            manifolds; names the columns.
     """
     transforms = settings.make_transforms()
+    if isinstance(start, Product):
+        _require_unit(start)
     domain = start if isinstance(start, Product) else start.codomain
+    _require_transforms(settings, domain)
     layers: list[Layer] = [] if isinstance(start, Product) else [start]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -174,6 +178,33 @@ def build_flow(settings: FlowSettings, start: Layer | Product) -> Flow:
     if not layers:
         raise ConfigurationError("These settings give a flow without a layer; ask for at least one pair of couplings.")
     return Flow(Sequential(layers), settings)
+
+
+def _require_unit(domain: Product) -> None:
+    """Raise a `ConfigurationError` that names the columns that need a chart before a transform can act on them."""
+    others = [column for column in domain if column.manifold not in UNIT_MANIFOLDS.values()]
+    if others:
+        named = "; ".join(f'"{column.name}" on {column.manifold}' for column in others)
+        raise ConfigurationError(
+            "A flow starts from unit circles, unit intervals and lines, or from a chart onto them; these columns are "
+            f"on others: {named}. Rescale them, or pass a chart."
+        )
+
+
+def _require_transforms(settings: FlowSettings, domain: Product) -> None:
+    """Raise a `ConfigurationError` that names the columns that the settings would leave as they are."""
+    for kind, manifold in UNIT_MANIFOLDS.items():
+        columns = [column.name for column in domain if isinstance(column.manifold, type(manifold))]
+        if not columns or kind in settings.transforms:
+            continue
+        # lines may go on to intervals as they are
+        if kind == "line" and "interval" in settings.transforms and settings.line_pairs == 0:
+            continue
+        hint = ", or ask for no line_pairs" if kind == "line" and "interval" in settings.transforms else ""
+        raise ConfigurationError(
+            f"No transform was chosen for the {kind}, on which these columns live: {', '.join(columns)}. "
+            f"Add one to the transforms, like {{{kind}: {DEFAULT_TRANSFORMS[kind]}}}{hint}."
+        )
 
 
 def _couplings(

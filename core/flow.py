@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from functools import reduce
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .charts import LOG_SQRT_FULL_TURN
 from .conditioners import take_columns
 from .layers import Layer
-from .manifolds import Line, Product
+from .manifolds import Interval, Line, Product
 
 if TYPE_CHECKING:
     from .architecture import FlowSettings
@@ -71,9 +74,25 @@ class Flow(nn.Module):
         return self.layer.decode(z)
 
     def log_prob(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch"]:
-        """Log-density with respect to the domain's coordinates."""
+        """Log-density with respect to the domain's coordinates; minus infinity outside of its intervals."""
         z, log_abs_det = self.encode(x)
-        return self.base.log_prob(z) + log_abs_det
+        log_prob = self.base.log_prob(z) + log_abs_det
+        outside = self._outside_intervals(x)
+        return log_prob if outside is None else torch.where(outside, -torch.inf, log_prob)
+
+    def _outside_intervals(self, x: Float[Tensor, "batch dim"]) -> Bool[Tensor, "batch"] | None:
+        """Where a column lies outside its interval (not where it is NaN); None without intervals."""
+        beyond = []
+        # neighbours on one interval are compared at once, with numbers that need no place on a device
+        for manifold, group in groupby(enumerate(self.domain), key=lambda item: item[1].manifold):
+            if isinstance(manifold, Interval):
+                places = [place for place, _ in group]
+                columns = x[:, places[0] : places[-1] + 1]
+                if manifold.lower > -math.inf:
+                    beyond.append((columns < manifold.lower).any(-1))
+                if manifold.upper < math.inf:
+                    beyond.append((columns > manifold.upper).any(-1))
+        return reduce(torch.logical_or, beyond) if beyond else None
 
     def sample(
         self, n_samples: int, generator: torch.Generator

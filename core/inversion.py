@@ -24,6 +24,9 @@ T = TypeVar("T")
 
 DEFAULT_SOLVER = SafeguardedNewton()
 
+N_NEWTON_STEPS = 2
+"""Newton steps in the graph: derivatives of the inverse are exact to the third order."""
+
 
 def find_root(
     forward: Forward,
@@ -31,15 +34,24 @@ def find_root(
     params: Float[Tensor, "*batch n_params"],
     manifold: Manifold,
     solver: Solver = DEFAULT_SOLVER,
+    lifted: bool = False,
 ) -> RootResult:
     """The solution of F(x) = y, without a graph, in one flat batch.
+
+    Args:
+        forward: An increasing map of the manifold and its log-derivative.
+        y: Points of the manifold.
+        params: Parameters of the map.
+        manifold: A unit manifold.
+        solver: Finds the root.
+        lifted: Whether F is the lift of a map of the circle, which does not wrap.
 
     Raises:
         InversionError: If an element did not converge; names the worst one.
     """
     with torch.no_grad():
         flat_params = params.expand(*y.shape, -1).reshape(-1, params.shape[-1])
-        problem = RootProblem.start(forward, y.reshape(-1), flat_params, manifold)
+        problem = RootProblem.start(forward, y.reshape(-1), flat_params, manifold, lifted)
         result = solver.solve(problem)
         if not bool(result.converged.all()):
             raise InversionError(_describe_failure(problem, result, solver))
@@ -68,8 +80,10 @@ class _Root(torch.autograd.Function):
     """`find_root` as seen by torch.func: a function without derivatives whose solver only meets plain tensors."""
 
     @staticmethod
-    def forward(y: Tensor, params: Tensor, forward: Forward, manifold: Manifold, solver: Solver) -> Tensor:
-        return find_root(forward, y, params, manifold, solver).x.reshape(y.shape)
+    def forward(
+        y: Tensor, params: Tensor, forward: Forward, manifold: Manifold, solver: Solver, lifted: bool
+    ) -> Tensor:
+        return find_root(forward, y, params, manifold, solver, lifted).x.reshape(y.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -77,7 +91,7 @@ class _Root(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, ...]:
-        return (None,) * 5
+        return (None,) * 6
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> None:
@@ -92,15 +106,18 @@ class _Root(torch.autograd.Function):
         forward: Forward,
         manifold: Manifold,
         solver: Solver,
+        lifted: bool,
     ) -> tuple[Tensor, int]:
         y = y.expand(info.batch_size, *y.shape) if in_dims[0] is None else y.movedim(in_dims[0], 0)
         params = params.expand(info.batch_size, *params.shape) if in_dims[1] is None else params.movedim(in_dims[1], 0)
-        return _apply_root(y, params, forward, manifold, solver), 0
+        return _apply_root(y, params, forward, manifold, solver, lifted), 0
 
 
-def _apply_root(y: Tensor, params: Tensor, forward: Forward, manifold: Manifold, solver: Solver) -> Tensor:
+def _apply_root(
+    y: Tensor, params: Tensor, forward: Forward, manifold: Manifold, solver: Solver, lifted: bool
+) -> Tensor:
     # torch's apply has no types
-    return cast(Tensor, _Root.apply(y, params, forward, manifold, solver))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Root.apply(y, params, forward, manifold, solver, lifted))  # type: ignore[no-untyped-call]
 
 
 def _eager(function: Callable[P, T]) -> Callable[P, T]:
@@ -123,14 +140,16 @@ def invert(
     params: Float[Tensor, "*batch n_params"],
     manifold: Manifold,
     solver: Solver = DEFAULT_SOLVER,
+    n_newton_steps: int = N_NEWTON_STEPS,
+    lifted: bool = False,
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
     r"""The x with F(x) = y and log dx/dy, with exact derivatives up to the third order.
 
     .. math:: x_{k+1} = x_k - \frac{F(x_k; p) - y}{F'(x_k; p)}, \qquad x_0 \text{ the root, detached}
 
-    The root is found without a graph. Two Newton steps in the graph leave its value where it is and make derivatives
-    right, with respect to y and to the parameters p: one step would make the first derivatives exact, and each
-    further step doubles the order.
+    The root is found without a graph. Newton steps in the graph leave its value where it is and make derivatives
+    right, with respect to y and to the parameters p: one step makes the first derivatives exact, two those to the third
+    order; each step doubles the order, and adds one.
 
     Args:
         forward: An increasing map of the manifold and its log-derivative, differentiable in both arguments.
@@ -138,16 +157,19 @@ def invert(
         params: Parameters of the map.
         manifold: A unit manifold.
         solver: Finds the root.
+        n_newton_steps: Steps in the graph, at least 1.
+        lifted: Whether F is the lift of a map of the circle: not wrapped, so that L(x + 1) = L(x) + 1. The root is then
+            sought on the lift, and no turn can be lost.
 
     Raises:
         InversionError: If the solver does not converge; names the worst element.
     """
     if _is_plain(y, params):
-        result = find_root(forward, y, params, manifold, solver)
+        result = find_root(forward, y, params, manifold, solver, lifted)
         x = result.x.reshape(y.shape)
         return manifold.wrap(x) if isinstance(manifold, Circle) else x, -result.log_dydx.reshape(y.shape)
-    x = _apply_root(y, params, forward, manifold, solver)
-    return attach_derivatives(forward, x, y, params, manifold)
+    x = _apply_root(y, params, forward, manifold, solver, lifted)
+    return attach_derivatives(forward, x, y, params, manifold, n_newton_steps)
 
 
 def attach_derivatives(
@@ -156,13 +178,15 @@ def attach_derivatives(
     y: Float[Tensor, "*batch"],
     params: Float[Tensor, "*batch n_params"],
     manifold: Manifold,
+    n_newton_steps: int = N_NEWTON_STEPS,
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-    """The x with F(x) = y and log dx/dy, given a root without derivatives, by two Newton steps in the graph.
+    """The x with F(x) = y and log dx/dy, given a root without derivatives, by Newton steps in the graph.
 
-    The root may come from `find_root` or from a closed form; the steps also mend the latter's rounding.
+    The root may come from `find_root` or from a closed form; the steps also mend the latter's rounding. On a circle F
+    may wrap or not.
     """
     x = root.detach()
-    for _ in range(2):
+    for _ in range(n_newton_steps):
         image, log_dydx = forward(x, params)
         x = x - manifold.difference(image, y) * torch.exp(-log_dydx)
     if isinstance(manifold, Circle):

@@ -189,15 +189,15 @@ class Coupling(Layer):
         pieces = [take_columns(x, self.kept)]
         log_derivatives = []
         for group, value, flat in zip(self.groups, values, params, strict=True):
-            apply = group.transform.forward if analytically else group.transform.inverse
             own = flat.reshape(-1, group.n_columns, group.n_outputs)
             if group.on_arcs:
                 constants = self.arc_constants.to(x.dtype).expand(len(x), -1, -1)
                 periods = self.periods.to(x.dtype)
-                image, log_derivative = apply(value / periods, torch.cat([own, constants], dim=-1))
+                own = torch.cat([own, constants], dim=-1)
+                image, log_derivative = group.transform.apply(value / periods, own, analytically)
                 image = image * periods
             else:
-                image, log_derivative = apply(value, own)
+                image, log_derivative = group.transform.apply(value, own, analytically)
             pieces.append(image)
             log_derivatives.append(log_derivative)
         log_abs_det = torch.cat(log_derivatives, dim=-1).sum(-1)

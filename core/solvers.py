@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,10 +19,17 @@ Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 COMPACTION_SIZE = 4096
 """Elements from which on it pays to drop the finished ones from a batch."""
 
+ROUNDING = 32.0
+"""Rounding errors inside F, in units of epsilon: a sum of some ten terms, and the functions in them."""
+
 
 @dataclass(frozen=True)
 class RootProblem:
     """F(x) = y for each element of a flat batch, with a bracket around every root.
+
+    On a circle the bracket is a turn, over which F has to increase without a jump. Best is an F that does not wrap, the
+    lift L with L(x + 1) = L(x) + 1: then nothing has to be guessed. An F that wraps is lifted here, by comparison with
+    its image of the point 0, where the circle is cut open.
 
     Attributes:
         forward: F and its log-derivative.
@@ -30,9 +38,10 @@ class RootProblem:
         manifold: What F maps onto itself.
         lower: Where F < y, or -inf.
         upper: Where F > y, or inf.
-        guess: A first x inside the bracket.
-        lower_residual: On a circle, F(lower) - y, in [-1, 0]; it tells how often a value has gone around.
-        lower_image: On a circle, F(lower).
+        guess: A first x inside the bracket; on a circle, also how far y is from F(0), in the direction of increasing x.
+        turns: On a circle, what F gives too much, in whole turns, if it does not wrap; otherwise 0.
+        cut: On a circle, F(0) if F wraps; otherwise ``None``.
+        cut_rounding: How far rounding may carry an F that wraps past F(0); ``None`` with ``cut``.
     """
 
     forward: Forward
@@ -42,49 +51,82 @@ class RootProblem:
     lower: Float[Tensor, "n"]
     upper: Float[Tensor, "n"]
     guess: Float[Tensor, "n"]
-    lower_residual: Float[Tensor, "n"]
-    lower_image: Float[Tensor, "n"]
+    turns: Float[Tensor, "n"]
+    cut: Float[Tensor, "n"] | None = None
+    cut_rounding: Float[Tensor, "n"] | None = None
 
     @classmethod
     def start(
-        cls, forward: Forward, y: Float[Tensor, "n"], params: Float[Tensor, "n n_params"], manifold: Manifold
+        cls,
+        forward: Forward,
+        y: Float[Tensor, "n"],
+        params: Float[Tensor, "n n_params"],
+        manifold: Manifold,
+        lifted: bool = False,
     ) -> RootProblem:
-        """The problem with its first bracket, and a guess that is right for the identity and for rotations."""
+        """The problem with its first bracket, and a guess that is right for the identity and for rotations.
+
+        Args:
+            forward: F and its log-derivative.
+            y: Targets.
+            params: Parameters of F.
+            manifold: What F maps onto itself.
+            lifted: Whether F is the lift of a map of the circle, which does not wrap; meaningless elsewhere.
+        """
         zeros = torch.zeros_like(y)
         if isinstance(manifold, Interval):
             lower, upper = zeros + manifold.lower, zeros + manifold.upper
-            return cls(forward, y, params, manifold, lower, upper, y.clamp(manifold.lower, manifold.upper), y, y)
+            return cls(forward, y, params, manifold, lower, upper, y.clamp(manifold.lower, manifold.upper), zeros)
         if not isinstance(manifold, Circle):
-            return cls(forward, y, params, manifold, zeros - torch.inf, zeros + torch.inf, y, y, y)
+            return cls(forward, y, params, manifold, zeros - torch.inf, zeros + torch.inf, y, zeros)
         # the circle is cut open at 0; distances from there are free of rotations
-        image, _ = forward(zeros, params)
-        target = manifold.wrap(y - image)
-        upper = zeros + manifold.period
-        return cls(forward, y, params, manifold, zeros, upper, target, -target, image)
+        period = manifold.period
+        image, log_dydx = forward(zeros, params)
+        guess = manifold.wrap(y - image)
+        if lifted:
+            turns = period * torch.round((image + guess - y) / period)
+            # wider than a turn: rounding of F(0) may have put the root next to an end on its other side
+            lower, upper = zeros - period / 8, zeros + 9 * period / 8
+            return cls(forward, y, params, manifold, lower, upper, guess, turns)
+        rounding = ROUNDING * torch.finfo(y.dtype).eps * (1 + log_dydx.exp()) * period
+        return cls(forward, y, params, manifold, zeros, zeros + period, guess, zeros, image, rounding)
 
     def residual(self, x: Float[Tensor, "*points n"]) -> tuple[Float[Tensor, "*points n"], Float[Tensor, "*points n"]]:
         """F(x) - y, increasing over the bracket, and log dF/dx; for one or several points per element."""
         image, log_dydx = self.forward(x, self.params.expand(*x.shape, -1))
         if not isinstance(self.manifold, Circle):
             return image - self.y, log_dydx
-        lifted = self.lower_residual + self.manifold.wrap(image - self.lower_image)
+        if self.cut is None or self.cut_rounding is None:
+            return (image - self.turns) - self.y, log_dydx
+        period = self.manifold.period
+        # how far F has come from F(0); where that is nothing or a whole turn, up to rounding, x tells which
+        beyond = self.manifold.difference(image, self.cut)
+        side = torch.where(x > period / 2, period, 0.0)
+        risen = torch.where(beyond.abs() <= self.cut_rounding, beyond + side, self.manifold.wrap(beyond))
         # equal up to whole turns, but the shorter way around has no rounding of the lift in it
         short = self.manifold.difference(image, self.y)
-        return short + self.manifold.period * torch.round((lifted - short) / self.manifold.period), log_dydx
+        return short + period * torch.round((risen - self.guess - short) / period), log_dydx
 
     def size(self, residual: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """How far from y a residual is; on a circle a whole turn is nothing."""
+        """How far from y a residual is; where F wraps, a whole turn is nothing."""
+        if self.cut is None:
+            return residual.abs()
         return self.manifold.difference(residual, torch.zeros_like(residual)).abs()
 
     def select(self, indices: Tensor) -> RootProblem:
         """The problem of some of the elements."""
-        fields = ("y", "params", "lower", "upper", "guess", "lower_residual", "lower_image")
-        chosen = {name: getattr(self, name)[indices] for name in fields}
-        return RootProblem(forward=self.forward, manifold=self.manifold, **chosen)
+        chosen: dict[str, Any] = {name: v[indices] for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **chosen)
+
+    def spacing(self, x: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """What rounding makes of ``x``: relative to its size; on a circle, where F takes distances from points all
+        around, relative to a turn at least."""
+        smallest = self.manifold.period if isinstance(self.manifold, Circle) else 0.0
+        return torch.finfo(x.dtype).eps * x.abs().clamp(min=smallest)
 
     def rounding(self, x: Float[Tensor, "n"], log_dydx: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         """The residual that rounding x and F to the nearest floating-point numbers explains."""
-        return torch.finfo(x.dtype).eps * (self.y.abs().clamp(min=1) + log_dydx.exp() * x.abs())
+        return torch.finfo(x.dtype).eps * self.y.abs().clamp(min=1) + log_dydx.exp() * self.spacing(x)
 
 
 @dataclass(frozen=True)
@@ -159,9 +201,10 @@ class SafeguardedNewton(Solver):
             step = residual * torch.exp(-log_dydx)
             proposal = x - step
             # a second step as short as rounding does not help
-            short = step.abs() <= 2 * eps * x.abs()
-            finished |= (size <= goal) | (proposal == x) | (short & (previous <= 4 * eps * x.abs()))
-            finished |= upper - lower <= 2 * eps * x.abs()
+            spacing = 2 * problem.spacing(x)
+            short = step.abs() <= spacing
+            finished |= (size <= goal) | (proposal == x) | (short & (previous <= 2 * spacing))
+            finished |= upper - lower <= spacing
             n_finished = int(finished.sum())
             if elements is None:
                 found_x, found_log, found = best_x, best_log, best

@@ -16,6 +16,7 @@ from ..core.transforms import Transform
 from .report import Clause, Numbers, require_within, violated
 from .smoothness import derivative_chain, worst_jumps
 from .transform_case import DTYPES, TransformCase
+from .transform_float32 import FLOAT32_CLAUSE
 
 HIGHEST_ORDER = 4
 """Derivatives of C-infinity transforms are tested up to this order: force matching and one more."""
@@ -384,6 +385,7 @@ DERIVATIVE_CLAUSES: tuple[Clause[TransformCase], ...] = (
         "One such point stops a training or a simulation with NaN. Look for square roots, logarithms and quotients of "
         "zero, and for where() with an infinite branch that is not chosen.",
     ),
+    FLOAT32_CLAUSE,
     Clause(
         "functions",
         "torch.func gives the same derivatives",

@@ -61,28 +61,27 @@ class AffineTransform(Transform):
             params[2] = torch.logit(torch.tensor(12.0**-0.5))
         return params
 
-    def forward(
+    def _forward(
         self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        log_scale, shift = self._bounded(x, params)
+        log_scale, shift = self._bounded(params)
         if self.on_circle:
             y, log_dydx = _scaled_circle(x, log_scale)
             return _nearest(y + shift), log_dydx
         return torch.exp(log_scale) * x + shift, log_scale.expand_as(x)
 
-    def inverse(
+    def _inverse(
         self, y: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        log_scale, shift = self._bounded(y, params)
+        log_scale, shift = self._bounded(params)
         if self.on_circle:
             x, log_dxdy = _scaled_circle(y - shift, -log_scale)
             return _nearest(x), log_dxdy
         return torch.exp(-log_scale) * (y - shift), -log_scale.expand_as(y)
 
     def _bounded(
-        self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
+        self, params: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(x, params)
         log_scale, shift = torch.tanh(params[..., :2]).unbind(-1)
         if self.on_circle:
             shift = shift * torch.sigmoid(params[..., 2])

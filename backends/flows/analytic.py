@@ -69,16 +69,14 @@ class CubicRationalTransform(Transform):
         params[0] = math.log(-low / high)
         return params
 
-    def forward(
+    def _forward(
         self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch 3"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(x, params)
         return _cubic_rational(x, self._shape(params))
 
-    def inverse(
+    def _inverse(
         self, y: Float[Tensor, "*batch"], params: Float[Tensor, "*batch 3"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(y, params)
         shape = self._shape(params)
         a, b, t = shape.detach().unbind(-1)
         root = b.sqrt()
@@ -90,7 +88,7 @@ class CubicRationalTransform(Transform):
         sign = torch.where(half_q > 0, -1.0, 1.0).to(v.dtype)
         cube_root = sign * (half_q.abs() + discriminant.sqrt()) ** (1 / 3)
         x = t + (cube_root - third_p / cube_root + v / 3) / root
-        return attach_derivatives(_cubic_rational, x, y, shape, self.manifold)
+        return attach_derivatives(_cubic_rational, x, y, shape, self.manifold, self.n_newton_steps)
 
     def _shape(self, params: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
         """a, b and t."""
@@ -144,20 +142,19 @@ class SinhTransform(Transform):
     def n_params(self) -> int:
         return 3
 
-    def forward(
+    def _forward(
         self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch 3"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         b, mu, nu = self._bounded(x, params)
         return self._sinh(x, b, mu, nu)
 
-    def inverse(
+    def _inverse(
         self, y: Float[Tensor, "*batch"], params: Float[Tensor, "*batch 3"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         b, mu, nu = self._bounded(y, params)
         return self._sinh(y, -b, -nu, -mu)
 
     def _bounded(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        self.require_valid(x, params)
         b, mu, nu = torch.tanh(params).unbind(-1)
         return self.max_shift * b, self.max_log_scale * mu, self.max_log_scale * nu
 
@@ -215,16 +212,14 @@ class CubicConjugationTransform(Transform):
     def n_params(self) -> int:
         return 3
 
-    def forward(
+    def _forward(
         self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch 3"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(x, params)
         return self._conjugate(x, params, 1.0)
 
-    def inverse(
+    def _inverse(
         self, y: Float[Tensor, "*batch"], params: Float[Tensor, "*batch 3"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(y, params)
         return self._conjugate(y, params, -1.0)
 
     def _conjugate(

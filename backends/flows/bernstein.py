@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core.errors import ConfigurationError
-from ...core.inversion import invert
 from ...core.manifolds import Interval, Manifold
 from ...core.plugins import hookimpl
 from ...core.transforms import Transform
@@ -53,17 +52,15 @@ class BernsteinTransform(Transform):
     def n_params(self) -> int:
         return self.degree
 
-    def forward(
+    def _forward(
         self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(x, params)
         return self._polynomial(x, self._increments(params))
 
-    def inverse(
+    def _inverse(
         self, y: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(y, params)
-        return invert(self._polynomial, y, self._increments(params), self.manifold)
+        return self._invert(self._polynomial, y, self._increments(params))
 
     def _increments(self, params: Float[Tensor, "*batch n_params"]) -> Float[Tensor, "*batch n_params"]:
         return torch.softmax(params, dim=-1) * (1 - self.min_derivative) + self.min_derivative / self.degree

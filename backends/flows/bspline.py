@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core.errors import ConfigurationError
-from ...core.inversion import invert
 from ...core.manifolds import Circle, Interval, Manifold
 from ...core.plugins import hookimpl
 from ...core.transforms import Transform
@@ -75,17 +74,21 @@ class BSplineTransform(Transform):
     def n_params(self) -> int:
         return sum(self.sizes)
 
-    def forward(
+    def _forward(
         self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(x, params)
+        y, log_dydx = self._evaluate(x, self._shape(params))
+        return (torch.remainder(y, 1.0) if self.on_circle else y), log_dydx
+
+    def _lift(
+        self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         return self._evaluate(x, self._shape(params))
 
-    def inverse(
+    def _inverse(
         self, y: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(y, params)
-        return invert(self._evaluate, y, self._shape(params), self.manifold)
+        return self._invert(self._evaluate, y, self._shape(params), lifted=self.on_circle)
 
     def _shape(self, params: Float[Tensor, "*batch n_params"]) -> Tensor:
         """Knots u from the (p-1)-th before the first bin to the (p-1)-th after the last, slopes c and coefficients of
@@ -117,11 +120,13 @@ class BSplineTransform(Transform):
         return torch.cat([knots, slopes, coefficients, rotation], dim=-1)
 
     def _evaluate(self, x: Float[Tensor, "*batch"], shape: Tensor) -> tuple[Float[Tensor, "*batch"], Tensor]:
+        """The image, on the circle not wrapped, and the log-derivative."""
         p, n = self.degree, self.n_bins
         sizes = [n + 2 * p - 1, n + p - 1, n + p, int(self.on_circle)]
         knots, slopes, coefficients, rotation = torch.split(shape, sizes, dim=-1)
+        turns = torch.floor(x).detach()
         if self.on_circle:
-            x = torch.remainder(x, 1.0)
+            x = x - turns
         index = (x.unsqueeze(-1) >= knots[..., p : n + p - 1]).sum(-1, keepdim=True)
         u = _window(knots, index, 2 * p)
         c = _window(slopes, index, p)
@@ -134,7 +139,7 @@ class BSplineTransform(Transform):
                 c = [low + t * (high - low) for low, high, t in zip(c[:-1], c[1:], fractions, strict=True)]
         y = a[0]
         if self.on_circle:
-            y = torch.remainder(y + rotation.squeeze(-1), 1.0)
+            y = y + rotation.squeeze(-1) + turns
         return y, torch.log(c[0])
 
 

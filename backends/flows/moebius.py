@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core.errors import ConfigurationError
-from ...core.inversion import invert
 from ...core.manifolds import FULL_TURN, Circle, Manifold
 from ...core.plugins import hookimpl
 from ...core.transforms import Transform
@@ -48,17 +47,15 @@ class MoebiusTransform(Transform):
     def n_params(self) -> int:
         return 2
 
-    def forward(
+    def _forward(
         self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch 2"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(x, params)
         w = _into_disc(params.unsqueeze(-2), self.max_radius)
         return self._moebius(x, w)
 
-    def inverse(
+    def _inverse(
         self, y: Float[Tensor, "*batch"], params: Float[Tensor, "*batch 2"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(y, params)
         w = _into_disc(params.unsqueeze(-2), self.max_radius)
         return self._moebius(y, -w)
 
@@ -110,17 +107,21 @@ class MoebiusMixtureTransform(Transform):
         params[self.n_components : -1] = ring.flatten()
         return params
 
-    def forward(
+    def _forward(
         self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(x, params)
+        y, log_dydx = self._mix(x, self._shape(params))
+        return torch.remainder(y, 1.0), log_dydx
+
+    def _lift(
+        self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         return self._mix(x, self._shape(params))
 
-    def inverse(
+    def _inverse(
         self, y: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(y, params)
-        return invert(self._mix, y, self._shape(params), self.manifold)
+        return self._invert(self._mix, y, self._shape(params), lifted=True)
 
     def _shape(self, params: Float[Tensor, "*batch n_params"]) -> Float[Tensor, "*batch n_params"]:
         """The bounded parameters, in the order of the unbounded ones."""
@@ -132,11 +133,12 @@ class MoebiusMixtureTransform(Transform):
     def _mix(
         self, x: Float[Tensor, "*batch"], shape: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+        """The image, not wrapped, and the log-derivative."""
         k = self.n_components
         weights, w, rotation = torch.split(shape, [k, 2 * k, 1], dim=-1)
         deviation, dydx = _deviation(x, w.reshape(*w.shape[:-1], k, 2))
         y = x + rotation.squeeze(-1) + (weights * deviation).sum(-1)
-        return torch.remainder(y, 1.0), torch.log((weights * dydx).sum(-1))
+        return y, torch.log((weights * dydx).sum(-1))
 
 
 def _valid_radius(max_radius: float) -> float:

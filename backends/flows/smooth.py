@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core.errors import ConfigurationError
-from ...core.inversion import invert
 from ...core.manifolds import Circle, Interval, Manifold
 from ...core.plugins import hookimpl
 from ...core.transforms import Transform
@@ -108,24 +107,27 @@ class SmoothTransform(Transform):
         alpha.fill_(-1.5 if self.on_circle else -1.0)
         return params
 
-    def forward(
+    def _forward(
         self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(x, params)
         return self._mix(x, *self._shape(params))
 
-    def inverse(
+    def _lift(
+        self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
+    ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+        return self._mix_lifted(x, *self._shape(params))
+
+    def _inverse(
         self, y: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(y, params)
         # the bounded parameters, computed once instead of in every step of the root finder
         shape = self._shape(params)
         sizes = [piece.shape[-1] for piece in shape]
 
-        def forward(x: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
-            return self._mix(x, *torch.split(packed, sizes, dim=-1))
+        def function(x: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
+            return self._mix_lifted(x, *torch.split(packed, sizes, dim=-1))
 
-        return invert(forward, y, torch.cat(shape, dim=-1), self.manifold)
+        return self._invert(function, y, torch.cat(shape, dim=-1), lifted=self.on_circle)
 
     def _shape(self, params: Float[Tensor, "*batch n_params"]) -> tuple[Tensor, ...]:
         """What `_mix` needs: locations, scales, steepness, weights, slopes, c, shift, and beta if it is trainable."""
@@ -154,8 +156,8 @@ class SmoothTransform(Transform):
             shift = torch.remainder(rotation, 1.0) - 0.5 * (1 - identity)
         else:
             ends = torch.stack([-location, 1 - location], dim=-2) * scale.unsqueeze(-2)
-            steps, _ = self._steps(ends, steepness.unsqueeze(-2), tuple(b.unsqueeze(-2) for b in exponents))
-            below, above = (steps * weight.unsqueeze(-2)).sum(-1, keepdim=True).unbind(-2)
+            u, _ = self._argument(ends, steepness.unsqueeze(-2), tuple(b.unsqueeze(-2) for b in exponents))
+            below, above = (torch.sigmoid(u) * weight.unsqueeze(-2)).sum(-1, keepdim=True).unbind(-2)
             # the weights add up to 1 - c before and after
             factor = (1 - identity) / (above - below)
             weight = weight * factor
@@ -165,24 +167,39 @@ class SmoothTransform(Transform):
     def _steps(
         self, t: Float[Tensor, "*batch k"], steepness: Float[Tensor, "*batch k"], exponents: tuple[Tensor, ...]
     ) -> tuple[Float[Tensor, "*batch k"], Float[Tensor, "*batch k"]]:
-        """The smooth step at ``t`` (0 at its centre, its support is [-1/2, 1/2]), and its slope over ``steepness``."""
+        """The smooth step at ``t`` (0 at its centre, its support is [-1/2, 1/2]), and 4 times its slope over
+        ``steepness``.
+
+        The slope of a sigmoid is s(u) s(-u): s(u) (1 - s(u)) has no digits left where s(u) is next to 1, and its
+        derivatives have none long before.
+        """
+        u, slope = self._argument(t, steepness, exponents)
+        step = torch.sigmoid(u)
+        return step, step * torch.sigmoid(-u) * slope
+
+    def _argument(
+        self, t: Float[Tensor, "*batch k"], steepness: Float[Tensor, "*batch k"], exponents: tuple[Tensor, ...]
+    ) -> tuple[Float[Tensor, "*batch k"], Float[Tensor, "*batch k"]]:
+        """What the sigmoid of a smooth step is taken of, and 4 times its slope over ``steepness``."""
         t = t.clamp(-EDGE, EDGE)
         if exponents:
             (beta,) = exponents
             left, right = 0.5 + t, 0.5 - t
             falling, rising = left**-beta, right**-beta
-            step = torch.sigmoid(steepness * (rising - falling))
-            return step, (step - step * step) * beta * (falling / left + rising / right)
-        # 1/t + 1/(1-t) = 1/(t (1-t)) = p turns both powers into polynomials of p
-        p = torch.reciprocal(0.25 - t * t)
+            return steepness * (rising - falling), 4 * beta * (falling / left + rising / right)
+        # 1/t + 1/(1-t) = 1/(t (1-t)) = p/2 turns both powers into polynomials of p
+        p = torch.reciprocal(torch.rsub(t * t, 0.125, alpha=0.5))
         if self.beta == 1:
-            step = torch.sigmoid(steepness * (2 * t) * p)
-            return step, (step - step * step) * (p * (p - 2))
+            return steepness * t * p, p * (p - 4)
         square = p * p
-        step = torch.sigmoid(steepness * (2 * t) * square)
-        return step, (step - step * step) * (square * (2 * p - 6))
+        return steepness * (0.5 * t) * square, square * (p - 6)
 
-    def _mix(
+    def _mix(self, x: Float[Tensor, "*batch"], *shape: Tensor) -> tuple[Float[Tensor, "*batch"], Tensor]:
+        """The image and the log-derivative, from what `_shape` gives."""
+        y, log_dydx = self._mix_lifted(x, *shape)
+        return (torch.remainder(y, 1.0) if self.on_circle else y), log_dydx
+
+    def _mix_lifted(
         self,
         x: Float[Tensor, "*batch"],
         location: Float[Tensor, "*batch k"],
@@ -194,13 +211,14 @@ class SmoothTransform(Transform):
         shift: Float[Tensor, "*batch 1"],
         *exponents: Float[Tensor, "*batch 1"],
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+        """As `_mix`, on the circle not wrapped."""
         distance = x.unsqueeze(-1) - location
         if self.on_circle:
             distance = distance - distance.detach().round()
         step, slope = self._steps(distance * scale, steepness, exponents)
-        dydx = (slope_weight * slope).sum(-1) + identity.squeeze(-1)
+        dydx = torch.add(identity.squeeze(-1), (slope_weight * slope).sum(-1), alpha=0.25)
         if self.on_circle:
-            y = torch.remainder(x + (weight * (step - distance)).sum(-1) + shift.squeeze(-1), 1.0)
+            y = x + (weight * (step - distance)).sum(-1) + shift.squeeze(-1)
         else:
             y = identity.squeeze(-1) * x + (weight * step).sum(-1) + shift.squeeze(-1)
         return y, torch.log(dydx)

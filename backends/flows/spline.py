@@ -64,10 +64,9 @@ class SplineTransform(Transform):
     def n_params(self) -> int:
         return sum(self.sizes)
 
-    def forward(
+    def _forward(
         self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(x, params)
         x_knots, y_knots, derivatives, rotation = self._knots(params)
         if self.on_circle:
             x = torch.remainder(x, 1.0)
@@ -82,10 +81,9 @@ class SplineTransform(Transform):
             y = torch.remainder(y + rotation.squeeze(-1), 1.0)
         return y, _log_derivative(xi, both, slope, d_low, d_high, denominator)
 
-    def inverse(
+    def _inverse(
         self, y: Float[Tensor, "*batch"], params: Float[Tensor, "*batch n_params"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(y, params)
         x_knots, y_knots, derivatives, rotation = self._knots(params)
         if self.on_circle:
             y = torch.remainder(y - rotation.squeeze(-1), 1.0)

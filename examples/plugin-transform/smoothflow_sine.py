@@ -17,7 +17,8 @@ class SineTransform(Transform):
 
     .. math:: y = x + r + \frac{a}{2\pi} \sin 2\pi (x - \phi) \bmod 1, \qquad |a| < 1
 
-    C-infinity. There is no closed inverse; the base class finds it, with exact derivatives.
+    C-infinity. The base class wraps the lift, the sum without "mod 1"; there is no closed inverse, and it finds that on
+    the lift, with exact derivatives.
 
     Parameters per element: a = max_amplitude tanh(p), the phase and the rotation, both in turns.
 
@@ -38,16 +39,15 @@ class SineTransform(Transform):
     def n_params(self) -> int:
         return 3
 
-    def forward(
+    def _lift(
         self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch 3"]
     ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        self.require_valid(x, params)
         amplitude, phase, rotation = params.unbind(-1)
         amplitude = self.max_amplitude * torch.tanh(amplitude)
         # whole turns change nothing, and would cost digits
         angle = 2 * math.pi * (x - torch.remainder(phase, 1.0))
         y = x + torch.remainder(rotation, 1.0) + amplitude / (2 * math.pi) * torch.sin(angle)
-        return torch.remainder(y, 1.0), torch.log1p(amplitude * torch.cos(angle))
+        return y, torch.log1p(amplitude * torch.cos(angle))
 
 
 @hookimpl

@@ -12,7 +12,7 @@ from smoothflow.core.conditioners import MLPConditioner
 from smoothflow.core.errors import ConfigurationError
 from smoothflow.core.flow import Flow
 from smoothflow.core.layers import Coupling
-from smoothflow.core.manifolds import FULL_TURN, Arc, Circle, Column, Interval, Line, Product
+from smoothflow.core.manifolds import FULL_TURN, Arc, Circle, Column, Interval, Line, Manifold, Product
 
 COLUMNS = Product(
     (
@@ -176,3 +176,41 @@ def test_options_go_to_their_transform() -> None:
         Interval: "smooth",
         Line: "affine",
     }
+
+
+def columns(**manifolds: Manifold) -> Product:
+    return Product(tuple(Column(name, manifold) for name, manifold in manifolds.items()))
+
+
+@pytest.mark.parametrize("manifold", [Interval(0.0, 2.0), Interval(-1.0, 1.0), Circle(FULL_TURN), Circle(0.5)])
+def test_columns_that_need_a_chart_are_named(manifold: Manifold) -> None:
+    with pytest.raises(ConfigurationError, match=r'"wide" on (Interval|Circle)\(.*; "wider" on .*pass a chart'):
+        build_flow(FlowSettings(hidden=4), columns(fine=Circle(), wide=manifold, wider=manifold, line=Line()))
+
+
+@pytest.mark.parametrize(
+    ("domain", "transforms", "named"),
+    [
+        (columns(a=Line(), b=Circle(), c=Line()), {"circle": "smooth", "interval": "smooth"}, "the line.*: a, c"),
+        (columns(a=Interval(), b=Circle()), {"circle": "smooth"}, "the interval.*: a"),
+        (columns(a=Interval(), b=Circle()), {"interval": "smooth"}, "the circle.*: b"),
+        (columns(a=Interval(), b=Line()), {"line": "affine"}, "the interval.*: a"),
+        (columns(a=Circle(), b=Line()), {"line": "affine"}, "the circle.*: a"),
+        (columns(a=Line()), {}, "the line.*: a"),
+    ],
+)
+def test_columns_without_a_transform_are_named(domain: Product, transforms: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"No transform was chosen for {named}"):
+        build_flow(FlowSettings(transforms=transforms, hidden=4), domain)
+
+
+def test_a_chart_onto_columns_without_a_transform_is_refused_as_well() -> None:
+    domain = Product.of(Circle(FULL_TURN), ["phi", "psi"])
+    chart = Chart(domain, [ColumnChart("circle", 0.0)] * 2)
+    with pytest.raises(ConfigurationError, match=r"the circle.*: phi, psi"):
+        build_flow(FlowSettings(transforms={"interval": "smooth", "line": "affine"}, hidden=4), chart)
+
+
+def test_lines_may_go_on_to_intervals_without_a_transform_of_their_own() -> None:
+    settings = FlowSettings(transforms={"interval": "smooth"}, line_pairs=0, interval_pairs=1, hidden=4)
+    assert kinds(build_flow(settings, COLUMNS.select(LINES))) == ["NormalInterval", "Coupling", "Coupling"]

@@ -89,3 +89,42 @@ def test_samples_of_an_interval_are_never_its_ends(dtype: torch.dtype) -> None:
     if dtype == torch.float32:
         assert float(raw.min()) == 0
     torch.testing.assert_close(z, raw, rtol=0, atol=torch.finfo(dtype).eps / 4)
+
+
+class Same(Layer):
+    """The identity."""
+
+    def __init__(self, domain: Product) -> None:
+        super().__init__()
+        self.domain = self.codomain = domain
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x.sum(-1) * 0
+
+    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return z, z.sum(-1) * 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_there_is_no_density_outside_of_the_intervals(dtype: torch.dtype) -> None:
+    bond, angle = Interval(0, math.inf), Interval(0, math.pi)
+    manifolds = {"b": bond, "c": bond, "t": Circle(2 * math.pi), "a": angle, "d": Line(), "e": Interval(-math.inf, 1)}
+    flow = Flow(Same(Product(tuple(Column(name, manifold) for name, manifold in manifolds.items()))))
+    inside = torch.tensor([0.1, 0.2, -3.0, math.pi, 0.0, -1e9], dtype=dtype)
+    expected = stats.norm.logpdf(0)
+    assert flow.log_prob(inside[None]).item() == pytest.approx(expected, rel=1e-6)
+    wrong = {0: -1e-3, 1: -math.inf, 3: math.pi + 1e-3, 5: 1.001}
+    x = inside.repeat(len(wrong) + 2, 1)
+    for row, (column, value) in enumerate(wrong.items()):
+        x[row, column] = value
+    # circles and lines have no outside, and what is not a number stays so
+    x[-2, 2] = 1e9
+    x[-1, 0] = math.nan
+    x.requires_grad_(True)
+    log_prob = flow.log_prob(x)
+    assert log_prob[:4].tolist() == 4 * [-math.inf]
+    assert log_prob[4].item() == pytest.approx(expected, rel=1e-6)
+    assert bool(log_prob[5].isnan())
+    # nor do they spoil the gradient of the rows beside them
+    (gradient,) = torch.autograd.grad(log_prob[:5].sum(), x)
+    assert bool(gradient[4].isfinite().all())

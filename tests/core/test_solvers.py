@@ -53,7 +53,6 @@ def test_a_circle_is_cut_open_at_zero() -> None:
     # right for rotations
     expected = torch.tensor([0.9, 0.8, 0.9], dtype=F64)
     torch.testing.assert_close(problem.guess, expected, rtol=0, atol=1e-15)
-    torch.testing.assert_close(problem.lower_residual, -expected, rtol=0, atol=1e-15)
     assert (problem.lower.tolist(), problem.upper.tolist()) == ([0, 0, 0], [1, 1, 1])
     # over the whole bracket, in one piece, for several points of each element
     x = torch.linspace(0, 0.999, 50, dtype=F64)[:, None].expand(-1, 3)
@@ -62,6 +61,56 @@ def test_a_circle_is_cut_open_at_zero() -> None:
     # a whole turn is nothing
     sizes = problem.size(torch.tensor([1.0, -0.9, 0.25], dtype=F64))
     torch.testing.assert_close(sizes, torch.tensor([0, 0.1, 0.25], dtype=F64), rtol=0, atol=1e-15)
+
+
+def steep(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    """The lift x + p_1 + 0.98 sin(2 pi (x - p_0)) / 2 pi: steep or flat at the cut, depending on p_0."""
+    phase, shift = params.unbind(-1)
+    angle = 2 * math.pi * (x - phase)
+    return x + shift + 0.98 / (2 * math.pi) * torch.sin(angle), torch.log1p(0.98 * torch.cos(angle))
+
+
+def steep_wrapped(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+    y, log_dydx = steep(x, params)
+    return torch.remainder(y, 1.0), log_dydx
+
+
+def next_to_the_cut(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Targets within some roundings of F(0), on both sides of it, for steep and flat cuts."""
+    generator = torch.Generator().manual_seed(0)
+    params = torch.rand((20_000, 2), generator=generator, dtype=dtype) * torch.tensor([1, 3], dtype=dtype)
+    at_cut, _ = steep_wrapped(torch.zeros(len(params), dtype=dtype), params)
+    off = torch.randint(-40, 41, (len(params),), generator=generator) * torch.finfo(dtype).eps / 4
+    return Circle().wrap(at_cut + off), params
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("solver", [SafeguardedNewton(), Bisection(), MultiBinBisection(50, 1e-15)])
+@pytest.mark.parametrize("lifted", [True, False])
+def test_no_turn_is_lost_next_to_the_cut(lifted: bool, solver: Solver, dtype: torch.dtype) -> None:
+    """Where rounding carries F past F(0), the root is next to the cut, on either side of it."""
+    y, params = next_to_the_cut(dtype)
+    result = solver.solve(RootProblem.start(steep if lifted else steep_wrapped, y, params, Circle(), lifted))
+    assert bool(result.converged.all())
+    # in float64: how far the root is from the cut is how far y is from F(0), over a slope of 0.02 at least
+    image, _ = steep_wrapped(result.x.double(), params.double())
+    assert float(Circle().difference(image, y.double()).abs().max()) < 40 * torch.finfo(dtype).eps
+    distance = Circle().difference(result.x, torch.zeros_like(y)).abs()
+    assert float(distance.max()) < 100 * torch.finfo(dtype).eps / 0.02
+
+
+def test_a_lift_is_solved_over_more_than_a_turn_without_a_jump() -> None:
+    y, params = next_to_the_cut(F64)
+    problem = RootProblem.start(steep, y, params, Circle(), lifted=True)
+    ends = [problem.residual(end)[0] for end in (problem.lower, problem.upper)]
+    # the bracket holds the root whatever rounding does to F(0): its ends are an eighth of a turn farther
+    assert float(ends[0].max()) < -1e-4
+    assert float(ends[1].min()) > 1e-4
+    assert bool((problem.upper - problem.lower == 1.25).all())
+    x = torch.linspace(-0.125, 1.125, 100, dtype=F64)[:, None].expand(-1, len(y))
+    assert bool((problem.residual(x)[0].diff(dim=0) > 0).all())
+    part = problem.select(torch.tensor([3]))
+    assert torch.equal(part.residual(x[:, :1])[0][:, 0], problem.residual(x)[0][:, 3])
 
 
 @pytest.mark.parametrize("solver", [SafeguardedNewton(), Bisection()])
@@ -90,6 +139,11 @@ def test_rounding_is_that_of_the_image_and_of_the_slope() -> None:
     problem = RootProblem.start(cube, torch.tensor([0.5, -8.0, 1.0], dtype=F64), NONE + 1, Line())
     found = problem.rounding(torch.tensor([2.0, -3.0, 0.0], dtype=F64), torch.tensor([0.0, 1.0, 5.0], dtype=F64))
     expected = 2.0**-52 * torch.tensor([1 + 2, 8 + 3 * math.e, 1], dtype=F64)
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+    # on a circle, distances are taken from points all around: near 0 they are known no better than elsewhere
+    circle = RootProblem.start(rotation, Y, NONE, Circle())
+    found = circle.rounding(torch.zeros(3, dtype=F64), torch.tensor([0.0, 1.0, 2.0], dtype=F64))
+    expected = 2.0**-52 * torch.tensor([2, 1 + math.e, 1 + math.e**2], dtype=F64)
     torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
 
 

@@ -77,6 +77,15 @@ class DetachedPoint(SmoothTransform):
         return x.clamp(0, 1), -self.forward(x, params)[1]
 
 
+class OneMinusSigmoid(SmoothTransform):
+    """The slope of a sigmoid as s (1 - s), which has no digits left where s is next to 1."""
+
+    def _steps(self, t: Tensor, steepness: Tensor, exponents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        u, slope = self._argument(t, steepness, exponents)
+        step = torch.sigmoid(u)
+        return step, (step - step * step) * slope
+
+
 class SingleInside(SmoothTransform):
     def _mix(self, x: Tensor, *shape: Tensor) -> tuple[Tensor, Tensor]:
         y, log_dydx = super()._mix(x.float(), *(piece.float() for piece in shape))
@@ -353,6 +362,17 @@ def test_a_broken_transform_fails_on_the_right_clause(transform: type[Transform]
         check_transform(transform, clauses=before)
     assert caught.value.clause == clause, str(caught.value)
     assert f'breaks the clause "{clause}"' in str(caught.value)
+
+
+@pytest.mark.parametrize("manifold", [Circle, Interval])
+def test_digits_lost_on_one_flank_of_a_bump_are_found(manifold: type[Manifold]) -> None:
+    """In float64, and on the other flank, nothing is wrong."""
+    with pytest.raises(ConformanceError, match=r"loses digits.*like 1 - s next to s = 1") as caught:
+        check_transform(OneMinusSigmoid, manifolds=[manifold], clauses=["float32"])
+    assert caught.value.clause == "float32"
+    assert caught.value.numbers["error"] > 2 * caught.value.numbers["limit"]
+    report = check_transform(SmoothTransform, manifolds=[manifold], clauses=["float32"])
+    assert max(report.results[0].numbers.values()) < 64
 
 
 def test_an_infinite_curvature_at_an_end_is_found() -> None:

@@ -135,6 +135,30 @@ def test_bumps_end_flat_to_the_fourth_order(beta: object, dtype: torch.dtype) ->
         assert bool((value[: len(outside)] == 0).all())
 
 
+@pytest.mark.parametrize("beta", [1, 2, "trainable"])
+def test_float32_keeps_its_digits_on_both_flanks_of_a_bump(beta: object) -> None:
+    """The gradient of the force of one steep bump against float64, on its lower and on its upper flank."""
+    transform = SmoothTransform(Circle(), n_components=1, beta=beta)  # type: ignore[arg-type]
+    params = torch.zeros(transform.n_params, dtype=torch.float64)
+    # the middle of the turn, the narrowest, softest bump, and as little of the identity as there may be
+    params[1:5] = torch.tensor([0.5, 50.0, -50.0, -50.0])
+    errors, sizes = [], []
+    for low, high in ((0.4006, 0.47), (0.53, 0.5994)):
+        x = torch.linspace(low, high, 500, dtype=torch.float32)
+        found = []
+        for dtype in (torch.float32, torch.float64):
+            at = x.to(dtype).requires_grad_(True)
+            value = transform.forward(at, params.to(dtype))[1]
+            for _ in range(2):
+                (value,) = torch.autograd.grad(value.sum(), at, create_graph=True)
+            found.append(value.detach().double())
+        errors.append(float((found[0] - found[1]).abs().max()))
+        sizes.append(float(found[1].abs().max()))
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
+    # rounding of x times the third derivative, 1e6 at most; s (1 - s) is off by the whole gradient
+    assert max(errors) < 1e-3 * max(sizes)
+
+
 def test_the_density_stays_between_its_bounds() -> None:
     generator = torch.Generator().manual_seed(4)
     for manifold in (Circle(), Interval()):
