@@ -182,11 +182,12 @@ def build_flow(settings: FlowSettings, start: Layer | Product) -> Flow:
 
 def _require_unit(domain: Product) -> None:
     """Raise a `ConfigurationError` that names the columns that need a chart before a transform can act on them."""
-    others = [column for column in domain if column.manifold not in UNIT_MANIFOLDS.values()]
+    units = UNIT_MANIFOLDS.values()
+    others = [column for column in domain if column.manifold not in units and not isinstance(column.manifold, Arc)]
     if others:
         named = "; ".join(f'"{column.name}" on {column.manifold}' for column in others)
         raise ConfigurationError(
-            "A flow starts from unit circles, unit intervals and lines, or from a chart onto them; these columns are "
+            "A flow starts from unit circles, unit intervals, lines and arcs, or from a chart onto them; these columns are "
             f"on others: {named}. Rescale them, or pass a chart."
         )
 

@@ -109,6 +109,6 @@ FLOAT32_CLAUSE: Clause[TransformCase] = Clause(
     "float32",
     "float32 gives what float64 gives, up to the rounding of its input",
     check_float32,
-    "Training in float32 follows noise instead of forces. Look for differences of nearly equal numbers, such as s (1 - s) "
-    "where s rounds to 1, and for values that are wrapped before they are used.",
+    "Training in float32 follows noise instead of forces. Look for differences of nearly equal numbers, such as "
+    "s (1 - s) where s rounds to 1, and for values that are wrapped before they are used.",
 )
