@@ -65,6 +65,7 @@ def _list(as_json: bool) -> None:
 
 def _model(name: str, path: Path, as_json: bool) -> None:
     from ..potentials.model_file import load_model, read_header
+    from ..training.sketch import without_sketches
 
     header = read_header(path)
     model = load_model(path)
@@ -72,7 +73,7 @@ def _model(name: str, path: Path, as_json: bool) -> None:
     if as_json:
         print_json({**header, "n_parameters": n_parameters})
         return
-    provenance = dict(header["provenance"])
+    provenance = without_sketches(header["provenance"])
     # whoever made the model may have put anything there
     measured = provenance.get("evaluation")
     evaluation = provenance.pop("evaluation") if isinstance(measured, Mapping) else {}
@@ -125,7 +126,7 @@ def _label(item: Mapping[str, Any], index: int) -> str:
 
 
 def _is_estimate(value: Any) -> bool:
-    if not isinstance(value, Mapping) or set(value) != {"value", "error", "n"}:
+    if not isinstance(value, Mapping) or not {"value", "error", "n"} <= set(value):
         return False
     return all(value[name] is None or isinstance(value[name], (int, float)) for name in ("value", "error"))
 
