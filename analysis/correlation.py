@@ -16,7 +16,7 @@ from torch import Tensor
 from ..coordinates.internal import InternalCoordinates
 from ..core.manifolds import Circle, Product
 from ..training.frames import Frames
-from .estimates import FEWEST_BLOCKS, Blocks, plain
+from .estimates import FEWEST_BLOCKS, Blocks, Estimate, mean_of_series, plain
 
 BLOCK_MEMORIES = 5
 """A block is so many times as long as the memory of the frames: its error is then 5 % too small, or less."""
@@ -95,6 +95,11 @@ def blocks_of(series: Sequence[Complex[ndarray, "n"]], replica: Int[ndarray, "n"
         of = "one walker" if n_walkers == 1 else f"{n_walkers} walkers"
         reason = f"no error: {n} frames of {of} are worth {n / memory:.1f} independent ones"
     return Blocks(torch.from_numpy(index), n / memory, reason)
+
+
+def mean_of_time_series(values: Float[Tensor, "n"]) -> Estimate:
+    """The mean of one series in order of time; its error is that of blocks that outlast its memory."""
+    return mean_of_series(values, blocks_of([values.double().numpy().astype(complex)]))
 
 
 def r_hat(series: Complex[ndarray, "n"], replica: Int[ndarray, "n"]) -> float:

@@ -266,7 +266,9 @@ def fraction_of_series(flags: Bool[Tensor, "n"], blocks: Blocks) -> Estimate:
     p = float(flags.double().mean())
     error = blocks.error(flags.double())
     if p in (0.0, 1.0):
-        return Estimate(p, error, len(flags)).withheld(f"{'none' if p == 0 else 'all'} of {len(flags)} frames: not known")
+        return Estimate(p, error, len(flags)).withheld(
+            f"{'none' if p == 0 else 'all'} of {len(flags)} frames: not known"
+        )
     if blocks.reason:
         return Estimate(p, error, len(flags)).because(blocks.reason)
     # the blocks' own count of degrees of freedom is in the error already
@@ -318,6 +320,18 @@ def largest_share(values: Float[Tensor, "n"]) -> float:
     """Of the sum of values that are not negative, the share of the largest one."""
     total = float(values.sum())
     return float(values.max()) / total if 0 < total < math.inf else math.nan
+
+
+def read_estimate(found: Mapping[str, Any]) -> Estimate:
+    """An estimate from what a file keeps of it; null and text like "nan" are numbers that are not finite."""
+
+    def number(value: Any) -> float:
+        return math.nan if value is None else float(value)
+
+    interval = found.get("interval")
+    bounds = None if interval is None else (number(interval[0]), number(interval[1]))
+    reason = str(found.get("reason", ""))
+    return Estimate(number(found["value"]), number(found["error"]), int(found["n"]), reason, bounds)
 
 
 def plain(value: Any) -> Any:

@@ -13,7 +13,6 @@ Where no error is quoted, the reason stands instead, and the experiment does not
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
