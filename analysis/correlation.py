@@ -16,6 +16,7 @@ from torch import Tensor
 from ..coordinates.internal import InternalCoordinates
 from ..core.manifolds import Circle, Product
 from ..training.frames import Frames
+from ..training.simulate import QUICK_TORSIONS
 from .estimates import FEWEST_BLOCKS, Blocks, Estimate, mean_of_series, plain
 
 BLOCK_MEMORIES = 5
@@ -26,6 +27,9 @@ MOST_BLOCKS = 64
 
 FEWEST_TRANSITIONS = 20
 """A single walker that changes wells less often does not tell how long it stays in them."""
+
+FEWEST_IN_WELL = 10
+"""Frames at the peak of a well; fewer may be stragglers of another one."""
 
 N_DEGREES = 360
 """Points at which the density of a torsion is looked at for wells."""
@@ -129,8 +133,8 @@ def r_hat(series: Complex[ndarray, "n"], replica: Int[ndarray, "n"]) -> float:
 def wells(angles: Float[ndarray, "n"], kappa: float = 20.0) -> Float[ndarray, "degrees"]:
     """For each degree of a torsion, the number of the well whose core it is in; -1 between wells.
 
-    Wells are the peaks of a smooth density with less than 1/e of the smaller one between them; the core of one is where
-    the density is above the geometric mean of its peak and of the pass to the next well.
+    Wells are the peaks of a smooth density, of ten frames or more, with less than 1/e of the smaller one between them;
+    the core of one is where the density is above the geometric mean of its peak and of the pass to the next well.
 
     Args:
         angles: Radians.
@@ -140,12 +144,14 @@ def wells(angles: Float[ndarray, "n"], kappa: float = 20.0) -> Float[ndarray, "d
     counts = np.bincount((angles % (2 * math.pi) / grid).astype(int) % N_DEGREES, minlength=N_DEGREES)
     kernel = np.exp(kappa * (np.cos(grid * np.arange(N_DEGREES)) - 1))
     density = np.fft.irfft(np.fft.rfft(counts) * np.fft.rfft(kernel), N_DEGREES)
-    density = np.maximum(density / density.max(), 1e-9)
+    # in frames; a thousandth of one is none, up to rounding of the transforms
+    density = np.maximum(density, 1e-3)
     # peaks from the highest down; one is a well of its own if every way to a higher well has a pass
     peaks = [i for i in range(N_DEGREES) if density[i] >= density[i - 1] and density[i] > density[(i + 1) % N_DEGREES]]
     found: list[int] = []
     for peak in sorted(peaks, key=lambda i: -density[i]):
-        if density[peak] > 1e-6 and all(_pass(density, peak, other) < density[peak] / math.e for other in found):
+        lowest = density[peak] / math.e
+        if density[peak] >= FEWEST_IN_WELL and all(_pass(density, peak, other) < lowest for other in found):
             found.append(peak)
     core = np.full(N_DEGREES, -1)
     for number, peak in enumerate(found):
@@ -248,7 +254,8 @@ def mixing(
 ) -> Mixing:
     """How well walkers mix, by their wide torsions.
 
-    A torsion is wide if the data turn it further than 120 degrees away from their mean; others are quick.
+    A torsion is wide if it has several wells, or the data turn it further than 120 degrees away from their mean. Blocks outlast the memory of
+    all of these; methyl groups and impropers are not counted among the slow ones.
 
     Args:
         internal: Internal coordinates in order of time for each walker, nm and radians.
@@ -260,34 +267,41 @@ def mixing(
     n_walkers = int(walker_of.max()) + 1
     q = internal.detach().double().cpu().numpy()
     torsions, series = {}, [values.double().numpy().astype(complex) for values in others]
-    for i, column in enumerate(domain):
-        if not isinstance(column.manifold, Circle):
-            continue
+    slow = [i for i in domain.indices(Circle) if not domain.names[i].startswith(QUICK_TORSIONS)]
+    for i in domain.indices(Circle):
         turned = np.exp(1j * q[:, i])
         mean = turned.mean()
         furthest = np.abs(np.angle(turned * np.conj(mean))).max() if abs(mean) > 0 else math.pi
-        if furthest <= 2 * math.pi / 3:
+        core = wells(q[:, i]) if i in slow else np.zeros(N_DEGREES, dtype=int)
+        if core.max() < 1 and furthest <= 2 * math.pi / 3:
             continue
         series.append(turned)
-        core = wells(q[:, i])
+        if i not in slow:
+            continue
         visited = core[(q[:, i] % (2 * math.pi) * N_DEGREES / (2 * math.pi)).astype(int) % N_DEGREES]
         hops = []
         for walker in range(n_walkers):
             path = visited[(walker_of == walker) & (visited >= 0)]
             hops.append(int((np.diff(path) != 0).sum()))
-        torsions[column.name] = SlowTorsion(
+        torsions[domain.names[i]] = SlowTorsion(
             len(turned) / statistical_inefficiency(turned, walker_of),
             r_hat(turned, walker_of),
             tuple(hops),
             len(set(visited[visited >= 0])),
         )
     blocks = blocks_of(series or [np.zeros(len(q), dtype=complex)], walker_of)
+    reason = _unmoved(n_walkers, torsions) if slow else ""
+    return Mixing(n_walkers, torsions, replace(blocks, reason=reason or blocks.reason))
+
+
+def _unmoved(n_walkers: int, torsions: Mapping[str, SlowTorsion]) -> str:
+    """Why the memory of what walkers never left is not in their frames; empty if it is."""
     turns = max((sum(torsion.transitions) for torsion in torsions.values()), default=0)
-    if n_walkers == 1 and any(isinstance(column.manifold, Circle) for column in domain) and turns < FEWEST_TRANSITIONS:
-        # the memory of what it never left is not in its frames
-        seen = "which never left one well" if turns == 0 else f"with {turns} transitions"
-        blocks = replace(blocks, reason=f"no error: one walker, {seen}")
-    return Mixing(n_walkers, torsions, blocks)
+    if n_walkers == 1 and turns < FEWEST_TRANSITIONS:
+        return f"no error: one walker, {f'with {turns} transitions' if turns else 'which never left one well'}"
+    if all(torsion.n_wells < 2 for torsion in torsions.values()):
+        return f"no error: none of {n_walkers} walkers left the one well that they are in"
+    return ""
 
 
 def mixing_of(frames: Frames) -> Mixing:

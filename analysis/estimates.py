@@ -259,8 +259,8 @@ def fraction_of_series(flags: Bool[Tensor, "n"], blocks: Blocks) -> Estimate:
     r"""The fraction of frames in order of time for which something holds.
 
     The interval is `wilson`'s for as many independent frames as the variance of the blocks' means allows,
-    :math:`p (1 - p) / \delta^2`, and not more than those that the slowest motion allows. What no frame shows has no number:
-    walkers that never went there do not tell how rarely they would.
+    :math:`p (1 - p) / \delta^2`, and not more than those that the slowest motion allows. What no frame shows has
+    no number: walkers that never went there do not tell how rarely they would.
     """
     n_blocks = int(blocks.index.max()) + 1
     p = float(flags.double().mean())

@@ -1,11 +1,11 @@
 """How often quoted errors hold: many repeated experiments with known answers, counted quantity by quantity.
 
-    python tests/soak/coverage.py --pool build/pool --frames ala2_300K_positions.npy --json docs/reliability/coverage.json
+    python tests/soak/coverage.py --pool build/pool --frames positions.npy --json docs/reliability/coverage.json
 
-Two kinds of experiments go through what ``smoothflow evaluate`` computes, each with samples of a flow and with frames of
-1, 4 or 8 walkers. In the first, target and sampler are mixtures on a torus with answers by quadrature, and walkers jump
-between the basins at a known rate. In the second, samples are drawn from large pools of the models that ship, and frames
-from segments of molecular dynamics (a NumPy file of positions, nm, its segments one after another), if there is one.
+Two kinds of experiments go through what ``smoothflow evaluate`` computes, each with samples of a flow and with frames
+of 1, 4 or 8 walkers. In the first, target and sampler are mixtures on a torus with answers by quadrature, and walkers
+jump between the basins at a known rate. In the second, samples are drawn from large pools of the models that ship, and
+frames from segments of molecular dynamics (a NumPy file of positions, nm, its segments one after another).
 
 Where no error is quoted, the reason stands instead, and the experiment does not count as one that holds.
 """
