@@ -14,7 +14,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from ..coordinates.internal import InternalCoordinates
-from ..core.manifolds import Circle, Product
+from ..core.manifolds import FULL_TURN, Circle, Product
 from ..training.frames import Frames
 from ..training.simulate import QUICK_TORSIONS
 from .estimates import FEWEST_BLOCKS, Blocks, Estimate, mean_of_series, plain
@@ -254,8 +254,8 @@ def mixing(
 ) -> Mixing:
     """How well walkers mix, by their wide torsions.
 
-    A torsion is wide if it has several wells, or the data turn it further than 120 degrees away from their mean. Blocks outlast the memory of
-    all of these; methyl groups and impropers are not counted among the slow ones.
+    A torsion is wide if it has several wells, or the data turn it further than 120 degrees away from their mean.
+    Blocks outlast the memory of all of these; methyl groups and impropers are not counted among the slow ones.
 
     Args:
         internal: Internal coordinates in order of time for each walker, nm and radians.
@@ -278,7 +278,11 @@ def mixing(
         series.append(turned)
         if i not in slow:
             continue
-        visited = core[(q[:, i] % (2 * math.pi) * N_DEGREES / (2 * math.pi)).astype(int) % N_DEGREES]
+        if core.max() < 1:
+            # without barriers, what is near the mean and what is opposite to it
+            away = np.cos(FULL_TURN * np.arange(N_DEGREES) / N_DEGREES - np.angle(mean))
+            core = np.where(away > 0.5, 0, np.where(away < -0.5, 1, -1))
+        visited = core[(q[:, i] % FULL_TURN * N_DEGREES / FULL_TURN).astype(int) % N_DEGREES]
         hops = []
         for walker in range(n_walkers):
             path = visited[(walker_of == walker) & (visited >= 0)]

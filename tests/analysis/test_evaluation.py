@@ -158,10 +158,16 @@ def test_samples_without_an_energy_count_as_impossible(potential: FlowPotential)
 def test_numbers_are_plain_and_tables_printable(potential: FlowPotential) -> None:
     found = run(potential, potential, frames_of(potential, potential))
     data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert data["nll"] == {"value": found.nll.value, "error": found.nll.error, "n": N}
+    assert data["nll"]["value"] == found.nll.value
+    assert data["verdict"] == {"reliable": found.verdict.reliable, "reasons": list(found.verdict.reasons)}
+    assert data["frames_are"] == "frames (not known whether held out)"
+    assert data["mixing"]["walkers"] == 1
+    assert {"r_hat", "transitions", "independent_frames", "wells"} == set(data["mixing"]["torsions"]["phi"])
+    assert {"largest_weight_share", "pareto_k", "overlap", "force_median_samples"} <= set(data)
     assert data["divergences"][0]["names"] == ["phi", "psi"]
     assert "frames" not in data
-    assert ("NLL of held-out frames", str(found.nll), f"kT, {N} frames") in found.rows()
+    assert found.rows()[0] == ("verdict", str(found.verdict), "")
+    assert ("NLL of frames (not known whether held out)", str(found.nll), f"kT, {N} frames") in found.rows()
     assert all(len(row) == 3 for row in found.rows())
 
 
