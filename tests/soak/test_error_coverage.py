@@ -1,0 +1,45 @@
+"""The short form of the count of errors that hold: seconds, on the torus with known answers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from error_coverage import SAMPLER, STAND_IN, TORUS, Tally, torus_experiments, torus_truth
+from smoothflow.potentials.toys import VonMisesMixture
+
+
+@pytest.fixture(scope="module")
+def tally() -> Tally:
+    return torus_experiments(40, 4, 2000, 0.01)
+
+
+def test_errors_of_four_walkers_hold(tally: Tally) -> None:
+    for name, n in tally.quoted.items():
+        # 95 % of 40 less three standard deviations of 1.4; errors of independent frames hold in 12 to 25 of 40
+        assert tally.held[name] >= math.floor(0.95 * n - 3 * math.sqrt(0.05 * 0.95 * n)), name
+    assert tally.quoted["NLL"] == 40
+    assert tally.quoted["log Z by BAR"] == 40
+
+
+def test_errors_of_the_divergence_are_not_too_large(tally: Tally) -> None:
+    # its terms cancel: without their covariance the error would be twice the spread
+    values, errors = np.array(tally.found["forward KL"]).T
+    # a spread of 40 is known to 11 %, Student's t adds some percent
+    assert 0.7 < np.mean(errors) / np.std(values) < 1.5
+
+
+def test_one_walker_that_hardly_moves_quotes_nothing_of_its_frames() -> None:
+    tally = torus_experiments(5, 1, 2000, 0.0005)
+    for name in ("NLL", "mean energy of frames", "log Z by BAR", "forward KL", "psi > 0 from frames"):
+        assert tally.quoted[name] == 0, name
+    assert tally.quoted["log Z by weights"] == 5
+
+
+def test_answers_on_the_torus_are_consistent() -> None:
+    truth = torus_truth(VonMisesMixture(TORUS), VonMisesMixture(SAMPLER))
+    # NLL = <u> + log Z + KL
+    assert truth["NLL"] == pytest.approx(truth["mean energy of frames"] + 7.0 + truth["forward KL"], abs=1e-9)
+    assert 0 < truth["ESS"] < 1
+    assert STAND_IN.topology is None
