@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from smoothflow.potentials.toys import VonMisesMixture
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +23,13 @@ def script() -> Any:
 
 
 @pytest.fixture(scope="module")
-def tally(script: Any) -> Any:
-    return script.torus_experiments(40, 4, 2000, 0.01)
+def torus(script: Any) -> Any:
+    return script.Torus(100_000)
+
+
+@pytest.fixture(scope="module")
+def tally(torus: Any) -> Any:
+    return torus.experiments(40, 4, 2000, 0.01)
 
 
 def test_errors_of_four_walkers_hold(tally: Any) -> None:
@@ -43,15 +47,15 @@ def test_errors_of_the_divergence_are_not_too_large(tally: Any) -> None:
     assert 0.7 < np.mean(errors) / np.std(values) < 1.5
 
 
-def test_one_walker_that_hardly_moves_quotes_nothing_of_its_frames(script: Any) -> None:
-    tally = script.torus_experiments(5, 1, 2000, 0.0005)
+def test_one_walker_that_hardly_moves_quotes_nothing_of_its_frames(torus: Any) -> None:
+    tally = torus.experiments(5, 1, 2000, 0.0005)
     for name in ("NLL", "mean energy of frames", "log Z by BAR", "forward KL", "psi > 0 from frames"):
         assert tally.quoted[name] == 0, name
     assert tally.quoted["log Z by weights"] == 5
 
 
-def test_answers_on_the_torus_are_consistent(script: Any) -> None:
-    truth = script.torus_truth(VonMisesMixture(script.TORUS), VonMisesMixture(script.SAMPLER))
+def test_answers_on_the_torus_are_consistent(torus: Any) -> None:
+    truth = torus.truth
     # NLL = <u> + log Z + KL
     assert truth["NLL"] == pytest.approx(truth["mean energy of frames"] + 7.0 + truth["forward KL"], abs=1e-9)
     assert 0 < truth["ESS"] < 1
