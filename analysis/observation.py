@@ -218,4 +218,5 @@ def _observe(
         n_done += len(q)
         if on_progress is not None:
             on_progress(n_done, n_all)
-    return Configurations(**{name: torch.cat(parts) for name, parts in columns.items()})
+    observed = {name: torch.cat(parts) for name, parts in columns.items()}
+    return Configurations(**observed, replica=None)
