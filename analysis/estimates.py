@@ -23,6 +23,12 @@ Reference: Vehtari et al., J. Mach. Learn. Res. 25, 72 (2024), section 3.2.2.
 LARGEST_SHARE = 0.5
 """The share of the sum of squared deviations from which a single draw decides the error of a mean."""
 
+STEEP_K = 1 / 3
+"""The Pareto k for what rises steeply where atoms meet: its tail shows in more draws than one has, and less is seen."""
+
+STEEP_SHARE = 0.03
+"""The share of a single draw for the same."""
+
 MOST_ERRORS = 3.0
 """Two estimates of one quantity that are further apart, in errors of their difference, disagree."""
 
@@ -185,13 +191,15 @@ def pareto_k(values: Float[Tensor, "n"]) -> float:
     return (m * k + 5) / (m + 10)
 
 
-def tail_reason(values: Float[Tensor, "n"], what: str = "draw") -> str:
+def tail_reason(values: Float[Tensor, "n"], what: str = "draw", steep: bool = False) -> str:
     """Why the error of a mean has no basis: a heavy tail by `pareto_k`, or one draw that decides; empty if neither.
 
     Args:
         values: Independent, or the influences of draws on a statistic.
         what: One of them is called so.
+        steep: Whether they are energies or forces far from the data, which rise steeply where atoms meet.
     """
+    largest, heaviest = (STEEP_SHARE, STEEP_K) if steep else (LARGEST_SHARE, RELIABLE_K)
     deviations = (values.double() - values.double().mean()).abs()
     total = float((deviations**2).sum())
     if len(deviations) < 25 or total == 0:
@@ -199,13 +207,13 @@ def tail_reason(values: Float[Tensor, "n"], what: str = "draw") -> str:
     if not math.isfinite(total):
         return f"one {what} of {len(values)} is infinite"
     share = float(deviations.max()) ** 2 / total
-    if share > LARGEST_SHARE:
+    if share > largest:
         return f"no error: one {what} of {len(values)} makes {100 * share:.0f} % of the variance"
     k = pareto_k(deviations)
-    return f"no error: heavy tail, Pareto k {k:.2f}" if k > RELIABLE_K else ""
+    return f"no error: heavy tail, Pareto k {k:.2f}" if k > heaviest else ""
 
 
-def mean_of_independent(values: Float[Tensor, "n"]) -> Estimate:
+def mean_of_independent(values: Float[Tensor, "n"], steep: bool = False) -> Estimate:
     r"""The mean of independent draws.
 
     .. math:: \bar x \pm s / \sqrt n
@@ -215,14 +223,14 @@ def mean_of_independent(values: Float[Tensor, "n"]) -> Estimate:
     values = values.double()
     n = len(values)
     error = float(values.std()) / math.sqrt(n) if n > 1 else math.nan
-    return Estimate(float(values.mean()), error, n).because(tail_reason(values))
+    return Estimate(float(values.mean()), error, n).because(tail_reason(values, steep=steep))
 
 
-def mean_of_series(values: Float[Tensor, "n"], blocks: Blocks) -> Estimate:
+def mean_of_series(values: Float[Tensor, "n"], blocks: Blocks, steep: bool = False) -> Estimate:
     r"""The mean of frames in order of time; the error comes from blocks of them."""
     values = values.double()
     return Estimate(float(values.mean()), blocks.error(values), len(values)).because(
-        blocks.reason or tail_reason(values, "frame")
+        blocks.reason or tail_reason(values, "frame", steep)
     )
 
 

@@ -254,7 +254,7 @@ def summarize(
     partition = by_both if by_both.log_z.reliable else by_weights
     energy = mean_of_series(frames.energy, blocks)
     excess = samples.energy - float(frames.energy.mean())
-    sampled = mean_of_independent(samples.energy)
+    sampled = mean_of_independent(samples.energy, steep=True)
     centres, wrong = _wrong_handedness(potential, frames, samples)
     populations = tuple(_population(names[i], i, frames, samples, blocks) for i, _ in pairs)
 
@@ -286,11 +286,11 @@ def summarize(
         ),
         reverse_kl=combined(
             log_z_value - drawn, partition.samples - samples.log_weights + drawn, partition.frames, len(samples)
-        ),
+        ).because(tail_reason(samples.log_weights, "sample", steep=True)),
         ess=ess_fraction(samples.log_weights),
         clipped_ess=clipped_ess_fraction(samples.log_weights),
-        force_mse_data=mean_of_series(squared_frames, blocks),
-        force_mse_samples=mean_of_independent(squared_samples),
+        force_mse_data=mean_of_series(squared_frames, blocks, steep=True),
+        force_mse_samples=mean_of_independent(squared_samples, steep=True),
         force_ms_data=mean_of_series((frames.forces**2).mean(dim=(1, 2)), blocks),
         sample_energy_excess=Estimate(
             sampled.value - energy.value, math.hypot(sampled.error, energy.error), sampled.n

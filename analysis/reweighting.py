@@ -295,7 +295,9 @@ def bennett(log_weights: Float[Tensor, "n"], target_log_weights: Float[Tensor, "
 
 def error_of_both(samples: Float[Tensor, "n"], frames: Float[Tensor, "m"], blocks: Blocks) -> float:
     """Standard error of a statistic, from the influences of independent samples and of frames in blocks."""
-    return math.hypot(float(samples.std()) / math.sqrt(len(samples)), blocks.error(frames))
+    drawn = float(samples.std()) / math.sqrt(len(samples))
+    # frames that have no part in it need no blocks
+    return math.hypot(drawn, blocks.error(frames)) if bool((frames != 0).any()) else drawn
 
 
 def metropolis_chain(log_weights: Float[Tensor, "n"], generator: torch.Generator) -> Int[Tensor, "n"]:
