@@ -119,7 +119,7 @@ def _require_alike(frames: Frames, held_out: Frames, source: PotentialSource) ->
     share = float(np.isin(fingerprints(held_out), fingerprints(frames)).mean())
     if share > 0:
         raise ConfigurationError(
-            f"{100 * share:.2g} % of the held-out frames are among those to train on. Give frames of other walkers."
+            f"{100 * share:.3g} % of the held-out frames are among those to train on. Give frames of other walkers."
         )
     if held_out.energies is not None:
         require_reference(held_out, held_out.energies, source.load())

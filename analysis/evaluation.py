@@ -176,7 +176,7 @@ class Evaluation:
             ("log Z (importance weights)", str(self.log_z_importance), "samples alone"),
             (
                 "largest weight",
-                f"{100 * self.largest_weight_share:.2g} %",
+                f"{100 * self.largest_weight_share:.3g} %",
                 f"of all weight; Pareto k {self.pareto_k:.2f}",
             ),
             ("sampling efficiency (Kish ESS, raw)", percent(self.ess), f"{n_samples} samples"),
@@ -187,7 +187,7 @@ class Evaluation:
                 "median squared force error",
                 f"frames {self.force_median_data:.4g}, samples {self.force_median_samples:.4g}",
                 "(kT/nm)^2; the worst one's share of the sum: "
-                f"{100 * self.force_largest_data:.2g} %, {100 * self.force_largest_samples:.2g} %",
+                f"{100 * self.force_largest_data:.3g} %, {100 * self.force_largest_samples:.3g} %",
             ),
             ("force RMSE on frames", str(self.force_rmse_data), "kT/nm"),
             ("mean energy of samples", str(self.sample_energy_excess), "kT above the frames'"),
@@ -330,7 +330,7 @@ def summarize(
 
 
 def _trained(share: float) -> str:
-    return f"the model was trained on {100 * share:.2g} % of these frames"
+    return f"the model was trained on {100 * share:.3g} % of these frames"
 
 
 def _disagreement(by_both: Partition, by_weights: Partition, blocks: Blocks, tail: WeightTail) -> list[str]:

@@ -135,7 +135,7 @@ class Reweighting:
             ["without finite energy", str(self.not_finite), *blank],
             ["energy evaluations", str(self.n_evaluations), *blank],
             ["Kish ESS, raw", percent(self.ess), *blank],
-            ["largest weight", f"{100 * self.largest_weight_share:.2g} %", *blank],
+            ["largest weight", f"{100 * self.largest_weight_share:.3g} %", *blank],
             ["Pareto k of the weights", f"{self.pareto_k:.2f}", *blank],
             ["configurations averaged over", *(str(a.mean_energy.n) for a in sources)],
             ["log Z", *("" if a.log_z is None else str(a.log_z) for a in sources)],

@@ -90,7 +90,7 @@ def _model(name: str, path: Path, as_json: bool) -> None:
     )
     if evaluation:
         print_table(
-            "Evaluation on held-out frames and samples, in kT and nm",
+            f"Evaluation on {_frames_are(evaluation)} and samples, in kT and nm",
             ["quantity", "value"],
             [[label, _shown(value)] for label, value in _flat(evaluation)],
         )
@@ -106,6 +106,15 @@ def _model(name: str, path: Path, as_json: bool) -> None:
         ],
     )
     results.print("Lengths in nm, angles and torsions in radians.")
+
+
+def _frames_are(evaluation: Mapping[str, Any]) -> str:
+    from ..training.sketch import Origin
+
+    # models of earlier versions do not say; those who published them called their frames held-out
+    known = {origin.value for origin in Origin}
+    said = evaluation.get("frames_are", Origin.HELD_OUT.value)
+    return said if said in known else Origin.UNKNOWN.value
 
 
 def _flat(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
