@@ -29,6 +29,10 @@ STEEP_K = 1 / 3
 STEEP_SHARE = 0.03
 """The share of a single draw for the same."""
 
+TAIL_SHARE = 0.1
+"""Of these shares, what a single draw must reach for a heavy tail to count: values that crowd at one place look
+heavy-tailed too, where a sum of many still decides."""
+
 MOST_ERRORS = 3.0
 """Two estimates of one quantity that are further apart, in errors of their difference, disagree."""
 
@@ -209,6 +213,8 @@ def tail_reason(values: Float[Tensor, "n"], what: str = "draw", steep: bool = Fa
     share = float(deviations.max()) ** 2 / total
     if share > largest:
         return f"no error: one {what} of {len(values)} makes {100 * share:.0f} % of the variance"
+    if share < TAIL_SHARE * largest:
+        return ""
     k = pareto_k(deviations)
     return f"no error: heavy tail, Pareto k {k:.2f}" if k > heaviest else ""
 
