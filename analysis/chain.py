@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,8 +17,8 @@ from ..potentials.flow_potential import FlowPotential
 from ..training.batches import generator
 from ..training.frames import BLOCK, Frames, concatenate
 from ..training.frames_file import FramesReader, write_blocks
-from .correlation import statistical_inefficiency
-from .estimates import Estimate, mean_of_series, percent
+from .correlation import mean_of_time_series, statistical_inefficiency
+from .estimates import Estimate, percent, plain
 from .reweighted import observe_weights, require_torsions
 from .reweighting import metropolis_chain
 
@@ -36,6 +37,10 @@ class ChainReport:
     n_steps: int
     acceptance: Estimate
     autocorrelation_times: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers in plain JSON types; null where a number is not finite."""
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
     def rows(self) -> list[list[str]]:
         """The numbers as a table."""
@@ -76,7 +81,7 @@ def write_chain(potential: FlowPotential, samples: Path, output: Path, seed: int
     series |= {name: np.exp(1j * angle[chain].numpy()) for name, angle in draws.torsions.items()}
     return ChainReport(
         n_steps=len(chain),
-        acceptance=mean_of_series((chain[1:] != chain[:-1]).double()),
+        acceptance=mean_of_time_series((chain[1:] != chain[:-1]).double()),
         autocorrelation_times={name: statistical_inefficiency(values) for name, values in series.items()},
     )
 

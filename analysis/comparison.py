@@ -17,6 +17,7 @@ from ..training.frames_file import read_frames
 from ..training.progress import OnProgress
 from ..training.settings_file import write_yaml
 from ..training.simulate import SimulateSettings, simulate
+from ..training.sketch import fingerprints
 from .comparison_cell import MODELS, Inputs, finished_cell, measure_cell, measure_model, measure_reference
 from .comparison_report import write_comparison_report, write_tables
 from .comparison_settings import ComparisonSettings
@@ -127,6 +128,11 @@ def _require_alike(frames: Frames, held_out: Frames, source: PotentialSource) ->
         raise ConfigurationError(
             f"The frames were made at {frames.temperature:g} K and the held-out ones at {held_out.temperature:g} K. "
             "Give frames of one temperature."
+        )
+    share = float(np.isin(fingerprints(held_out), fingerprints(frames)).mean())
+    if share > 0:
+        raise ConfigurationError(
+            f"{100 * share:.3g} % of the held-out frames are among those to train on. Give frames of other walkers."
         )
     if held_out.energies is not None:
         require_reference(held_out, held_out.energies, source.load())

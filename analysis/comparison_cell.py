@@ -26,7 +26,7 @@ from ..core.errors import (
 from ..core.files import file_digest, make_folder, write_atomically
 from ..core.potential import Potential
 from ..potentials.flow_potential import FlowPotential
-from ..potentials.shipped import load
+from ..potentials.shipped import load, provenance_of
 from ..training.config import TrainSettings
 from ..training.frames import Frames
 from ..training.locks import lock_file
@@ -124,7 +124,8 @@ def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, o
             return write_measured(found, path)
         potential = load(model)
         found.metrics.update(_cost(potential, RunFolder(folder)))
-        return write_measured(_measured(found, potential, target, inputs, on_progress), path)
+        provenance = provenance_of(model)
+        return write_measured(_measured(found, potential, target, inputs, provenance, on_progress), path)
 
 
 def measure_model(model: Path, inputs: Inputs, folder: Path, on_progress: OnProgress) -> Measured:
@@ -152,7 +153,8 @@ def measure_model(model: Path, inputs: Inputs, folder: Path, on_progress: OnProg
     found = Measured(f"{MODELS}/{folder.name}", identity, inputs.origin, folder)
     with lock_file(path):
         found.metrics["n_parameters"] = _n_parameters(potential)
-        return write_measured(_measured(found, potential, inputs.source.load(), inputs, on_progress), path)
+        provenance = provenance_of(model)
+        return write_measured(_measured(found, potential, inputs.source.load(), inputs, provenance, on_progress), path)
 
 
 def finished_cell(transform: str, objective: str, inputs: Inputs, folder: Path) -> Measured | None:
@@ -193,7 +195,12 @@ def _with_pictures(found: Measured, pictures: list[Picture]) -> Measured:
 
 
 def _measured(
-    found: Measured, potential: FlowPotential, target: Potential, inputs: Inputs, on_progress: OnProgress
+    found: Measured,
+    potential: FlowPotential,
+    target: Potential,
+    inputs: Inputs,
+    provenance: Mapping[str, Any],
+    on_progress: OnProgress,
 ) -> Measured:
     """Adds densities, samples and forces, their pictures, and dynamics."""
     evaluation: Evaluation | None = None
@@ -205,7 +212,9 @@ def _measured(
             inputs.settings.n_samples,
             torch.Generator().manual_seed(inputs.settings.seed),
             _counter(on_progress, f"evaluate {found.title}"),
+            provenance,
         )
+        found.verdict.extend(evaluation.verdict.reasons)
         found.metrics.update(_quality(evaluation))
     if evaluation is not None:
         # a picture that cannot be written is no breakdown of the flow
@@ -261,6 +270,8 @@ def _quality(evaluation: Evaluation) -> dict[str, Estimate]:
     found["force_rmse_samples"] = evaluation.force_rmse_samples
     n_samples = len(evaluation.samples)
     found["sample_energy_max"] = replace(single(evaluation.sample_energy_max), n=n_samples)
+    for name in ("largest_weight_share", "pareto_k", "overlap"):
+        found[name] = replace(single(getattr(evaluation, name)), n=n_samples)
     found["not_finite"] = replace(single(float(evaluation.not_finite)), n=n_samples)
     for item in evaluation.divergences:
         residue = " and ".join(item.names)

@@ -15,7 +15,7 @@ from ..core.files import write_atomically
 from ..core.text import printable
 from .comparison_cell import MODELS
 from .comparison_settings import ComparisonSettings
-from .estimates import Estimate
+from .estimates import Verdict
 from .figures import conservation_figure, training_figure
 from .measured import Measured
 from .report import Picture, Report, Table, write_report
@@ -94,6 +94,10 @@ def comparison_tables(cells: Sequence[Measured], reference: Measured) -> list[Ta
             if row is not reference or any(column.name in row.metrics for column in columns)
         ]
         tables.append(Table(title, ("", *(column.label for column in columns)), shown))
+    judged = [row for row in cells if "nll" in row.metrics]
+    if judged:
+        verdicts = [(row.title, str(Verdict(tuple(row.verdict)))) for row in judged]
+        tables.insert(0, Table("Verdict", ("", "errors"), verdicts))
     if broken:
         tables.append(Table("What broke down", ("",), [(line,) for line in broken]))
     return tables
@@ -109,10 +113,11 @@ def _cell(row: Measured, metric: Metric) -> str:
     found = row.metrics.get(metric.name)
     if found is None:
         return "broke down" if row.breakdowns else "–"
-    value, error = metric.factor * found.value, metric.factor * found.error
-    if math.isnan(error):
-        return f"{value:.{metric.digits}g}"
-    return str(Estimate(value, error, found.n))
+    found = found.scaled(metric.factor)
+    if found.reason:
+        # the reason is in the files beside
+        return "not known" if math.isnan(found.value) else f"{found.value:.4g} (no error)"
+    return f"{found.value:.{metric.digits}g}" if math.isnan(found.error) else str(found)
 
 
 def markdown(table: Table) -> str:
@@ -131,9 +136,9 @@ def write_tables(cells: Sequence[Measured], reference: Measured, folder: Path) -
     write_atomically(folder / "comparison.json", content.encode())
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(("cell", "metric", "value", "error", "n"))
+    writer.writerow(("cell", "metric", "value", "error", "n", "reason"))
     writer.writerows(
-        (printable(row.title), name, m.value, m.error, m.n) for row in rows for name, m in row.metrics.items()
+        (printable(row.title), name, m.value, m.error, m.n, m.reason) for row in rows for name, m in row.metrics.items()
     )
     write_atomically(folder / "comparison.csv", text.getvalue().encode())
     tables = comparison_tables(cells, reference)
@@ -148,7 +153,7 @@ def comparison_dict(cells: Sequence[Measured], reference: Measured) -> dict[str,
 
 def _numbers(measured: Measured) -> dict[str, Any]:
     kept = measured.to_dict()
-    return {name: kept[name] for name in ("title", "metrics", "breakdowns", "origin", "identity")}
+    return {name: kept[name] for name in ("title", "metrics", "breakdowns", "verdict", "origin", "identity")}
 
 
 def shared_pictures(cells: Sequence[Measured], reference: Measured, transforms: Sequence[str]) -> list[Picture]:

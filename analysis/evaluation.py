@@ -14,9 +14,35 @@ from torch import Tensor
 from ..core.potential import Potential
 from ..potentials.flow_potential import FlowPotential
 from ..training.frames import Frames
-from .estimates import Estimate, fraction_of, mean_of_independent, mean_of_series, percent, plain
+from ..training.sketch import Origin, SharedFrames, shared_frames
+from .correlation import Mixing, mixing
+from .estimates import (
+    MOST_ERRORS,
+    Blocks,
+    Estimate,
+    Verdict,
+    differing,
+    fraction_of,
+    fraction_of_series,
+    largest_share,
+    mean_of_independent,
+    mean_of_series,
+    percent,
+    plain,
+    tail_reason,
+)
 from .observation import Configurations, OnProgress, observe_frames, observe_samples
-from .reweighting import clipped_ess_fraction, ess_fraction, log_z, log_z_bar, weighted_mean
+from .reweighting import (
+    Partition,
+    WeightTail,
+    bennett,
+    clipped_ess_fraction,
+    error_of_both,
+    ess_fraction,
+    importance,
+    weight_tail,
+    weighted_fraction,
+)
 from .structure import (
     TorsionDivergence,
     handedness,
@@ -37,6 +63,10 @@ class Population:
     data: Estimate
     samples: Estimate
     reweighted: Estimate
+
+    def disagreement(self) -> list[str]:
+        """Whether frames and reweighted samples are apart by more than their errors."""
+        return differing(f"{self.name} > 0", {"frames": self.data, "reweighted samples": self.reweighted})
 
 
 @dataclass(frozen=True)
@@ -67,6 +97,17 @@ class Evaluation:
         handedness_by_atom: The same for each centre.
         divergences: Of the distributions of phi and psi, residue by residue.
         populations: Of positive phi, residue by residue.
+        verdict: Whether errors hold, and if not, why.
+        frames_are: Whether the frames are held-out ones.
+        trained_share: Of the frames, those that the flow was trained on; nan if it is not known.
+        largest_weight_share: Of all weight of the samples, that of the largest one.
+        pareto_k: Shape of the tail of the samples' weights: errors by weights have no basis above 0.7.
+        overlap: Of frames and samples, between 0 and 1: no number by both has a basis below 0.03.
+        mixing: How well the walkers of the frames sample the slow torsions.
+        force_median_data: Median over frames of the squared error of the forces, (kT/nm)^2.
+        force_median_samples: The same over samples.
+        force_largest_data: Of the sum of squared errors on frames, that of the worst frame.
+        force_largest_samples: The same over samples.
         frames: What was observed on the frames, for figures.
         samples: What was observed on the samples, for figures.
     """
@@ -92,6 +133,17 @@ class Evaluation:
     handedness_by_atom: Mapping[str, Estimate]
     divergences: tuple[TorsionDivergence, ...]
     populations: tuple[Population, ...]
+    verdict: Verdict
+    frames_are: Origin
+    trained_share: float
+    largest_weight_share: float
+    pareto_k: float
+    overlap: float
+    mixing: Mixing
+    force_median_data: float
+    force_median_samples: float
+    force_largest_data: float
+    force_largest_samples: float
     frames: Configurations = field(repr=False, compare=False)
     samples: Configurations = field(repr=False, compare=False)
 
@@ -107,23 +159,36 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers in plain JSON types; null where a number is not finite."""
-        numbers = [f.name for f in fields(self) if f.name not in ("frames", "samples")]
-        return {name: plain(getattr(self, name)) for name in numbers}
+        numbers = [f.name for f in fields(self) if f.name not in ("frames", "samples", "frames_are", "mixing")]
+        found = {name: plain(getattr(self, name)) for name in numbers}
+        return {**found, "frames_are": self.frames_are.value, "mixing": self.mixing.to_dict()}
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The numbers as a table: what, value with error, unit or remark."""
         n_frames, n_samples = len(self.frames), len(self.samples)
         rows = [
-            ("NLL of held-out frames", str(self.nll), f"kT, {n_frames} frames"),
+            ("verdict", str(self.verdict), ""),
+            (f"NLL of {self.frames_are.value}", str(self.nll), f"kT, {n_frames} frames"),
             ("NLL floor", str(self.nll_floor), "kT, <U>/kT + log Z"),
             ("NLL gap (forward KL)", str(self.forward_kl), "kT"),
             ("reverse KL", str(self.reverse_kl), "kT"),
-            ("log Z (BAR)", str(self.log_z), "frames and samples"),
+            ("log Z (BAR)", str(self.log_z), f"frames and samples; overlap {self.overlap:.2g}"),
             ("log Z (importance weights)", str(self.log_z_importance), "samples alone"),
+            (
+                "largest weight",
+                f"{100 * self.largest_weight_share:.3g} %",
+                f"of all weight; Pareto k {self.pareto_k:.2f}",
+            ),
             ("sampling efficiency (Kish ESS, raw)", percent(self.ess), f"{n_samples} samples"),
             ("sampling efficiency, clipped", percent(self.clipped_ess), "largest 0.1 % of weights lowered"),
             ("force MSE on frames", str(self.force_mse_data), f"(kT/nm)^2; mean square {self.force_ms_data.value:.4g}"),
             ("force MSE on samples", str(self.force_mse_samples), "(kT/nm)^2"),
+            (
+                "median squared force error",
+                f"frames {self.force_median_data:.4g}, samples {self.force_median_samples:.4g}",
+                "(kT/nm)^2; the worst one's share of the sum: "
+                f"{100 * self.force_largest_data:.3g} %, {100 * self.force_largest_samples:.3g} %",
+            ),
             ("force RMSE on frames", str(self.force_rmse_data), "kT/nm"),
             ("mean energy of samples", str(self.sample_energy_excess), "kT above the frames'"),
             ("largest energy of a sample", f"{self.sample_energy_max:.4g}", "kT above the frames' mean"),
@@ -137,6 +202,7 @@ class Evaluation:
         for population in self.populations:
             shown = f"frames {percent(population.data)}, samples {percent(population.samples)}"
             rows.append((f"{population.name} > 0, reweighted", percent(population.reweighted), shown))
+        rows += [(name, shown, "") for name, shown in self.mixing.rows()]
         return rows
 
 
@@ -147,16 +213,18 @@ def evaluate(
     n_samples: int,
     generator: torch.Generator,
     on_progress: OnProgress | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Compare a flow with the force field whose Boltzmann distribution it was trained on.
 
     Args:
         potential: The flow.
-        frames: Held-out frames of the force field at the flow's temperature, in order of time.
+        frames: Frames of the force field at the flow's temperature, in order of time for each walker.
         reference: The force field.
         n_samples: How many samples to draw from the flow.
         generator: Of the samples.
         on_progress: Called with the number of configurations done and the number of all.
+        provenance: Of the flow, as its file's header holds it: says whether it was trained on the frames.
 
     Raises:
         TopologyError: If the molecules differ.
@@ -169,36 +237,64 @@ def evaluate(
 
     observed = observe_frames(potential, frames, reference, after(0))
     samples = observe_samples(potential, n_samples, generator, reference, after(len(frames)))
-    return summarize(potential, observed, samples)
+    return summarize(potential, observed, samples, shared_frames(frames, provenance or {}))
 
 
-def summarize(potential: FlowPotential, frames: Configurations, samples: Configurations) -> Evaluation:
+def summarize(
+    potential: FlowPotential, frames: Configurations, samples: Configurations, shared: SharedFrames
+) -> Evaluation:
     """The numbers of an `Evaluation` from what was observed."""
-    partition = log_z_bar(samples.log_weights, frames.log_weights)
-    energy = mean_of_series(frames.energy)
-    gap = mean_of_series(frames.log_weights)
-    floor = energy.value + partition.value
-    drawn = mean_of_independent(samples.log_weights)
-    excess = samples.energy - energy.value
-    sampled = mean_of_independent(samples.energy)
+    domain = potential.coordinates.codomain
+    names, pairs = domain.names, ramachandran_pairs(domain)
+    mixed = mixing(frames.internal, domain, frames.replica, (frames.energy, frames.log_weights))
+    blocks, tail = mixed.blocks, weight_tail(samples.log_weights)
+    by_both = bennett(samples.log_weights, frames.log_weights, blocks)
+    by_weights = importance(samples.log_weights, len(frames))
+    # frames that do not reach, or whose walkers do not tell an error, leave the samples
+    partition = by_both if by_both.log_z.reliable else by_weights
+    energy = mean_of_series(frames.energy, blocks)
+    excess = samples.energy - float(frames.energy.mean())
+    sampled = mean_of_independent(samples.energy, steep=True)
     centres, wrong = _wrong_handedness(potential, frames, samples)
-    pairs = ramachandran_pairs(potential.coordinates.codomain)
-    names = potential.coordinates.codomain.names
+    populations = tuple(_population(names[i], i, frames, samples, blocks) for i, _ in pairs)
+
+    def combined(value: float, drawn: Tensor, seen: Tensor, n: int) -> Estimate:
+        """A number that both kinds of configurations move, from the influence of each."""
+        reason = (blocks.reason or tail_reason(seen, "frame")) if bool((seen != 0).any()) else ""
+        found = Estimate(value, error_of_both(drawn, seen, blocks) if not reason else math.nan, n)
+        return found.because(partition.log_z.reason or reason or tail_reason(drawn, "sample"))
+
+    entropy, gap = float(frames.energy.mean()), float(frames.log_weights.mean())
+    drawn, log_z_value = float(samples.log_weights.mean()), partition.log_z.value
+    weighed = by_weights.log_z.because(tail.reason)
+    disagreements = [
+        *_disagreement(by_both, by_weights, blocks, tail),
+        *(reason for population in populations for reason in population.disagreement()),
+    ]
+    squared_frames, squared_samples = frames.squared_force_error, samples.squared_force_error
     return Evaluation(
         temperature=potential.temperature,
-        nll=mean_of_series(-frames.log_prob),
+        nll=mean_of_series(-frames.log_prob, blocks),
         mean_energy=energy,
-        log_z=partition,
-        log_z_importance=log_z(samples.log_weights),
-        nll_floor=Estimate(floor, math.hypot(energy.error, partition.error), energy.n),
-        forward_kl=Estimate(gap.value - partition.value, math.hypot(gap.error, partition.error), gap.n),
-        reverse_kl=Estimate(partition.value - drawn.value, math.hypot(drawn.error, partition.error), drawn.n),
+        log_z=by_both.log_z,
+        log_z_importance=weighed,
+        nll_floor=combined(
+            entropy + log_z_value, partition.samples, frames.energy - entropy + partition.frames, len(frames)
+        ),
+        forward_kl=combined(
+            gap - log_z_value, -partition.samples, frames.log_weights - gap - partition.frames, len(frames)
+        ),
+        reverse_kl=combined(
+            log_z_value - drawn, partition.samples - samples.log_weights + drawn, partition.frames, len(samples)
+        ).because(tail_reason(samples.log_weights, "sample", steep=True)),
         ess=ess_fraction(samples.log_weights),
         clipped_ess=clipped_ess_fraction(samples.log_weights),
-        force_mse_data=mean_of_series(frames.squared_force_error),
-        force_mse_samples=mean_of_independent(samples.squared_force_error),
-        force_ms_data=mean_of_series((frames.forces**2).mean(dim=(1, 2))),
-        sample_energy_excess=Estimate(sampled.value - energy.value, math.hypot(sampled.error, energy.error), sampled.n),
+        force_mse_data=mean_of_series(squared_frames, blocks, steep=True),
+        force_mse_samples=mean_of_independent(squared_samples, steep=True),
+        force_ms_data=mean_of_series((frames.forces**2).mean(dim=(1, 2)), blocks),
+        sample_energy_excess=Estimate(
+            sampled.value - energy.value, math.hypot(sampled.error, energy.error), sampled.n
+        ).because(sampled.reason or energy.reason),
         sample_energy_max=float(excess.max()),
         high_energy_fraction=fraction_of(excess > HIGH_ENERGY),
         not_finite=int((~samples.energy.isfinite()).sum()),
@@ -208,16 +304,51 @@ def summarize(potential: FlowPotential, frames: Configurations, samples: Configu
             torsion_divergence((names[i], names[j]), frames.internal[:, [i, j]], samples.internal[:, [i, j]])
             for i, j in pairs
         ),
-        populations=tuple(_population(names[i], i, frames, samples) for i, _ in pairs),
+        populations=populations,
+        verdict=Verdict(
+            (
+                *((_trained(shared.share),) if shared.origin is Origin.TRAINING else ()),
+                *((tail.reason,) if tail.reason else ()),
+                *mixed.reasons,
+                *((by_both.log_z.reason,) if math.isnan(by_both.log_z.value) else ()),
+                *disagreements,
+            )
+        ),
+        frames_are=shared.origin,
+        trained_share=shared.share,
+        largest_weight_share=tail.largest_share,
+        pareto_k=tail.pareto_k,
+        overlap=by_both.overlap,
+        mixing=mixed,
+        force_median_data=float(squared_frames.median()),
+        force_median_samples=float(squared_samples.median()),
+        force_largest_data=largest_share(squared_frames),
+        force_largest_samples=largest_share(squared_samples),
         frames=frames,
         samples=samples,
     )
 
 
+def _trained(share: float) -> str:
+    return f"the model was trained on {100 * share:.3g} % of these frames"
+
+
+def _disagreement(by_both: Partition, by_weights: Partition, blocks: Blocks, tail: WeightTail) -> list[str]:
+    """Whether log Z by Bennett's method and by weights are apart by more than their errors."""
+    if tail.reason or not (by_both.log_z.reliable and by_weights.log_z.reliable):
+        return []
+    apart = by_both.log_z.value - by_weights.log_z.value
+    # both know the samples
+    error = error_of_both(by_both.samples - by_weights.samples, by_both.frames, blocks)
+    if abs(apart) <= MOST_ERRORS * error:
+        return []
+    return [f"log Z of frames and samples and log Z by weights differ by {abs(apart) / error:.1f} errors"]
+
+
 def square_root(square: Estimate) -> Estimate:
     r"""The root of an estimated square: :math:`\sqrt x \pm \delta x / 2 \sqrt x`."""
     root = math.sqrt(square.value)
-    return Estimate(root, square.error / (2 * root) if root > 0 else square.error, square.n)
+    return Estimate(root, square.error / (2 * root) if root > 0 else square.error, square.n, square.reason)
 
 
 def _wrong_handedness(
@@ -232,6 +363,8 @@ def _wrong_handedness(
     return [f"{topology.atoms[i]} ({i})" for i in tetrahedral_centres(topology)], wrong
 
 
-def _population(name: str, column: int, frames: Configurations, samples: Configurations) -> Population:
-    data, drawn = ((x.internal[:, column].sin() > 0).double() for x in (frames, samples))
-    return Population(name, mean_of_series(data), mean_of_independent(drawn), weighted_mean(drawn, samples.log_weights))
+def _population(name: str, column: int, frames: Configurations, samples: Configurations, blocks: Blocks) -> Population:
+    seen, drawn = (x.internal[:, column].sin() > 0 for x in (frames, samples))
+    return Population(
+        name, fraction_of_series(seen, blocks), fraction_of(drawn), weighted_fraction(drawn, samples.log_weights)
+    )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.errors import FileFormatError
 from ..core.files import read_json, write_atomically
-from .estimates import Estimate
+from .estimates import Estimate, read_estimate
 from .report import Picture
 
 
@@ -40,6 +40,7 @@ class Measured:
         title: The cell, as ``transform/objective``, or the force field.
         metrics: Numbers by name; what could not be measured is missing.
         breakdowns: For each stage that broke down, how.
+        verdict: Why errors of the evaluation do not hold; empty if they do.
         nve: Energies in the NVE runs, if they did not break down.
         pictures: Title, caption and file, in the folder.
         identity: What the numbers are of: digests of frames, and settings.
@@ -53,6 +54,7 @@ class Measured:
     folder: Path
     metrics: dict[str, Estimate] = field(default_factory=dict)
     breakdowns: dict[str, str] = field(default_factory=dict)
+    verdict: list[str] = field(default_factory=list)
     nve: NVERuns | None = None
     pictures: tuple[tuple[str, str, str], ...] = ()
 
@@ -72,10 +74,11 @@ class Measured:
             "identity": dict(self.identity),
             "origin": dict(self.origin),
             "metrics": {
-                name: {key: _json_number(value) for key, value in asdict(found).items()}
+                name: {key: _json_number(value) for key, value in _kept(found).items()}
                 for name, found in self.metrics.items()
             },
             "breakdowns": self.breakdowns,
+            "verdict": self.verdict,
             "pictures": [list(picture) for picture in self.pictures],
             "nve": kept,
         }
@@ -97,11 +100,10 @@ def read_measured(path: Path) -> Measured | None:
             identity=data["identity"],
             origin=data["origin"],
             folder=path.parent,
-            metrics={
-                name: Estimate(float(found["value"]), float(found["error"]), found["n"])
-                for name, found in data["metrics"].items()
-            },
+            metrics={name: read_estimate(found) for name, found in data["metrics"].items()},
             breakdowns=data["breakdowns"],
+            # files of earlier versions have none
+            verdict=[str(reason) for reason in data.get("verdict", ())],
             nve=None if kept is None else NVERuns(torch.tensor(kept["times"]), torch.tensor(kept["total_energy"])),
             # names of files in the folder: a path would show whatever it leads to
             pictures=tuple((title, caption, Path(name).name) for title, caption, name in data["pictures"]),
@@ -116,6 +118,11 @@ def write_measured(found: Measured, path: Path) -> Measured:
     return found
 
 
-def _json_number(value: float) -> float | str:
+def _kept(found: Estimate) -> dict[str, Any]:
+    """The fields of an estimate; reason and interval only where there are some."""
+    return {key: value for key, value in asdict(found).items() if value not in ("", None)}
+
+
+def _json_number(value: Any) -> Any:
     # JSON knows neither infinity nor nan
-    return value if math.isfinite(value) else str(value)
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

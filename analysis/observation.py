@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.errors import ConfigurationError, TopologyError
@@ -42,6 +42,7 @@ class Configurations:
         energy: The reference's, kT; infinite where it is not finite.
         flow_forces: kT/nm.
         forces: The reference's, kT/nm.
+        replica: The walker of each frame, in order of time for each; none for samples.
     """
 
     positions: Float[Tensor, "n atoms 3"]
@@ -50,6 +51,7 @@ class Configurations:
     energy: Float[Tensor, "n"]
     flow_forces: Float[Tensor, "n atoms 3"]
     forces: Float[Tensor, "n atoms 3"]
+    replica: Int[np.ndarray, "n"] | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -126,7 +128,8 @@ def observe_frames(
                 forces=torch.from_numpy(part.forces) if known else None,
             )
 
-    return _observe(potential, reference, batches(), len(frames), on_progress)
+    observed = _observe(potential, reference, batches(), len(frames), on_progress)
+    return replace(observed, replica=frames.replica)
 
 
 def observe_samples(
@@ -194,7 +197,7 @@ def _observe(
 ) -> Configurations:
     """Evaluate batch by batch, computing only what is not known."""
     kT = potential.kT
-    columns: dict[str, list[Tensor]] = {field.name: [] for field in fields(Configurations)}
+    columns: dict[str, list[Tensor]] = {field.name: [] for field in fields(Configurations) if field.name != "replica"}
     n_done = 0
     for batch in batches:
         flow_energy, flow_forces = potential.energy_and_forces(batch.positions)
@@ -218,4 +221,5 @@ def _observe(
         n_done += len(q)
         if on_progress is not None:
             on_progress(n_done, n_all)
-    return Configurations(**{name: torch.cat(parts) for name, parts in columns.items()})
+    observed = {name: torch.cat(parts) for name, parts in columns.items()}
+    return Configurations(**observed, replica=None)

@@ -18,8 +18,9 @@ from ..core.units import BOLTZMANN, FEMTOSECOND, thermal_energy
 from ..integrators.langevin import Langevin
 from ..integrators.simulation import advance
 from ..integrators.velocity_verlet import VelocityVerlet
+from .correlation import mean_of_time_series
 from .dynamics import energy_conservation, scaling_exponent
-from .estimates import Estimate, mean_of_series
+from .estimates import Estimate, mean_of_independent
 from .physics_report import Count, Finding, single
 from .physics_settings import PhysicsSettings
 from .scans import covalent_lengths
@@ -268,8 +269,11 @@ class _Watch:
         return found
 
     def _temperature(self, what: str, series: Float[Tensor, "frames atoms"]) -> Finding:
-        found = mean_of_series(series.mean(1)) if len(series) > 1 else single(math.nan)
-        target = self.settings.temperature
+        found, target = single(math.nan), self.settings.temperature
+        if len(series) > 1:
+            found = mean_of_time_series(series.mean(1))
+            # too few frames to know their memory: taken as independent
+            found = found if found.reliable else mean_of_independent(series.mean(1))
         width = STANDARD_ERRORS * found.error
         return Finding("temperature", f"kinetic temperature of {what}, K", found, target - width, target + width)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,16 +13,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core.errors import ConfigurationError, FileFormatError, UnknownNameError
-from ..core.manifolds import Circle
+from ..core.manifolds import Circle, Product
 from ..core.potential import Potential
 from ..potentials.flow_potential import FlowPotential
 from ..training.frames import BLOCK, Frames
 from ..training.frames_file import FramesReader
 from .basins import Basin
-from .estimates import Estimate, mean_of_series, percent, plain
+from .correlation import Mixing, mixing
+from .estimates import Estimate, Verdict, differing, fraction_of_series, mean_of_series, percent, plain
 from .mbar import BothEnsembles
 from .observation import N_CHECKED, like, require_frames
-from .reweighting import ess_fraction, free_energy_difference, log_z, weighted_mean
+from .reweighting import ess_fraction, free_energy_difference, log_z, weight_tail, weighted_fraction, weighted_mean
 from .structure import ramachandran_pairs
 
 
@@ -34,12 +36,14 @@ class Draws:
         log_weights: Of the force field's Boltzmann distribution over the flow's.
         torsions: By name, radians.
         n_evaluations: How many of the energies were computed, and not read.
+        mixing: How well the walkers mix, of frames.
     """
 
     energy: Float[Tensor, "n"]
     log_weights: Float[Tensor, "n"]
     torsions: Mapping[str, Float[Tensor, "n"]]
     n_evaluations: int
+    mixing: Mixing | None = None
 
     def __len__(self) -> int:
         return len(self.energy)
@@ -61,6 +65,24 @@ class Averages:
     free_energies: Mapping[str, Estimate]
     log_z: Estimate | None
 
+    def because(self, reason: str) -> Averages:
+        """The same without errors, for a reason; itself if there is none."""
+        return Averages(
+            self.mean_energy.because(reason),
+            {name: estimate.because(reason) for name, estimate in self.populations.items()},
+            {name: estimate.because(reason) for name, estimate in self.free_energies.items()},
+            None if self.log_z is None else self.log_z.because(reason),
+        )
+
+    def disagreements(self, frames: Averages) -> list[str]:
+        """What frames say otherwise, by more than both errors."""
+        pairs = {"mean energy": (self.mean_energy, frames.mean_energy)}
+        pairs |= {f"population of {n}": (e, frames.populations[n]) for n, e in self.populations.items()}
+        pairs |= {n: (e, frames.free_energies[n]) for n, e in self.free_energies.items()}
+        return [
+            text for n, (ours, theirs) in pairs.items() for text in differing(n, {"samples": ours, "frames": theirs})
+        ]
+
 
 @dataclass(frozen=True)
 class Reweighting:
@@ -71,22 +93,33 @@ class Reweighting:
         not_finite: Of them, those without a finite energy; their weight is zero.
         n_evaluations: Energies of the force field that were computed: for samples, and for frames that held none.
         ess: Kish's fraction of the samples, raw.
+        verdict: Whether errors hold, and if not, why.
+        largest_weight_share: Of all weight of the samples, that of the largest one.
+        pareto_k: Shape of the tail of the weights: errors by weights have no basis above 0.7.
         samples: By importance weights.
         frames: By counting frames, if there are some.
         both: By MBAR of both.
+        overlap: Of samples and frames, between 0 and 1: MBAR has no basis below 0.03; nan without frames.
+        mixing: How well the walkers of the frames sample the slow torsions.
     """
 
     n_samples: int
     not_finite: int
     n_evaluations: int
     ess: Estimate
+    verdict: Verdict
+    largest_weight_share: float
+    pareto_k: float
     samples: Averages
     frames: Averages | None = None
     both: Averages | None = None
+    overlap: float = math.nan
+    mixing: Mixing | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers in plain JSON types; null where a number is not finite."""
-        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+        found = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "mixing"}
+        return {**found, "mixing": None if self.mixing is None else self.mixing.to_dict()}
 
     def columns(self) -> list[str]:
         """Titles of the columns of `rows`."""
@@ -97,10 +130,13 @@ class Reweighting:
         sources = [source for source in (self.samples, self.frames, self.both) if source is not None]
         blank = [""] * (len(sources) - 1)
         rows = [
+            ["verdict", str(self.verdict), *blank],
             ["samples", str(self.n_samples), *blank],
             ["without finite energy", str(self.not_finite), *blank],
             ["energy evaluations", str(self.n_evaluations), *blank],
             ["Kish ESS, raw", percent(self.ess), *blank],
+            ["largest weight", f"{100 * self.largest_weight_share:.3g} %", *blank],
+            ["Pareto k of the weights", f"{self.pareto_k:.2f}", *blank],
             ["configurations averaged over", *(str(a.mean_energy.n) for a in sources)],
             ["log Z", *("" if a.log_z is None else str(a.log_z) for a in sources)],
             ["mean energy, kJ/mol", *(str(a.mean_energy) for a in sources)],
@@ -109,6 +145,8 @@ class Reweighting:
             rows.append([f"population of {name}", *(percent(a.populations[name]) for a in sources)])
         for name in self.samples.free_energies:
             rows.append([f"{name}, kT", *(str(a.free_energies[name]) for a in sources)])
+        if self.mixing is not None:
+            rows += [[name, "", shown, ""] for name, shown in self.mixing.rows()]
         return rows
 
 
@@ -133,7 +171,11 @@ def average(
     """
     drawn = observe_weights(potential, samples, require_torsions(potential, basins))
     weights = drawn.log_weights
+    tail = weight_tail(weights)
     result = Reweighting(
+        verdict=Verdict((tail.reason,) if tail.reason else ()),
+        largest_weight_share=tail.largest_share,
+        pareto_k=tail.pareto_k,
         n_samples=len(drawn),
         not_finite=int((~drawn.energy.isfinite()).sum()),
         n_evaluations=drawn.n_evaluations,
@@ -142,24 +184,42 @@ def average(
             drawn,
             basins,
             lambda values: weighted_mean(values, weights),
+            lambda flags: weighted_fraction(flags, weights),
             lambda first, second: free_energy_difference(first, second, weights),
             log_z(weights),
-        ),
+        ).because(tail.reason),
     )
-    if seen is None:
+    if seen is None or seen.mixing is None:
         return result
-    both = BothEnsembles(weights, seen.log_weights)
+    mixed, blocks = seen.mixing, seen.mixing.blocks
+    both = BothEnsembles(weights, seen.log_weights, blocks)
     pooled = Draws(
         torch.cat([drawn.energy, seen.energy]),
         torch.cat([drawn.log_weights, seen.log_weights]),
         {name: torch.cat([drawn.torsions[name], seen.torsions[name]]) for name in drawn.torsions},
         drawn.n_evaluations + seen.n_evaluations,
     )
+    frames = _averages(
+        seen,
+        basins,
+        lambda values: mean_of_series(values, blocks),
+        lambda flags: fraction_of_series(flags, blocks),
+        lambda first, second: free_energy_difference(first, second, blocks=blocks),
+        None,
+    )
+    pooled_averages = _averages(pooled, basins, both.mean, both.fraction, both.free_energy_difference, both.log_z)
+    missed = (both.log_z.reason,) if math.isnan(both.log_z.value) else ()
+    apart = result.samples.disagreements(frames)
+    if both.log_z.reliable and result.samples.log_z is not None and result.samples.log_z.reliable:
+        apart += differing("log Z", {"samples": result.samples.log_z, "samples with frames": both.log_z})
     return replace(
         result,
+        verdict=Verdict((*result.verdict.reasons, *mixed.reasons, *missed, *apart)),
         n_evaluations=pooled.n_evaluations,
-        frames=_averages(seen, basins, mean_of_series, free_energy_difference, None),
-        both=_averages(pooled, basins, both.mean, both.free_energy_difference, both.log_z),
+        frames=frames,
+        both=pooled_averages,
+        overlap=both.partition.overlap,
+        mixing=mixed,
     )
 
 
@@ -220,7 +280,14 @@ def observe_targets(potential: FlowPotential, frames: Frames, reference: Potenti
             yield block, energy, -energy.double().cpu() / potential.kT - log_prob
 
     n_evaluations = len(frames) if frames.energies is None else min(N_CHECKED, len(frames))
-    return _gather(potential, blocks(), names, n_evaluations)
+    domain = potential.coordinates.codomain
+    torsions = [domain.names[i] for i in domain.indices(Circle)]
+    found = _gather(potential, blocks(), list(dict.fromkeys([*names, *torsions])), n_evaluations)
+    angles = torch.stack([found.torsions[name] for name in torsions], 1)
+    mixed = mixing(
+        angles, Product.of(Circle(), torsions), frames.replica, (found.energy.double().cpu(), found.log_weights)
+    )
+    return replace(found, torsions={name: found.torsions[name] for name in names}, mixing=mixed)
 
 
 def _gather(
@@ -246,6 +313,7 @@ def _averages(
     draws: Draws,
     basins: Sequence[Basin],
     mean: Callable[[Float[Tensor, "n"]], Estimate],
+    fraction: Callable[[Bool[Tensor, "n"]], Estimate],
     difference: Callable[[Bool[Tensor, "n"], Bool[Tensor, "n"]], Estimate],
     partition: Estimate | None,
 ) -> Averages:
@@ -254,7 +322,7 @@ def _averages(
     first = next(iter(inside), None)
     return Averages(
         mean_energy=mean(draws.energy),
-        populations={name: mean(flags.double()) for name, flags in {**positive, **inside}.items()},
+        populations={name: fraction(flags) for name, flags in {**positive, **inside}.items()},
         free_energies={
             f"{name} above {first}": difference(flags, inside[first])
             for name, flags in inside.items()

@@ -2,22 +2,36 @@ r"""Reweighting: from draws of one distribution to averages over another.
 
 All functions take log-weights :math:`\log w_i = -u(x_i) - \log q(x_i)` of draws :math:`x_i \sim q`, where u is the
 target's energy in kT and q is normalized. A weight of zero is a log-weight of minus infinity. Computed in float64.
-Errors are those of the delta method; where few weights dominate, they are too small as well.
+Errors are those of the delta method: of the mean of each draw's influence. Where these have a heavy tail, or one of
+them decides, no error has a basis, and none is given.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core.errors import ConfigurationError
-from .estimates import Estimate, mean_of_independent, mean_of_series
+from .estimates import RELIABLE_K, Blocks, Estimate, pareto_k, tail_reason, wilson
 
 CLIPPED_FRACTION = 0.001
 """The share of draws whose weights `clipped_ess_fraction` lowers."""
+
+LARGEST_WEIGHT = 0.1
+"""The share of all weight from which one draw makes errors meaningless."""
+
+FEWEST_HITS = 10.0
+"""Draws of equal weight that a rare region must be worth for its population to have an error."""
+
+SMALLEST_OVERLAP = 0.03
+"""Overlap of draws of sampler and target below which a free energy between them has no basis.
+
+Reference: Klimovich, Shirts, Mobley, J. Comput. Aided Mol. Des. 29, 397 (2015).
+"""
 
 
 def _weights(log_weights: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
@@ -40,9 +54,38 @@ def _weights(log_weights: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
     return (log_weights - largest).exp()
 
 
-def _delta_error(influence: Float[Tensor, "n"]) -> float:
-    """Standard error of a statistic from the influence of each draw on it."""
-    return float(influence.std()) / math.sqrt(len(influence))
+def _from_influence(value: float, influence: Float[Tensor, "n"]) -> Estimate:
+    """A statistic with its standard error, from the influence of each draw on it."""
+    n = len(influence)
+    return Estimate(value, float(influence.std()) / math.sqrt(n), n).because(tail_reason(influence))
+
+
+@dataclass(frozen=True)
+class WeightTail:
+    """Whether a few weights decide.
+
+    Attributes:
+        largest_share: Of all weight, that of the largest one.
+        pareto_k: Shape of the weights' tail, see `pareto_k`.
+    """
+
+    largest_share: float
+    pareto_k: float
+
+    @property
+    def reason(self) -> str:
+        """Why no error by these weights has a basis; empty if errors have one."""
+        if self.largest_share > LARGEST_WEIGHT:
+            return f"the largest weight carries {100 * self.largest_share:.0f} %: errors are not reliable"
+        if self.pareto_k > RELIABLE_K:
+            return f"the weights have a heavy tail (Pareto k {self.pareto_k:.2f}): errors are not reliable"
+        return ""
+
+
+def weight_tail(log_weights: Float[Tensor, "n"]) -> WeightTail:
+    """The share of the largest weight, and the Pareto k of the weights."""
+    w = _weights(log_weights)
+    return WeightTail(float(1 / w.sum()), pareto_k(w))
 
 
 def ess_fraction(log_weights: Float[Tensor, "n"]) -> Estimate:
@@ -50,13 +93,16 @@ def ess_fraction(log_weights: Float[Tensor, "n"]) -> Estimate:
 
     .. math:: \frac{(\sum_i w_i)^2}{n \sum_i w_i^2}
 
+    Its error needs fourth moments of the weights: where their squares have a heavy tail it has none, and the number can
+    only fall as more are drawn.
+
     Reference: Kish, Survey Sampling, Wiley 1965.
     """
     w = _weights(log_weights)
     mean, square = w.mean(), (w**2).mean()
     value = mean**2 / square
     influence = 2 * mean / square * (w - mean) - value / square * (w**2 - square)
-    return Estimate(float(value), _delta_error(influence), len(w))
+    return _from_influence(float(value), influence)
 
 
 def clipped_ess_fraction(log_weights: Float[Tensor, "n"], fraction: float = CLIPPED_FRACTION) -> Estimate:
@@ -83,7 +129,7 @@ def log_z(log_weights: Float[Tensor, "n"]) -> Estimate:
     w = _weights(log_weights)
     mean = w.mean()
     value = float(mean.log() + log_weights.detach().double().max())
-    return Estimate(value, _delta_error(w / mean), len(w))
+    return _from_influence(value, w / mean)
 
 
 def weighted_mean(values: Float[Tensor, "n"], log_weights: Float[Tensor, "n"]) -> Estimate:
@@ -96,59 +142,133 @@ def weighted_mean(values: Float[Tensor, "n"], log_weights: Float[Tensor, "n"]) -
     w = _weights(log_weights)
     values = torch.where(w > 0, values.detach().double().cpu(), 0.0)
     mean = (w * values).sum() / w.sum()
-    return Estimate(float(mean), _delta_error(w * (values - mean) / w.mean()), len(w))
+    return _from_influence(float(mean), w * (values - mean) / w.mean())
+
+
+def weighted_fraction(flags: Bool[Tensor, "n"], log_weights: Float[Tensor, "n"]) -> Estimate:
+    r"""The share of the target's weight in a region.
+
+    .. math:: p = \frac{\sum_{i \in A} w_i}{\sum_i w_i}
+
+    The interval is `wilson`'s for :math:`p (1 - p) / \delta^2` draws, :math:`\delta` from the delta method. What no
+    draw shows has no number: weights do not tell of what the sampler does not visit. What draws of less than
+    `FEWEST_HITS` equal weights show has no error.
+    """
+    w = _weights(log_weights)
+    flags = flags.cpu()
+    n = len(w)
+    hits = min(kish(w[flags]), kish(w[~flags]))
+    p = float(w[flags].sum() / w.sum())
+    error = float((w * (flags.double() - p)).std() / w.mean()) / math.sqrt(n)
+    found = Estimate(p, error, n)
+    if hits == 0:
+        return found.withheld(f"{'none' if p == 0 else 'all'} of {n} samples: not known")
+    if hits < FEWEST_HITS:
+        return found.because(f"no error: seen by {hits:.1f} effective samples")
+    return replace(found, interval=wilson(p, min(p * (1 - p) / error**2, n)))
+
+
+def kish(w: Float[Tensor, "n"]) -> float:
+    """Draws of equal weight that so many weights are worth."""
+    return float(w.sum() ** 2 / (w**2).sum()) if bool((w > 0).any()) else 0.0
 
 
 def free_energy_difference(
-    in_first: Bool[Tensor, "n"], in_second: Bool[Tensor, "n"], log_weights: Float[Tensor, "n"] | None = None
+    in_first: Bool[Tensor, "n"],
+    in_second: Bool[Tensor, "n"],
+    log_weights: Float[Tensor, "n"] | None = None,
+    blocks: Blocks | None = None,
 ) -> Estimate:
     r"""The free energy of a first region of configurations less that of a second one, in kT.
 
     .. math:: \Delta F / kT = -\log \frac{\sum_{i \in A} w_i}{\sum_{i \in B} w_i}
 
-    It is infinite where a region has no weight.
+    Where a region has no weight, there is no number.
 
     Args:
         in_first: Which draws are in the first region.
         in_second: Which are in the second one.
         log_weights: Of independent draws; without them the draws are the target's own, in order of time.
+        blocks: Of the target's own draws.
     """
     w = torch.ones(len(in_first), dtype=torch.float64) if log_weights is None else _weights(log_weights)
     first, second = w * in_first.cpu(), w * in_second.cpu()
     value = float(second.mean().log() - first.mean().log())
     if not math.isfinite(value):
-        return Estimate(value, math.nan, len(w))
+        return Estimate(value, math.nan, len(w)).withheld("no configuration is in one of the regions")
     influence = first / first.mean() - second / second.mean()
-    error = mean_of_series(influence).error if log_weights is None else _delta_error(influence)
-    return Estimate(value, error, len(w))
+    if log_weights is None:
+        reason = blocks.reason if blocks is not None else "no error: how correlated the frames are is not known"
+        error = math.nan if blocks is None else blocks.error(influence)
+        return Estimate(value, error, len(w)).because(reason)
+    hits = min(kish(first), kish(second))
+    reason = f"no error: seen by {hits:.1f} effective samples" if hits < FEWEST_HITS else ""
+    return _from_influence(value, influence).because(reason)
 
 
-def log_z_bar(log_weights: Float[Tensor, "n"], target_log_weights: Float[Tensor, "m"]) -> Estimate:
+@dataclass(frozen=True)
+class Partition:
+    r"""The logarithm of the target's partition function, with the influence of every draw on it.
+
+    Attributes:
+        log_z: The estimate.
+        samples: Influence of each draw of the sampler; their mean is zero, and their mean over new draws is the error.
+        frames: Influence of each draw of the target.
+        overlap: Of draws of both, between 0 and 1; nan where one kind is not used.
+    """
+
+    log_z: Estimate
+    samples: Float[Tensor, "n"]
+    frames: Float[Tensor, "m"]
+    overlap: float
+
+
+def importance(log_weights: Float[Tensor, "n"], n_frames: int) -> Partition:
+    """As `log_z`, in which frames of the target have no part."""
+    w = _weights(log_weights)
+    return Partition(log_z(log_weights), w / w.mean() - 1, torch.zeros(n_frames, dtype=torch.float64), math.nan)
+
+
+def log_z_bar(log_weights: Float[Tensor, "n"], target_log_weights: Float[Tensor, "m"], blocks: Blocks) -> Estimate:
+    """As `bennett`, the estimate alone."""
+    return bennett(log_weights, target_log_weights, blocks).log_z
+
+
+def bennett(log_weights: Float[Tensor, "n"], target_log_weights: Float[Tensor, "m"], blocks: Blocks) -> Partition:
     r"""The logarithm of the target's partition function from draws of both, by Bennett's acceptance ratio.
 
-    .. math:: \sum_{x \sim q} \sigma(l(x) - \log Z) = \sum_{x \sim p} \sigma(\log Z - l(x)), \qquad
-              l(x) = \log w(x) + \log (m / n)
+    .. math:: \sum_{x \sim q} \sigma(l(x) - \log Z) = \frac{m_e}{m} \sum_{x \sim p} \sigma(\log Z - l(x)),
+              \qquad l(x) = \log w(x) + \log (m_e / n)
 
-    It has the smallest variance that draws of both allow, and needs only that they overlap.
+    It has the smallest variance that draws of both allow, where frames count as the :math:`m_e` independent ones that
+    they are worth: correlated frames would otherwise outvote the samples. It needs that the two overlap,
+
+    .. math:: O = \left( \frac 1n + \frac 1{m_e} \right) \left( \sum_{x \sim q} \sigma (1 - \sigma) +
+              \frac{m_e}{m} \sum_{x \sim p} \sigma (1 - \sigma) \right) ,
+
+    which is what the second eigenvalue of the overlap matrix lacks to 1; below `SMALLEST_OVERLAP` there is no number.
 
     Args:
         log_weights: Of n independent draws of the sampler q.
-        target_log_weights: The same function of m draws of the target p, in order of time; their error is that of
-            `mean_of_series`.
+        target_log_weights: The same function of m draws of the target p, in order of time.
+        blocks: Of the draws of the target, for their error and their number.
 
-    Reference: Bennett, J. Comput. Phys. 22, 245 (1976); error of eq. (10a).
+    References: Bennett, J. Comput. Phys. 22, 245 (1976); Klimovich, Shirts, Mobley, J. Comput. Aided Mol. Des. 29, 397
+    (2015) for the overlap.
     """
     _weights(log_weights)
     _weights(target_log_weights)
     n, m = len(log_weights), len(target_log_weights)
-    ours = log_weights.detach().double().cpu() + math.log(m / n)
-    theirs = target_log_weights.detach().double().cpu() + math.log(m / n)
+    m_effective = min(blocks.n_effective, m)
+    shift = math.log(m_effective / n)
+    ours, theirs = log_weights.detach().double().cpu() + shift, target_log_weights.detach().double().cpu() + shift
     impossible = ~theirs.isfinite()
     if bool(impossible.any()):
         raise ConfigurationError(
             f"{int(impossible.sum())} of {m} draws of the target have weight zero, which their own existence "
             "contradicts. Check that they belong to this target."
         )
+    share = m_effective / m
     # the difference of the two sides falls with log Z from n to -m: bisect between the extremes
     both = torch.cat([ours[ours.isfinite()], theirs])
     lower, upper = float(both.min()) - math.log(n + m) - 1, float(both.max()) + math.log(n + m) + 1
@@ -156,14 +276,28 @@ def log_z_bar(log_weights: Float[Tensor, "n"], target_log_weights: Float[Tensor,
         middle = 0.5 * (lower + upper)
         if middle in (lower, upper):
             break
-        if torch.sigmoid(ours - middle).sum() > torch.sigmoid(middle - theirs).sum():
+        if torch.sigmoid(ours - middle).sum() > share * torch.sigmoid(middle - theirs).sum():
             lower = middle
         else:
             upper = middle
-    accepted = mean_of_independent(torch.sigmoid(ours - middle))
-    returned = mean_of_series(torch.sigmoid(middle - theirs))
-    error = math.hypot(accepted.error / accepted.value, returned.error / returned.value)
-    return Estimate(middle, error, n + m)
+    accepted, returned = torch.sigmoid(ours - middle), torch.sigmoid(middle - theirs)
+    stiffness = float((accepted * (1 - accepted)).sum() + share * (returned * (1 - returned)).sum())
+    overlap = stiffness * (1 / n + 1 / m_effective)
+    reached = min(kish(accepted), m_effective / m * kish(returned))
+    if overlap < SMALLEST_OVERLAP or reached < 1:
+        nothing = torch.full((n + m,), math.nan, dtype=torch.float64)
+        reason = f"frames and samples hardly overlap ({100 * overlap:.2g} %): not known"
+        return Partition(Estimate(middle, math.nan, n + m).withheld(reason), nothing[:n], nothing[n:], overlap)
+    samples, frames = accepted / accepted.mean() - 1, 1 - returned / returned.mean()
+    log_z = Estimate(middle, error_of_both(samples, frames, blocks), n + m).because(blocks.reason)
+    return Partition(log_z, samples, frames, overlap)
+
+
+def error_of_both(samples: Float[Tensor, "n"], frames: Float[Tensor, "m"], blocks: Blocks) -> float:
+    """Standard error of a statistic, from the influences of independent samples and of frames in blocks."""
+    drawn = float(samples.std()) / math.sqrt(len(samples))
+    # frames that have no part in it need no blocks
+    return math.hypot(drawn, blocks.error(frames)) if bool((frames != 0).any()) else drawn
 
 
 def metropolis_chain(log_weights: Float[Tensor, "n"], generator: torch.Generator) -> Int[Tensor, "n"]:

@@ -22,7 +22,7 @@ from ..training.frames import Frames
 from ..training.progress import OnProgress, Progress
 from .conservation import PotentialSource, conservation_run, run_conservation
 from .dynamics import energy_conservation
-from .estimates import Estimate
+from .estimates import read_estimate
 from .evaluation import Evaluation, evaluate
 from .gallery import conservation_picture, evaluation_pictures
 from .report import Picture, Report, Table, write_report
@@ -105,7 +105,7 @@ class Demonstration:
 
     def _published(self) -> Table:
         rows = [
-            (label, str(Estimate(**self.published[name])), str(getattr(self.evaluation, name)))
+            (label, str(read_estimate(self.published[name])), str(getattr(self.evaluation, name)))
             for name, label in PUBLISHED.items()
             if name in self.published
         ]
@@ -157,6 +157,7 @@ def show(
         settings.n_samples,
         torch.Generator().manual_seed(settings.seed),
         lambda done, total: on_progress(Progress("Evaluating", done, total)),
+        provenance_of(model),
     )
     clock.stop("evaluate and sample")
 
@@ -201,7 +202,7 @@ def write_demonstration(
     write_atomically(result.report.with_name("metrics.json"), json.dumps(metrics, indent=1).encode())
     report = Report(
         title=title,
-        paragraphs=paragraphs,
+        paragraphs=[f"Verdict on the errors below: {result.evaluation.verdict}.", *paragraphs],
         tables=result.tables(),
         pictures=[
             *evaluation_pictures(result.evaluation, InternalCoordinates(test.topology).codomain),

@@ -1,4 +1,4 @@
-"""``smoothflow evaluate``: how good a model is, on held-out frames and on its own samples."""
+"""``smoothflow evaluate``: how good a model is, on frames and on its own samples, and whether the errors hold."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ def run(
     from ..analysis.report import Report, Table, require_report, write_report
     from ..potentials.shipped import load, provenance_of
     from ..training.frames_file import read_frames
+    from ..training.sketch import without_sketches
 
     if report is not None:
         # before the work, not after it
@@ -90,6 +91,7 @@ def run(
             n_samples,
             torch.Generator(where).manual_seed(seed),
             lambda done, total: advance(done),
+            provenance,
         )
     if as_json:
         print_json(result.to_dict())
@@ -98,9 +100,15 @@ def run(
     if report is not None:
         content = Report(
             title=f"{Path(model).name} against {name}",
+            paragraphs=[f"Verdict on the errors below: {result.verdict}."],
             tables=[Table("Evaluation", COLUMNS, result.rows())],
             pictures=evaluation_pictures(result, potential.coordinates.codomain),
-            provenance={"model": model, "held-out frames": str(frames), "seed": seed, "provenance": provenance},
+            provenance={
+                "model": model,
+                result.frames_are.value: str(frames),
+                "seed": seed,
+                "provenance": without_sketches(provenance),
+            },
         )
         write_report(content, report)
         note(f"Report: {report}")

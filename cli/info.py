@@ -67,6 +67,7 @@ def _list(as_json: bool) -> None:
 
 def _model(name: str, path: Path, as_json: bool) -> None:
     from ..potentials.model_file import load_model, read_header
+    from ..training.sketch import without_sketches
 
     header = read_header(path)
     model = load_model(path)
@@ -74,7 +75,7 @@ def _model(name: str, path: Path, as_json: bool) -> None:
     if as_json:
         print_json({**header, "n_parameters": n_parameters})
         return
-    provenance = dict(header["provenance"])
+    provenance = without_sketches(header["provenance"])
     # whoever made the model may have put anything there
     measured = provenance.get("evaluation")
     evaluation = provenance.pop("evaluation") if isinstance(measured, Mapping) else {}
@@ -91,7 +92,7 @@ def _model(name: str, path: Path, as_json: bool) -> None:
     )
     if evaluation:
         print_table(
-            "Evaluation on held-out frames and samples, in kT and nm",
+            f"Evaluation on {_frames_are(evaluation)} and samples, in kT and nm",
             ["quantity", "value"],
             [[label, _shown(value)] for label, value in _flat(evaluation)],
         )
@@ -128,6 +129,15 @@ def _potential(name: str, path: Path, as_json: bool) -> None:
         print_table(name, ["property", "value"], [list(item) for item in found.items()])
 
 
+def _frames_are(evaluation: Mapping[str, Any]) -> str:
+    from ..training.sketch import Origin
+
+    # models of earlier versions do not say; those who published them called their frames held-out
+    known = {origin.value for origin in Origin}
+    said = evaluation.get("frames_are", Origin.HELD_OUT.value)
+    return said if said in known else Origin.UNKNOWN.value
+
+
 def _flat(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The leaves of nested mappings, each with its path; a number with its error is one leaf."""
     for name, value in tree.items():
@@ -146,7 +156,7 @@ def _label(item: Mapping[str, Any], index: int) -> str:
 
 
 def _is_estimate(value: Any) -> bool:
-    if not isinstance(value, Mapping) or set(value) != {"value", "error", "n"}:
+    if not isinstance(value, Mapping) or not {"value", "error", "n"} <= set(value):
         return False
     return all(value[name] is None or isinstance(value[name], (int, float)) for name in ("value", "error"))
 

@@ -72,8 +72,8 @@ def run(
     """
     import torch
 
+    from ..analysis.correlation import mean_of_time_series
     from ..analysis.dynamics import conservation_of_series
-    from ..analysis.estimates import mean_of_series
     from ..coordinates.elements import masses
     from ..core.engine import DynamicsSettings
     from ..core.files import require_distinct
@@ -117,8 +117,8 @@ def run(
     rows = [
         ["simulated time", f"{report.steps * timestep / 1000:g} ps x {replicas}"],
         ["energies recorded", f"{len(energies)} x {replicas}"],
-        ["potential energy", f"{mean_of_series(energies.potential_energy.mean(1))} kJ/mol"],
-        ["kinetic energy", f"{mean_of_series(energies.kinetic_energy.mean(1))} kJ/mol"],
+        ["potential energy", f"{mean_of_time_series(energies.potential_energy.mean(1))} kJ/mol"],
+        ["kinetic energy", f"{mean_of_time_series(energies.kinetic_energy.mean(1))} kJ/mol"],
     ]
     if ensemble == "nve" and len(energies) >= 3:
         conserved = conservation_of_series(energies.times, energies.total_energy, len(topology))

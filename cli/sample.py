@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -119,7 +118,7 @@ def run(
         tables = [(f"{output}, weighted to {reweight}", result.columns(), result.rows())]
     if metropolis is not None:
         chain = write_chain(potential, output, metropolis, seed)
-        numbers["chain"] = asdict(chain)
+        numbers["chain"] = chain.to_dict()
         tables.append((f"{metropolis}, Metropolis chain", ["quantity", "value"], chain.rows()))
     if as_json:
         print_json(numbers)

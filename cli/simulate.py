@@ -65,7 +65,7 @@ def run(
 
     Example: smoothflow simulate capped-alanine -n 200 --out frames.h5
     """
-    from ..analysis.correlation import independent_frames
+    from ..analysis.correlation import mixing_of
     from ..analysis.estimates import fraction, percent
     from ..training.frames_file import read_frames
     from ..training.simulate import SimulateSettings, simulate, slow_torsions
@@ -102,10 +102,11 @@ def run(
         if n
     ]
     frames = read_frames(output)
-    independent = independent_frames(frames)
-    rows += [[f"independent frames, {name}", f"{n:.0f}"] for name, n in independent.items()]
+    mixed = mixing_of(frames)
+    rows += [[name, shown] for name, shown in mixed.rows()]
+    rows += [["not reliable", reason] for reason in mixed.reasons]
     slow = slow_torsions(frames.topology)
-    stayed = [name for name in slow if name not in independent]
+    stayed = [name for name in slow if name not in mixed.torsions]
     if stayed:
         shown = ", ".join(stayed[:6]) + (", ..." if len(stayed) > 6 else "")
         rows.append(["within 120 degrees of their mean", f"{len(stayed)} of {len(slow)} slow torsions: {shown}"])

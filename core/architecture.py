@@ -187,8 +187,8 @@ def _require_unit(domain: Product) -> None:
     if others:
         named = "; ".join(f'"{column.name}" on {column.manifold}' for column in others)
         raise ConfigurationError(
-            "A flow starts from unit circles, unit intervals, lines and arcs, or from a chart onto them; these columns are "
-            f"on others: {named}. Rescale them, or pass a chart."
+            "A flow starts from unit circles, unit intervals, lines and arcs, or from a chart onto them; these columns "
+            f"are on others: {named}. Rescale them, or pass a chart."
         )
 
 

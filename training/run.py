@@ -38,6 +38,7 @@ from .processes import ALONE, Rank, in_processes, launched_rank
 from .progress import OnProgress, Progress, silent
 from .run_folder import Journal, RunFolder, claim, journal_of, last_step
 from .sample_losses import Target
+from .sketch import sketch
 
 N_REFERENCE_ENERGIES = 256
 
@@ -267,6 +268,6 @@ def _provenance(
     return {
         **begun,
         "training": settings.model_dump(mode="json", exclude={"flow"}),
-        "frames": {"sha256": digest, "number": len(frames), **frames.provenance},
+        "frames": {**frames.provenance, "sha256": digest, "number": len(frames), "sketch": sketch(frames)},
         "versions": versions,
     }

@@ -59,6 +59,8 @@ def _read_metrics(path: Path) -> dict[str, Any]:
         raise FileFormatError(
             f'"{path}" does not say {", ".join(missing)}. Give what "smoothflow evaluate --json" prints.'
         )
+    if found.get("frames_are") == "training frames":
+        raise FileFormatError(f'"{path}" is of frames that the model was trained on. Evaluate it on held-out ones.')
     return dict(found)
 
 

@@ -206,6 +206,12 @@ def test_frames_of_another_force_field_are_refused_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
+def test_held_out_frames_that_are_trained_on_are_refused(data: tuple[Frames, Frames], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="20 % of the held-out frames are among those to train on"):
+        compare(GRID, SOURCE, data[0][:84], data[0][80:100], tmp_path / "new", WHERE, silent)
+    assert not (tmp_path / "new").exists()
+
+
 def test_what_breaks_down_is_a_row_and_the_others_go_on(data: tuple[Frames, Frames], tmp_path: Path) -> None:
     grid = GRID.model_copy(
         update={

@@ -4,7 +4,25 @@ import math
 
 import pytest
 import torch
-from smoothflow.analysis.estimates import Estimate, format_measured, fraction_of, mean_of_independent, mean_of_series
+from scipy import stats
+from smoothflow.analysis.correlation import mean_of_time_series
+from smoothflow.analysis.estimates import (
+    Blocks,
+    Estimate,
+    Verdict,
+    differing,
+    format_measured,
+    fraction_of,
+    fraction_of_series,
+    mean_of_independent,
+    mean_of_series,
+    pareto_k,
+    percent,
+    plain,
+    read_estimate,
+    student,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,8 +51,8 @@ def test_error_of_a_correlated_series() -> None:
             x = 0.9 * x + step
             series.append(x)
         values = torch.tensor(series)
-        claimed.append(mean_of_series(values).error / mean_of_independent(values).error)
-    # twenty blocks know their spread to 16 %, twenty series to 4 %
+        claimed.append(mean_of_time_series(values).error / mean_of_independent(values).error)
+    # forty blocks know their spread to 11 %, twenty series to 3 %
     assert sum(claimed) / len(claimed) == pytest.approx(math.sqrt(19), rel=0.15)
 
 
@@ -45,6 +63,115 @@ def test_mean_of_independent_values() -> None:
 
 
 def test_fraction_of_none_is_known_to_one_in_n() -> None:
-    assert fraction_of(torch.zeros(1000, dtype=torch.bool)) == Estimate(0.0, 0.001, 1000)
+    none = fraction_of(torch.zeros(1000, dtype=torch.bool))
+    assert (none.value, none.error, none.n) == (0.0, 0.001, 1000)
+    # z^2 / (n + z^2)
+    assert none.bounds() == (0.0, pytest.approx(4 / 1004))
+    assert percent(none) == "below 0.4 %"
     half = fraction_of(torch.arange(1000) % 2 == 0)
     assert half.error == pytest.approx(math.sqrt(0.25 / 1000))
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 5, 7, 19, 63])
+def test_student_is_that_of_scipy(degrees: int) -> None:
+    exact = stats.t.ppf(stats.norm.cdf(2.0), degrees)
+    # an asymptotic series: worst at two degrees of freedom
+    assert student(degrees) == pytest.approx(exact, rel=0.08 if degrees == 2 else 0.01)
+
+
+def test_wilson_is_that_of_scipy() -> None:
+    level = 2 * stats.norm.cdf(2.0) - 1
+    for hits in (0, 3, 50):
+        theirs = stats.binomtest(hits, 50).proportion_ci(confidence_level=level, method="wilson")
+        assert wilson(hits / 50, 50) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.5, 1.0])
+def test_pareto_k_of_a_pareto_tail(shape: float) -> None:
+    x = torch.from_numpy(stats.genpareto.rvs(shape, size=50_000, random_state=3))
+    tail = x.sort().values[-671:]
+    theirs, _, _ = stats.genpareto.fit((tail - x.sort().values[-672]).numpy(), floc=0)
+    # the error of k is (1 + k) / sqrt(671), which the weak prior does not change
+    assert pareto_k(x) == pytest.approx(shape, abs=4 * (1 + shape) / math.sqrt(671))
+    assert pareto_k(x) == pytest.approx(theirs, abs=0.05)
+
+
+def test_equal_values_have_no_tail() -> None:
+    assert pareto_k(torch.ones(1000)) == -math.inf
+    assert math.isnan(pareto_k(torch.ones(10)))
+
+
+def test_a_mean_that_one_value_decides_has_no_error() -> None:
+    values = torch.zeros(1000, dtype=torch.float64)
+    values[::2] = 1.0
+    assert mean_of_independent(values).reliable
+    values[7] = 1e6
+    found = mean_of_independent(values)
+    assert found.value == pytest.approx(1000.499)
+    assert math.isnan(found.error)
+    assert "one draw of 1000 makes 100 %" in found.reason
+    assert "±" not in str(found)
+
+
+def test_a_mean_without_a_variance_has_no_error() -> None:
+    x = torch.from_numpy(stats.pareto.rvs(1.1, size=10_000, random_state=0))
+    found = mean_of_independent(x)
+    assert not found.reliable
+    assert math.isnan(found.error)
+
+
+def test_errors_of_few_blocks_are_those_of_student() -> None:
+    values = torch.tensor([1.0, 2.0, 4.0, 5.0]).repeat_interleave(10)
+    blocks = Blocks(torch.arange(4).repeat_interleave(10), 4.0)
+    found = mean_of_series(values, blocks)
+    # four values, each seen ten times: the interval of two errors is that of t with 3 degrees of freedom
+    exact = stats.sem([1, 2, 4, 5]) * stats.t.ppf(stats.norm.cdf(2.0), 3)
+    assert 2 * found.error == pytest.approx(exact, rel=0.01)
+
+
+def test_a_fraction_that_no_frame_shows_has_no_number() -> None:
+    blocks = Blocks(torch.arange(8).repeat_interleave(100), 8.0)
+    found = fraction_of_series(torch.zeros(800, dtype=torch.bool), blocks)
+    assert math.isnan(found.value)
+    assert str(found) == "none of 800 frames: not known"
+
+
+def test_a_rare_fraction_of_frames_has_an_interval_above_zero() -> None:
+    flags = torch.zeros(800, dtype=torch.bool)
+    flags[200:260] = True
+    found = fraction_of_series(flags, Blocks(torch.arange(8).repeat_interleave(100), 8.0))
+    low, high = found.bounds()
+    # one walker of eight: Clopper and Pearson's interval of 1 in 8 is 0.3 % to 53 %
+    assert 0 < low < 0.075 < 0.3 < high < 0.55
+    assert "to" in percent(found)
+
+
+def test_estimates_survive_json() -> None:
+    for found in (
+        Estimate(1.0, 0.1, 5),
+        Estimate(0.1, 0.1, 5, interval=(0.01, 0.4)),
+        Estimate(1.0, 0.1, 5).because("no error: one walker"),
+    ):
+        again = read_estimate(plain(found))
+        assert (again.value, again.n, again.reason, again.interval) == (
+            found.value,
+            found.n,
+            found.reason,
+            found.interval,
+        )
+        assert math.isnan(again.error) == math.isnan(found.error)
+    assert plain(Estimate(1.0, 0.1, 5)) == {"value": 1.0, "error": 0.1, "n": 5}
+
+
+def test_estimates_of_one_quantity_that_are_apart_are_told() -> None:
+    one = Estimate(-195.546, 0.019, 10)
+    assert differing("log Z", {"frames": one, "samples": Estimate(-195.54, 0.01, 10)}) == []
+    (told,) = differing("log Z", {"frames": one, "samples": Estimate(-195.321, 0.01, 10)})
+    # 0.225 / hypot(0.019, 0.01)
+    assert told == "log Z of frames and of samples differ by 10.5 errors"
+    assert differing("log Z", {"frames": one.because("one walker"), "samples": Estimate(0.0, 0.01, 10)}) == []
+
+
+def test_a_verdict_says_why() -> None:
+    assert str(Verdict(())) == "reliable"
+    assert str(Verdict(("a", "b"))) == "not reliable: a; b"

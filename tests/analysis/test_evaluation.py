@@ -184,11 +184,38 @@ def test_samples_without_an_energy_count_as_impossible(potential: FlowPotential)
 def test_numbers_are_plain_and_tables_printable(potential: FlowPotential) -> None:
     found = run(potential, potential, frames_of(potential, potential))
     data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert data["nll"] == {"value": found.nll.value, "error": found.nll.error, "n": N}
+    assert data["nll"]["value"] == found.nll.value
+    assert data["verdict"] == {"reliable": found.verdict.reliable, "reasons": list(found.verdict.reasons)}
+    assert data["frames_are"] == "frames (not known whether held out)"
+    assert data["mixing"]["walkers"] == 1
+    assert {"r_hat", "transitions", "independent_frames", "wells"} == set(data["mixing"]["torsions"]["phi"])
+    assert {"largest_weight_share", "pareto_k", "overlap", "force_median_samples"} <= set(data)
     assert data["divergences"][0]["names"] == ["phi", "psi"]
     assert "frames" not in data
-    assert ("NLL of held-out frames", str(found.nll), f"kT, {N} frames") in found.rows()
+    assert found.rows()[0] == ("verdict", str(found.verdict), "")
+    assert ("NLL of frames (not known whether held out)", str(found.nll), f"kT, {N} frames") in found.rows()
     assert all(len(row) == 3 for row in found.rows())
+
+
+def test_the_verdict_tells_of_training_frames_and_of_weights_that_decide(potential: FlowPotential) -> None:
+    frames = frames_of(potential, potential)
+    known = {"frames": {"sha256": frames.digest()}}
+    found = evaluate(potential, frames, potential, N, torch.Generator().manual_seed(2), provenance=known)
+    assert "the model was trained on 100 % of these frames" in found.verdict.reasons
+    assert found.rows()[1][0] == "NLL of training frames"
+    # a target so tilted that hardly any sample is in it
+    far = run(potential, Changed(potential, tilt=1e4), frames_of(potential, Changed(potential, tilt=1e4)))
+    assert not far.verdict.reliable
+    assert far.largest_weight_share > 0.1
+    assert any("the largest weight carries" in reason for reason in far.verdict.reasons)
+    assert math.isnan(far.log_z_importance.error)
+
+
+def test_log_z_that_differs_between_its_estimates_is_told(potential: FlowPotential) -> None:
+    tilted = Changed(potential, tilt=1.5)
+    # draws of the flow itself, which are no frames of the tilted target
+    found = run(potential, tilted, frames_of(potential, tilted))
+    assert any("log Z of frames and samples and log Z by weights differ" in reason for reason in found.verdict.reasons)
 
 
 def test_progress_counts_every_configuration(potential: FlowPotential) -> None:

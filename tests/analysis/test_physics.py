@@ -165,7 +165,8 @@ def test_temperature_in_stiff_wells_is_free_of_the_time_steps_error() -> None:
     for words in ("all atoms", "of C", "of H"):
         found = named(report, words)
         assert found.holds
-        assert found.measured.error < 4
+        # four of them are less than the 27 K below; of some 20 blocks, an error is known to 16 %
+        assert found.measured.error < 6
     # velocities at the end of a step would give (omega dt)^2 / 4 = 9 % less, 27 K
     assert abs(named(report, "of H").measured.value - 300) < 10
 

@@ -4,13 +4,18 @@ import math
 
 import pytest
 import torch
+from smoothflow.analysis.correlation import blocks_of
+from smoothflow.analysis.estimates import Blocks
 from smoothflow.analysis.reweighting import (
+    bennett,
     clipped_ess_fraction,
     ess_fraction,
     free_energy_difference,
     log_z,
     log_z_bar,
     metropolis_chain,
+    weight_tail,
+    weighted_fraction,
     weighted_mean,
 )
 from smoothflow.core.errors import ConfigurationError
@@ -24,6 +29,11 @@ def target_log_weights(x: torch.Tensor) -> torch.Tensor:
     """Log-weights of a Gaussian of width `WIDTH` about `SHIFT`, log Z = `LOG_Z`, over the standard normal."""
     u = (x - SHIFT) ** 2 / (2 * WIDTH**2) - 3.0
     return -u + 0.5 * x**2 + 0.5 * math.log(2 * math.pi)
+
+
+def blocks(series: torch.Tensor) -> Blocks:
+    """Of one series in order of time."""
+    return blocks_of([series.numpy().astype(complex)])
 
 
 def normal(n: int, seed: int) -> torch.Tensor:
@@ -56,7 +66,7 @@ def test_errors_are_those_of_repeated_draws() -> None:
         assert claimed == pytest.approx(spread, rel=0.2)
 
 
-def test_clipping_only_raises_the_efficiency_and_keeps_its_hands_off_equal_weights() -> None:
+def test_clipping_raises_the_efficiency_and_leaves_equal_weights_alone() -> None:
     log_weights = target_log_weights(normal(5000, 3))
     log_weights[17] += 20.0
     raw, clipped = ess_fraction(log_weights), clipped_ess_fraction(log_weights)
@@ -73,19 +83,21 @@ def test_log_z_of_a_gaussian() -> None:
 
 def test_log_z_of_a_gaussian_by_bennett() -> None:
     draws, frames = normal(20_000, 5), SHIFT + WIDTH * normal(10_000, 6)
-    found = log_z_bar(target_log_weights(draws), target_log_weights(frames))
+    found = log_z_bar(target_log_weights(draws), target_log_weights(frames), blocks(frames))
     assert abs(found.value - LOG_Z) < 4 * found.error
     # both sides together know more than one alone
     assert found.error < log_z(target_log_weights(draws)).error
     # log Z moves with the zero of energy, to rounding of the bisection
-    moved = log_z_bar(target_log_weights(draws) + 50, target_log_weights(frames) + 50)
+    moved = log_z_bar(target_log_weights(draws) + 50, target_log_weights(frames) + 50, blocks(frames))
     assert moved.value == pytest.approx(found.value + 50, abs=1e-11)
 
 
-def test_bennett_error_is_that_of_repeated_draws() -> None:
-    draws = target_log_weights(normal(200_000, 7)).reshape(400, 500)
-    frames = target_log_weights(SHIFT + WIDTH * normal(80_000, 8)).reshape(400, 200)
-    found = [log_z_bar(a, b) for a, b in zip(draws, frames, strict=True)]
+@pytest.mark.parametrize(("n", "m"), [(500, 200), (100, 4000), (4000, 100)])
+def test_bennett_error_is_that_of_repeated_draws(n: int, m: int) -> None:
+    # with many of one kind the error is that of the other, so that neither half can be missing
+    draws = target_log_weights(normal(400 * n, 7)).reshape(400, n)
+    frames = target_log_weights(SHIFT + WIDTH * normal(400 * m, 8)).reshape(400, m)
+    found = [log_z_bar(a, b, Blocks(torch.arange(m) % 40, float(m))) for a, b in zip(draws, frames, strict=True)]
     spread = torch.tensor([e.value for e in found]).std().item()
     claimed = torch.tensor([e.error for e in found]).mean().item()
     assert claimed == pytest.approx(spread, rel=0.2)  # as above
@@ -93,8 +105,9 @@ def test_bennett_error_is_that_of_repeated_draws() -> None:
 
 def test_perfect_sampler_leaves_no_error() -> None:
     ones = torch.full((30,), 2.5, dtype=torch.float64)
-    assert log_z_bar(ones, ones[:10]).value == pytest.approx(2.5, abs=1e-14)
-    assert log_z_bar(ones, ones[:10]).error == 0
+    found = log_z_bar(ones, ones[:10], Blocks(torch.arange(10), 10.0))
+    assert found.value == pytest.approx(2.5, abs=1e-14)
+    assert found.error == 0
     assert log_z(ones).error == 0
 
 
@@ -106,7 +119,9 @@ def test_weighted_mean_and_free_energy_of_gaussians() -> None:
     found = free_energy_difference(x > 0, x <= 0, log_weights)
     right = 0.5 * math.erfc(-SHIFT / WIDTH / math.sqrt(2))
     assert abs(found.value + math.log(right / (1 - right))) < 4 * found.error
-    assert free_energy_difference(x > 100, x <= 0, log_weights).value == math.inf
+    nothing = free_energy_difference(x > 100, x <= 0, log_weights)
+    assert math.isnan(nothing.value)
+    assert nothing.reason == "no configuration is in one of the regions"
 
 
 def test_draws_of_weight_zero_do_not_count() -> None:
@@ -139,4 +154,92 @@ def test_unusable_weights_are_refused(log_weights: list[float], message: str) ->
 
 def test_impossible_frames_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="1 of 3 draws of the target"):
-        log_z_bar(torch.zeros(5), torch.tensor([0.0, -math.inf, 0.0]))
+        log_z_bar(torch.zeros(5), torch.tensor([0.0, -math.inf, 0.0]), Blocks(torch.arange(3), 3.0))
+
+
+def test_ess_error_is_that_of_independent_repetitions() -> None:
+    # narrow weights: the delta method is exact to first order, and 800 repetitions know a spread to 2.5 %
+    log_weights = 0.3 * normal(800_000, 11).reshape(800, 1000)
+    found = [ess_fraction(row) for row in log_weights]
+    # of 1000 draws the tail is known to 0.17: a few look heavier than they are
+    found = [e for e in found if e.reliable]
+    assert len(found) > 700
+    spread = torch.tensor([e.value for e in found]).std().item()
+    claimed = torch.tensor([e.error for e in found]).mean().item()
+    assert claimed == pytest.approx(spread, rel=0.1)
+    # Kish's fraction of log-normal weights
+    held = sum(e.bounds()[0] <= math.exp(-(0.3**2)) <= e.bounds()[1] for e in found)
+    assert 0.9 < held / len(found) < 0.98
+
+
+def test_ess_of_heavy_weights_has_no_error() -> None:
+    # a sampler of 0.6 times the width of its target: the variance of the weights is infinite
+    x = normal(10_000, 12)
+    found = ess_fraction(0.5 * x**2 * (1 - 0.6**2))
+    assert not found.reliable
+    assert math.isnan(found.error)
+
+
+def test_draws_of_both_without_overlap_give_no_number() -> None:
+    # 15 widths apart
+    far = Blocks(torch.arange(1000) % 40, 1000.0)
+    x, y = normal(1000, 13), 15 + normal(1000, 14)
+    found = bennett(15 * x - 112.5, 15 * y - 112.5, far)
+    assert math.isnan(found.log_z.value)
+    assert math.isnan(found.log_z.error)
+    assert "hardly overlap" in found.log_z.reason
+    # nothing of one in reach of the other, up to the smallest double
+    apart = bennett(torch.full((100,), -2000.0), torch.full((100,), 2000.0), Blocks(torch.arange(100), 100.0))
+    assert math.isnan(apart.log_z.value)
+
+
+def test_overlap_of_one_distribution_is_whole() -> None:
+    found = bennett(torch.zeros(50), torch.zeros(20), Blocks(torch.arange(20), 20.0))
+    assert found.overlap == pytest.approx(1, abs=1e-12)
+
+
+def test_correlated_frames_do_not_outvote_samples() -> None:
+    draws = target_log_weights(normal(20_000, 15))
+    # frames of four walkers that never left where they began, to the right of the middle
+    centre = torch.tensor([0.9, 1.0, 1.1, 0.8]).repeat_interleave(2500)
+    frames = target_log_weights(SHIFT + WIDTH * (centre + 0.1 * normal(10_000, 16)))
+    trapped = Blocks(torch.arange(4).repeat_interleave(2500), 4.0)
+    found = log_z_bar(draws, frames, trapped)
+    assert abs(found.value - LOG_Z) < 2 * found.error
+    naive = log_z_bar(draws, frames, Blocks(torch.arange(10_000) % 40, 10_000.0))
+    assert abs(naive.value - LOG_Z) > 5 * naive.error
+
+
+def test_tail_of_weights_names_what_decides() -> None:
+    log_weights = target_log_weights(normal(10_000, 17))
+    assert weight_tail(log_weights).reason == ""
+    # of 1000 equal weights and one of 695: 41 %
+    one = torch.zeros(1001)
+    one[3] = math.log(695.0)
+    found = weight_tail(one)
+    assert found.largest_share == pytest.approx(0.41, abs=1e-3)
+    assert found.reason == "the largest weight carries 41 %: errors are not reliable"
+
+
+def test_a_region_without_samples_has_no_population() -> None:
+    x = normal(2000, 18)
+    found = weighted_fraction(x > 10, target_log_weights(x))
+    assert math.isnan(found.value)
+    assert found.reason == "none of 2000 samples: not known"
+    few = weighted_fraction(x > x.sort().values[-4], target_log_weights(x))
+    assert math.isnan(few.error)
+    assert "effective samples" in few.reason
+
+
+def test_intervals_of_reweighted_populations_hold_the_truth() -> None:
+    edge = 1.6
+    truth = 0.5 * math.erfc((edge - SHIFT) / WIDTH / math.sqrt(2))
+    held = quoted = 0
+    for seed in range(300):
+        x = normal(1000, 100 + seed)
+        found = weighted_fraction(x > edge, target_log_weights(x))
+        quoted += found.reliable
+        held += found.bounds()[0] <= truth <= found.bounds()[1]
+    assert quoted > 290
+    # 95 % less three standard deviations of 300 repetitions
+    assert held / quoted > 0.91

@@ -66,9 +66,17 @@ def test_evaluation_prints_every_number_as_json(smoothflow: Smoothflow, chain: C
     found = smoothflow("evaluate", chain.model, chain.frames, "-n", 50, "--report", report, "--json")
     assert found.code == 0
     numbers = json.loads(found.out)
-    assert set(numbers["forward_kl"]) == {"value", "error", "n"}
+    assert {"value", "error", "n"} <= set(numbers["forward_kl"])
     assert numbers["ess"]["n"] == 50
-    assert report.read_text().lstrip().startswith("<!")
+    page = report.read_text()
+    assert page.lstrip().startswith("<!")
+    # the model was trained on them: nothing calls them held out
+    assert numbers["frames_are"] == "training frames"
+    assert "the model was trained on 100 % of these frames" in numbers["verdict"]["reasons"]
+    assert "Verdict on the errors below: not reliable" in page
+    assert "NLL of training frames" in page
+    assert "held-out frames" not in page
+    assert "sketch" not in page
 
 
 def test_check_examines_a_model_and_a_force_field(smoothflow: Smoothflow, chain: Chain) -> None:

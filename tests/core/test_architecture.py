@@ -213,4 +213,4 @@ def test_a_chart_onto_columns_without_a_transform_is_refused_as_well() -> None:
 
 def test_lines_may_go_on_to_intervals_without_a_transform_of_their_own() -> None:
     settings = FlowSettings(transforms={"interval": "smooth"}, line_pairs=0, interval_pairs=1, hidden=4)
-    assert kinds(build_flow(settings, COLUMNS.select(LINES))) == ["NormalInterval", "Coupling", "Coupling"]
+    assert kinds(build_flow(settings, COLUMNS.select(LINES))) == ["CumulativeNormal", "Coupling", "Coupling"]

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import torch
 from record import keep
-from smoothflow.analysis.estimates import mean_of_series
+from smoothflow.analysis.correlation import mean_of_time_series
 from smoothflow.analysis.physics_dynamics import atom_temperatures, broken_lengths
 from smoothflow.coordinates.elements import masses
 from smoothflow.core.engine import DynamicsSettings
@@ -98,7 +98,7 @@ def main() -> None:
         "largest bond length / length that counts as broken": f"{float(look.longest[worst] / look.limits[worst]):.3f}",
         "of the bond": f"{first} {second}, {float(look.longest[worst]):.4f} nm",
         f"mean temperature, K (thermostat: {temperature:g} K; {len(look.temperatures)} looks)": str(
-            mean_of_series(torch.tensor(look.temperatures))
+            mean_of_time_series(torch.tensor(look.temperatures))
         ),
         "memory after 1 % of the run, MiB": round(early, 1),
         "memory at the end, MiB": round(look.memory[-1], 1),
