@@ -17,7 +17,7 @@ from ..coordinates.molecules import molecule_path
 from ..core.engine import DynamicsSettings, Trajectory
 from ..core.files import require_own_folder, write_atomically
 from ..core.plugins import registry
-from ..potentials.shipped import load
+from ..potentials.shipped import load, provenance_of
 from ..training.frames import Frames
 from ..training.progress import OnProgress, Progress
 from .conservation import PotentialSource, conservation_run, run_conservation
