@@ -13,10 +13,10 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from ..core.files import require_free
+from ..molecules.frames import BLOCK, Frames, concatenate
+from ..molecules.frames_file import FramesReader, write_blocks
 from ..potentials.flow_potential import FlowPotential
-from ..training.batches import generator
-from ..training.frames import BLOCK, Frames, concatenate
-from ..training.frames_file import FramesReader, write_blocks
+from ..runs.randomness import generator
 from .correlation import mean_of_time_series, statistical_inefficiency
 from .estimates import Estimate, percent, plain
 from .reweighted import observe_weights, require_torsions

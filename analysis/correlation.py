@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..coordinates.internal import InternalCoordinates
 from ..core.manifolds import FULL_TURN, Circle, Product
-from ..training.frames import Frames
-from ..training.simulate import QUICK_TORSIONS
+from ..molecules.frames import Frames
+from ..sampling.simulate import QUICK_TORSIONS
 from .estimates import FEWEST_BLOCKS, Blocks, Estimate, mean_of_series, plain
 
 BLOCK_MEMORIES = 5

@@ -12,9 +12,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..core.potential import Potential
+from ..molecules.frames import Frames
+from ..molecules.sketch import Origin, SharedFrames, shared_frames
 from ..potentials.flow_potential import FlowPotential
-from ..training.frames import Frames
-from ..training.sketch import Origin, SharedFrames, shared_frames
 from .correlation import Mixing, mixing
 from .estimates import (
     MOST_ERRORS,
@@ -43,13 +43,7 @@ from .reweighting import (
     weight_tail,
     weighted_fraction,
 )
-from .structure import (
-    TorsionDivergence,
-    handedness,
-    ramachandran_pairs,
-    tetrahedral_centres,
-    torsion_divergence,
-)
+from .structure import TorsionDivergence, handedness, ramachandran_pairs, tetrahedral_centres, torsion_divergence
 
 HIGH_ENERGY = 100.0
 """Samples this far, in kT, above the mean energy of the frames count as of high energy."""

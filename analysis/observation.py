@@ -14,9 +14,9 @@ from torch import Tensor
 from ..core.errors import ConfigurationError, TopologyError
 from ..core.potential import Potential
 from ..core.units import thermal_energy
+from ..molecules.frames import Frames
+from ..molecules.label_checks import check_labels, compare_labels, warn_of_duplicates
 from ..potentials.flow_potential import FlowPotential
-from ..training.frames import Frames
-from ..training.label_checks import check_labels, compare_labels, warn_of_duplicates
 
 BATCH_SIZE = 500
 """Configurations per call of a potential."""

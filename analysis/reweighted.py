@@ -15,9 +15,9 @@ from torch import Tensor
 from ..core.errors import ConfigurationError, FileFormatError, UnknownNameError
 from ..core.manifolds import Circle, Product
 from ..core.potential import Potential
+from ..molecules.frames import BLOCK, Frames
+from ..molecules.frames_file import FramesReader
 from ..potentials.flow_potential import FlowPotential
-from ..training.frames import BLOCK, Frames
-from ..training.frames_file import FramesReader
 from .basins import Basin
 from .correlation import Mixing, mixing
 from .estimates import Estimate, Verdict, differing, fraction_of_series, mean_of_series, percent, plain

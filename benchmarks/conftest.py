@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 from smoothflow.backends.engines.openmm import OpenMMPotential
-from smoothflow.coordinates.molecules import molecule_path
 from smoothflow.core.files import file_digest
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
+from smoothflow.molecules.shipped import molecule_path
 from smoothflow.potentials.flow_potential import FlowPotential
 from smoothflow.potentials.model_file import load_model
 from torch import Tensor

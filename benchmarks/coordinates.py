@@ -13,8 +13,8 @@ from functools import partial
 
 import torch
 from smoothflow.coordinates.internal import InternalCoordinates
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb
 
 MOLECULES = ("capped-alanine", "alanine-tetrapeptide", "chignolin")
 BATCHES = (1, 100, 10_000)

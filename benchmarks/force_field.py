@@ -18,8 +18,8 @@ import numpy as np
 import openmm
 import torch
 from openmm import app
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb
 from smoothflow.potentials.force_field import ForceField
 from torch.fx.experimental.proxy_tensor import make_fx
 

@@ -17,9 +17,9 @@ from functools import partial
 import openmm
 import torch
 from smoothflow.backends.engines.openmm import OpenMMPotential
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.core.plugins import registry
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb
 from smoothflow.potentials.parallel import ParallelPotential
 
 BATCHES = (1, 100, 1_000, 10_000)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.core.topology import Atom, Topology
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb
 from torch import Tensor
 
 

@@ -18,11 +18,11 @@ import torch
 from ase.calculators.calculator import BaseCalculator
 from ase.md.verlet import VelocityVerlet
 from measuring import PRECISIONS, Measure, short
-from smoothflow.coordinates.elements import masses
 from smoothflow.core.engine import DynamicsSettings
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from smoothflow.core.topology import Topology
+from smoothflow.molecules.elements import masses
 from torch import Tensor
 
 # TorchSim needs a newer Python

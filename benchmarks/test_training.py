@@ -10,8 +10,8 @@ import pytest
 import torch
 from contenders import PEERS, Peer
 from measuring import Measure
+from smoothflow.molecules.frames import Frames
 from smoothflow.training.config import LossWeights, TrainSettings
-from smoothflow.training.frames import Frames
 from smoothflow.training.module import FlowTraining
 
 BATCH = 128

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import torch
-from smoothflow.analysis.toy_comparison import ToyResult, compare_on_target
-from smoothflow.training.progress import Progress
-from smoothflow.training.toy_training import ToySettings
+from smoothflow.runs.progress import Progress
+from smoothflow.studies.toys.comparison import ToyResult, compare_on_target
+from smoothflow.studies.toys.training import ToySettings
 
 STEPS = {
     "rings": 3000,

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..core.errors import SmoothflowError
-from ..training.stopping import Terminated, terminable
+from ..runs.stopping import Terminated, terminable
 from . import (
     bench,
     check,

@@ -13,7 +13,7 @@ from .console import print_json, print_table, results, say, task_progress
 from .options import AsJson
 
 if TYPE_CHECKING:
-    from ..analysis.benchmarks import BenchmarkRun
+    from ..studies.benchmarks import BenchmarkRun
 
 
 def run(
@@ -39,9 +39,9 @@ def run(
 
     Example: smoothflow bench --suite forces --out forces.json
     """
-    from ..analysis.benchmarks import benchmark_dict, read_benchmarks, run_benchmarks
     from ..core.files import require_free
     from ..core.plugins import registry
+    from ..studies.benchmarks import benchmark_dict, read_benchmarks, run_benchmarks
 
     require_free(output)
     earlier = None if compare is None else read_benchmarks(compare)
@@ -65,7 +65,7 @@ def run(
 
 
 def _print(found: BenchmarkRun, earlier: BenchmarkRun | None) -> None:
-    from ..analysis.benchmarks import benchmark_tables, comparison_tables
+    from ..studies.benchmarks import benchmark_tables, comparison_tables
 
     tables = benchmark_tables(found)
     # ratios to several yardsticks do not fit into the 80 columns that a pipe gets

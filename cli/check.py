@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..analysis.physics_settings import PHYSICS_TESTS, PhysicsSettings
 from ..core.errors import ConfigurationError
-from ..training.stopping import Terminated
+from ..runs.stopping import Terminated
+from ..studies.physics.settings import PHYSICS_TESTS, PhysicsSettings
 from . import completion
 from .console import note, print_json, print_table, task_progress
 from .options import AsJson, Seed, Structure, provider_potential, structure_path, tell_code
@@ -20,11 +20,11 @@ from .options import AsJson, Seed, Structure, provider_potential, structure_path
 if TYPE_CHECKING:
     import torch
 
-    from ..analysis.physics_report import PhysicsReport
     from ..core.integrator import Integrator
     from ..core.plugins import Kind
     from ..core.potential import Potential
     from ..core.topology import Topology
+    from ..studies.physics.report import PhysicsReport
     from ..testing.report import ClauseResult, Report
 
 DEFAULTS = PhysicsSettings()
@@ -81,8 +81,8 @@ def run(
 
     Example: smoothflow check ala2-smooth --frames smoothflow-demo/frames.h5
     """
-    from ..analysis.physics import ExaminationStopped, examine_physics, plan_physics
-    from ..coordinates.elements import masses
+    from ..molecules.elements import masses
+    from ..studies.physics.physics import ExaminationStopped, examine_physics, plan_physics
 
     kinds = _kinds(name)
     if kinds:
@@ -171,10 +171,10 @@ def _load(
     """The potential in float64, its molecule, configurations to start from, and their temperature in K."""
     import torch
 
-    from ..coordinates.topologies import topology_from_pdb
     from ..core.plugins import registry
+    from ..molecules.frames_file import read_frames
+    from ..molecules.topologies import topology_from_pdb
     from ..potentials.flow_potential import FlowPotential
-    from ..training.frames_file import read_frames
 
     temperature = DEFAULTS.temperature
     potential: Potential

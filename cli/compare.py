@@ -15,8 +15,8 @@ from .console import note, print_json, print_table, task_progress
 from .options import AMBER_NAME, AsJson, structure_path
 
 if TYPE_CHECKING:
-    from ..analysis.comparison import Comparison
-    from ..analysis.comparison_settings import ComparisonSettings
+    from ..studies.comparison.comparison import Comparison
+    from ..studies.comparison.settings import ComparisonSettings
 
 TRANSFORMS = "smooth,spline,affine"
 
@@ -86,10 +86,10 @@ def run(
 
     Example: smoothflow compare --target torus-multimodal --steps 200
     """
-    from ..analysis.comparison import settings_for
-    from ..analysis.comparison_report import comparison_dict, comparison_tables
-    from ..analysis.comparison_settings import DynamicsPlan, read_comparison
     from ..core.plugins import registry
+    from ..studies.comparison.comparison import settings_for
+    from ..studies.comparison.report import comparison_dict, comparison_tables
+    from ..studies.comparison.settings import DynamicsPlan, read_comparison
     from ..training.config import TrainSettings, read_settings
 
     own = {
@@ -158,10 +158,10 @@ def _on_frames(
     models: list[Path],
     output: Path,
 ) -> Comparison:
-    from ..analysis.comparison import compare, made_frames, split_frames
-    from ..analysis.conservation import PotentialSource
-    from ..analysis.origin import origin
-    from ..training.frames_file import read_frames
+    from ..molecules.frames_file import read_frames
+    from ..runs.provenance import origin
+    from ..studies.comparison.comparison import compare, made_frames, split_frames
+    from ..studies.conservation import PotentialSource
 
     source = PotentialSource(reference=settings.reference, structure=structure_path(settings.structure))
     with task_progress() as on_progress:
@@ -178,8 +178,8 @@ def _on_frames(
 
 
 def _on_target(target: str, names: list[str], steps: int | None, seed: int, output: Path, as_json: bool) -> None:
-    from ..analysis.toy_comparison import compare_on_target, toy_table
-    from ..training.toy_training import ToySettings
+    from ..studies.toys.comparison import compare_on_target, toy_table
+    from ..studies.toys.training import ToySettings
 
     settings = ToySettings(seed=seed) if steps is None else ToySettings(seed=seed, steps=steps)
     with task_progress() as on_progress:

@@ -41,10 +41,10 @@ def run(
     import torch
 
     from ..core.files import require_free
+    from ..molecules.frames_file import read_frames
     from ..potentials.compilation import compile_potential
     from ..potentials.shipped import load
-    from ..training.frames_file import read_frames
-    from ..training.progress import Progress
+    from ..runs.progress import Progress
 
     require_free(output)
     potential = load(model)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from ..analysis.physics_settings import PHYSICS_TESTS
-from ..coordinates.molecules import molecule_names
 from ..core.errors import FileFormatError, MissingDependencyError
+from ..molecules.shipped import molecule_names
+from ..studies.physics.settings import PHYSICS_TESTS
 
 Complete = Callable[[str], list[str]]
 """From the beginning of a value to the values that begin so."""
@@ -44,7 +44,7 @@ def keep_names() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {kind: registry().names(kind) for kind in KINDS}
     found["target"], found["preset"] = sorted(TOYS), []
     with contextlib.suppress(MissingDependencyError):
-        from ..analysis.comparison_settings import preset_names
+        from ..studies.comparison.settings import preset_names
 
         found["preset"] = preset_names()
     cache = _cache()

@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.text import shown
-from ..training.progress import Progress as Stage
+from ..runs.progress import Progress as Stage
 
 SECONDS_PER_LINE = 60.0
 """Between two lines of progress where there is no terminal."""

@@ -13,7 +13,7 @@ from .console import print_json, print_table, task_progress
 from .options import AsJson, Charge, Multiplicity, provider_potential, structure_path, with_electrons
 
 if TYPE_CHECKING:
-    from ..training.frames import Frames
+    from ..molecules.frames import Frames
 
 OURS = (".h5", ".hdf5")
 
@@ -44,10 +44,13 @@ def run(
 
     Example: smoothflow convert smoothflow-demo/frames.h5 frames.xyz
     """
+    import torch
+
+    from ..coordinates.checks import warn_of_bends
     from ..core.files import require_free
-    from ..training.exchange import export_frames, import_frames, recompute
-    from ..training.foreign_hdf5 import is_frames_file
-    from ..training.frames_file import write_frames
+    from ..molecules.foreign_hdf5 import is_frames_file
+    from ..molecules.formats import export_frames, import_frames, recompute
+    from ..molecules.frames_file import write_frames
 
     require_free(destination)
     pdb = None if structure is None else structure_path(structure)
@@ -55,6 +58,7 @@ def run(
         frames = _ours(source, pdb, {"temperature": temperature, "energy-key": energy_key, "forces-key": forces_key})
     else:
         frames = import_frames(source, temperature, pdb, energy_key, forces_key)
+        warn_of_bends(frames.topology, torch.from_numpy(frames.positions))
     if reference is not None:
         if pdb is None:
             raise ConfigurationError("Recomputing forces needs the molecule: give --structure.")
@@ -78,8 +82,8 @@ def run(
 
 def _ours(source: Path, structure: Path | None, others: dict[str, object]) -> Frames:
     """Frames of our own format, which says all that the options of other formats do."""
-    from ..coordinates.topologies import topology_from_pdb
-    from ..training.frames_file import read_frames
+    from ..molecules.frames_file import read_frames
+    from ..molecules.topologies import topology_from_pdb
 
     given = [name for name, value in others.items() if value is not None]
     if given:

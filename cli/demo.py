@@ -41,8 +41,8 @@ def run(
 
     Example: smoothflow demo --pretrained
     """
-    from ..analysis.demonstration import DemoSettings, demonstrate
-    from ..analysis.pretrained import PretrainedSettings, demonstrate_pretrained
+    from ..studies.demo.demonstration import DemoSettings, demonstrate
+    from ..studies.demo.pretrained import PretrainedSettings, demonstrate_pretrained
 
     if model is not None and not pretrained:
         raise ConfigurationError(f"A model is shown with: smoothflow demo --pretrained {model}")

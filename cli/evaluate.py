@@ -67,11 +67,11 @@ def run(
     import torch
 
     from ..analysis.evaluation import evaluate
-    from ..analysis.gallery import evaluation_pictures
-    from ..analysis.report import Report, Table, require_report, write_report
+    from ..molecules.frames_file import read_frames
+    from ..molecules.sketch import without_sketches
     from ..potentials.shipped import load, provenance_of
-    from ..training.frames_file import read_frames
-    from ..training.sketch import without_sketches
+    from ..studies.gallery import evaluation_pictures
+    from ..studies.report import Report, Table, require_report, write_report
 
     if report is not None:
         # before the work, not after it

@@ -66,8 +66,8 @@ def _list(as_json: bool) -> None:
 
 
 def _model(name: str, path: Path, as_json: bool) -> None:
+    from ..molecules.sketch import without_sketches
     from ..potentials.model_file import load_model, read_header
-    from ..training.sketch import without_sketches
 
     header = read_header(path)
     model = load_model(path)
@@ -130,7 +130,7 @@ def _potential(name: str, path: Path, as_json: bool) -> None:
 
 
 def _frames_are(evaluation: Mapping[str, Any]) -> str:
-    from ..training.sketch import Origin
+    from ..molecules.sketch import Origin
 
     # models of earlier versions do not say; those who published them called their frames held-out
     known = {origin.value for origin in Origin}
@@ -170,7 +170,7 @@ def _shown(value: Any) -> str:
 
 
 def _frames(path: Path, as_json: bool) -> None:
-    from ..training.frames_file import describe_frames
+    from ..molecules.frames_file import describe_frames
 
     description: dict[str, Any] = describe_frames(path)
     if as_json:

@@ -74,14 +74,14 @@ def run(
 
     from ..analysis.correlation import mean_of_time_series
     from ..analysis.dynamics import conservation_of_series
-    from ..coordinates.elements import masses
     from ..core.engine import DynamicsSettings
     from ..core.files import require_distinct
     from ..core.integrator import maxwell_boltzmann
     from ..core.plugins import registry
+    from ..molecules.elements import masses
     from ..potentials.shipped import load
-    from ..training.dynamics import DynamicsPlan, run_dynamics
-    from ..training.starting import origin_of, starting_positions
+    from ..sampling.md import DynamicsPlan, run_dynamics
+    from ..sampling.starting import origin_of, starting_positions
 
     if compiled is not None:
         require_distinct([compiled, *(path for path in (output, trajectory, log) if path is not None)])

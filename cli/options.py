@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..coordinates.molecules import molecule_names, molecule_path
 from ..core.errors import ConfigurationError, FileFormatError
+from ..molecules.shipped import molecule_names, molecule_path
 from . import completion
 from .console import note
 
@@ -191,7 +191,7 @@ def model_structure(model: FlowPotential, name: str | None) -> Iterator[tuple[Pa
         return
     import torch
 
-    from ..coordinates.pdb import write_pdb
+    from ..molecules.pdb import write_pdb
 
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
@@ -203,7 +203,7 @@ def model_structure(model: FlowPotential, name: str | None) -> Iterator[tuple[Pa
 
 def shipped_structure(topology: Topology) -> Path | None:
     """The file of the molecule that comes with the package, if it is one."""
-    from ..coordinates.topologies import topology_from_pdb
+    from ..molecules.topologies import topology_from_pdb
 
     for name in molecule_names():
         path = molecule_path(name)

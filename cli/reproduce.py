@@ -14,7 +14,7 @@ from .console import note, print_json, print_table, task_progress
 from .options import AsJson, provider_potential, structure_path
 
 if TYPE_CHECKING:
-    from ..training.frames import Frames
+    from ..molecules.frames import Frames
 
 COLUMNS = ("number", "recorded", "reproduced", "differs by")
 
@@ -46,8 +46,8 @@ def run(
     Example: smoothflow reproduce my-run --out my-run-again
     """
     from ..analysis.estimates import plain
-    from ..analysis.origin import origin
-    from ..training.references import names_no_code, only_typed
+    from ..runs.provenance import origin
+    from ..runs.references import names_no_code, only_typed
     from ..training.reproduction import recorded_source, reproduce
 
     recorded = recorded_source(folder)
@@ -92,8 +92,8 @@ def run(
 
 def _recorded_frames(folder: Path, path: Path) -> Frames:
     """The frames that the run was trained on: all of the file, or what a comparison leaves for training."""
-    from ..analysis.comparison import split_frames
-    from ..training.frames_file import read_frames
+    from ..molecules.frames_file import read_frames
+    from ..studies.comparison.comparison import split_frames
     from ..training.reproduction import require_recorded
 
     found = read_frames(path)

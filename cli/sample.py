@@ -80,10 +80,10 @@ def run(
     from ..core.errors import ConfigurationError
     from ..core.files import require_distinct, require_free
     from ..core.plugins import registry
+    from ..molecules.frames_file import read_frames
     from ..potentials.shipped import load
-    from ..training.frames_file import read_frames
-    from ..training.sampling import SamplingPlan, draw_samples
-    from ..training.starting import origin_of
+    from ..sampling.draws import SamplingPlan, draw_samples
+    from ..sampling.starting import origin_of
 
     if reweight is None and (basin or frames or metropolis):
         raise ConfigurationError("Basins, frames and a Metropolis chain need a force field. Name it with --reweight.")

@@ -67,8 +67,8 @@ def run(
     """
     from ..analysis.correlation import mixing_of
     from ..analysis.estimates import fraction, percent
-    from ..training.frames_file import read_frames
-    from ..training.simulate import SimulateSettings, simulate, slow_torsions
+    from ..molecules.frames_file import read_frames
+    from ..sampling.simulate import SimulateSettings, simulate, slow_torsions
 
     if calculator is not None and reference is not None:
         raise ConfigurationError(
@@ -118,7 +118,7 @@ def run(
 
 def _ladder(text: str, temperature: float, structure: Path) -> tuple[float, ...]:
     """The temperatures above the first one."""
-    from ..training.simulate import default_ladder
+    from ..sampling.simulate import default_ladder
 
     if text == "none":
         return ()

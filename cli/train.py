@@ -69,10 +69,10 @@ def run(
 
     Example: smoothflow train smoothflow-demo/frames.h5 --out my-run --steps 200
     """
-    from ..analysis.origin import origin
     from ..core.architecture import transforms_for
+    from ..molecules.frames_file import read_frames
+    from ..runs.provenance import origin
     from ..training.config import TrainSettings, read_settings
-    from ..training.frames_file import read_frames
     from ..training.run import train
 
     settings = TrainSettings() if config is None else read_settings(config)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..core.manifolds import FULL_TURN, Circle, Column, Interval, Product
 from ..core.topology import Topology
+from ..molecules.geometry import norm, take_rows
+from ..molecules.topology_checks import require_molecule
 from .checks import check_geometry
-from .geometry import norm, take_rows
 from .naming import angle_names, bond_names, torsion_names
-from .topology_checks import require_molecule
 from .zmatrix import ZMatrix
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..core.errors import TopologyError
 from ..core.topology import Topology
+from ..molecules.topology_checks import require_molecule
 from .linear_groups import Rods, linear_rods
 from .naming import CHI_BONDS, backbone_atoms, named_torsion
-from .topology_checks import require_molecule
 
 Quad = tuple[int, int, int, int]
 

@@ -18,12 +18,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from smoothflow import DynamicsSettings, FlowPotential, State, registry
-from smoothflow.analysis.figures import COLOURS, INK, new_figure
 from smoothflow.analysis.reweighting import ess_fraction
-from smoothflow.analysis.scans import bond_scans, torsion_scans
-from smoothflow.coordinates.elements import masses
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.coordinates.zmatrix import ZMatrix
 from smoothflow.core.charts import Chart
 from smoothflow.core.differences import Scan
@@ -32,6 +27,11 @@ from smoothflow.core.integrator import maxwell_boltzmann
 from smoothflow.core.inversion import find_root
 from smoothflow.core.manifolds import Interval
 from smoothflow.core.potential import Potential
+from smoothflow.molecules.elements import masses
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb
+from smoothflow.studies.figures import COLOURS, INK, new_figure
+from smoothflow.studies.physics.scans import bond_scans, torsion_scans
 from torch import Tensor
 
 FOLDER = Path(__file__).parent / "figures"

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from ..coordinates.topologies import topology_from_pdb
 from ..core.errors import ConfigurationError, GeometryError
 from ..core.plugins import PotentialProvider, hookimpl, registry
 from ..core.potential import Potential
+from ..molecules.topologies import topology_from_pdb
 from .flow_potential import FlowPotential
 from .model_file import load_model, read_header
 

@@ -24,7 +24,7 @@ PATIENCE = 20
 
 
 def read_all_frames(path: Path) -> None:
-    from smoothflow.training.frames_file import FramesReader, describe_frames
+    from smoothflow.molecules.frames_file import FramesReader, describe_frames
 
     describe_frames(path)
     with FramesReader(path) as reader:
@@ -49,14 +49,14 @@ def opener(kind: str) -> Callable[[Path], object]:
 
         return read_checkpoint
     if kind == "imported":
-        from smoothflow.training.exchange import import_frames
+        from smoothflow.molecules.formats import import_frames
 
         return import_frames
     if kind == "settings":
         from smoothflow.training.config import read_settings
 
         return read_settings
-    from smoothflow.analysis.comparison_settings import read_comparison
+    from smoothflow.studies.comparison.settings import read_comparison
 
     return lambda path: read_comparison(str(path))
 

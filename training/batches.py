@@ -13,7 +13,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from ..core.errors import TrainingError
-from .frames import Frames
+from ..molecules.frames import Frames
+from ..runs.randomness import generator
 from .processes import ALONE, Rank
 
 N_BLOCKS = 20
@@ -100,9 +101,3 @@ class Parts:
 @lru_cache(maxsize=1)
 def _order(n_frames: int, seed: int, n_pass: int) -> Int[Tensor, "n_frames"]:
     return torch.randperm(n_frames, generator=generator(seed, 0, n_pass))
-
-
-def generator(*numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose stream depends on all of the numbers."""
-    seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(seed >> np.uint64(1)))

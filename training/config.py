@@ -11,7 +11,7 @@ import torch
 
 from ..core.architecture import FlowSettings
 from ..core.errors import MissingDependencyError, SmoothflowError
-from .settings_file import read_yaml, unknown_field, write_yaml
+from ..runs.settings_file import read_yaml, unknown_field, write_yaml
 
 try:
     from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WrapValidator, model_validator

@@ -18,14 +18,14 @@ from torch.distributed import all_gather_object
 
 from ..core.errors import ConfigurationError, MissingDependencyError, TrainingError
 from ..core.files import write_atomically
+from ..molecules.frames import Frames
 from ..potentials.flow_potential import FlowPotential
 from ..potentials.model_file import save_model
+from ..runs.progress import Progress
 from .batches import Batches, Parts
 from .config import TrainSettings
-from .frames import Frames
 from .module import FlowTraining
 from .processes import Rank
-from .progress import Progress
 from .quiet import interruptible, quiet_lightning
 from .run_folder import RunFolder, training_seconds
 from .sample_losses import Target

@@ -14,14 +14,14 @@ from numpy import ndarray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from ..coordinates.elements import masses
 from ..core.errors import MissingDependencyError, TrainingError
 from ..core.units import thermal_energy
+from ..molecules.elements import masses
+from ..molecules.frames import Frames
 from ..potentials.flow_potential import FlowPotential
-from .batches import generator
+from ..runs.randomness import generator
 from .compiled_step import CompiledLoss, Terms
 from .config import TrainSettings
-from .frames import Frames
 from .losses import damped, force_error, likelihood_and_forces, negative_log_likelihood
 from .sample_losses import Target, alpha_two, reverse_kl
 

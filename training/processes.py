@@ -24,7 +24,7 @@ import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from ..core.errors import ConfigurationError, SmoothflowError, TrainingError
-from .workers import end_with_parent
+from ..runs.workers import end_with_parent
 
 HOST = "127.0.0.1"
 

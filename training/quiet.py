@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..core.errors import MissingDependencyError
-from .stopping import TERMINATED
+from ..runs.stopping import TERMINATED
 
 try:
     from lightning.pytorch.utilities.exceptions import SIGTERMException

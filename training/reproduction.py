@@ -15,11 +15,11 @@ from ..core.errors import ConfigurationError, FileFormatError
 from ..core.files import file_digest, read_json
 from ..core.plugins import registry
 from ..core.potential import Potential
+from ..molecules.frames import Frames
 from ..potentials.model_file import load_model, read_header
+from ..runs.progress import OnProgress, silent
 from .batches import split
 from .config import TrainSettings, read_settings
-from .frames import Frames
-from .progress import OnProgress, silent
 from .run import train
 from .run_folder import RunFolder, last_step
 

@@ -26,19 +26,19 @@ from ..core.files import file_digest, make_folder, write_atomically
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..core.units import thermal_energy
+from ..molecules.frames import Frames
+from ..molecules.label_checks import check_labels, compare_labels, warn_of_duplicates
+from ..molecules.sketch import sketch
 from ..potentials.flow_potential import FlowPotential
 from ..potentials.shipped import load, provenance_of
+from ..runs.locks import lock_folder
+from ..runs.progress import OnProgress, Progress, silent
 from .batches import split
 from .config import TrainSettings
 from .fit import VALIDATION_BATCH, Work, fit
-from .frames import Frames
-from .label_checks import check_labels, compare_labels, warn_of_duplicates
-from .locks import lock_folder
 from .processes import ALONE, Rank, in_processes, launched_rank
-from .progress import OnProgress, Progress, silent
 from .run_folder import Journal, RunFolder, claim, journal_of, last_step
 from .sample_losses import Target
-from .sketch import sketch
 
 N_REFERENCE_ENERGIES = 256
 

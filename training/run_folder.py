@@ -16,8 +16,8 @@ import torch
 from ..core.errors import ConfigurationError, FileFormatError
 from ..core.files import read_json, require_own_folder, write_atomically
 from ..core.text import shown
+from ..molecules.frames import Frames
 from .config import TrainSettings, read_settings, write_settings
-from .frames import Frames
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import smoothflow
 import typer
 from docutils import nodes
-from smoothflow.analysis.benchmarks import benchmark_tables, read_benchmarks
-from smoothflow.analysis.comparison_report import markdown
 from smoothflow.cli.app import app as program
+from smoothflow.studies.benchmarks import benchmark_tables, read_benchmarks
+from smoothflow.studies.comparison.report import markdown
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment

@@ -1,4 +1,4 @@
-"""Write the page of reliability from what the scripts in ``tests/soak`` kept; no figure on it is typed by hand.
+"""Write the page of reliability from what the scripts in ``tools/soak`` kept; no figure on it is typed by hand.
 
     python docs/reliability/build.py
 

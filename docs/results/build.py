@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from smoothflow.analysis.comparison_cell import MODELS
-from smoothflow.analysis.comparison_report import comparison_tables, markdown, shared_pictures
-from smoothflow.analysis.measured import Measured, read_measured
-from smoothflow.analysis.report import Picture
 from smoothflow.core.errors import FileFormatError, SmoothflowError
 from smoothflow.core.files import write_atomically
+from smoothflow.studies.comparison.cell import MODELS
+from smoothflow.studies.comparison.measured import Measured, read_measured
+from smoothflow.studies.comparison.report import comparison_tables, markdown, shared_pictures
+from smoothflow.studies.report import Picture
 
 FIGURES = ("Ramachandran", "Forces", "Energy overlap")
 """Pictures of a cell that the page shows, by the beginnings of their titles."""

@@ -1,7 +1,7 @@
 r"""A model as an ASE calculator: relax a molecule, and find its vibrations from the Hessian.
 
 python examples/ase/relax_and_vibrate.py smoothflow-demo/smooth/model.safetensors \
-    coordinates/molecules/capped-alanine.pdb
+    molecules/structures/capped-alanine.pdb
 """
 
 from __future__ import annotations

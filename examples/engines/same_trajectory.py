@@ -9,10 +9,10 @@ import sys
 
 import torch
 from smoothflow import load_model, registry
-from smoothflow.coordinates.elements import masses
 from smoothflow.core.engine import DynamicsSettings
 from smoothflow.core.errors import MissingDependencyError
 from smoothflow.core.integrator import maxwell_boltzmann
+from smoothflow.molecules.elements import masses
 
 
 def main(model: str, n_steps: int) -> None:

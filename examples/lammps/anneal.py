@@ -1,7 +1,7 @@
 r"""A model as a force in LAMMPS: heat a molecule with one of LAMMPS's thermostats, cool it and minimize.
 
 python examples/lammps/anneal.py smoothflow-demo/smooth/model.safetensors \
-    coordinates/molecules/capped-alanine.pdb
+    molecules/structures/capped-alanine.pdb
 """
 
 from __future__ import annotations

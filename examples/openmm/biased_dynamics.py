@@ -1,7 +1,7 @@
 r"""A model as the force of an OpenMM simulation, with a bias of OpenMM's own on a torsion.
 
 python examples/openmm/biased_dynamics.py smoothflow-demo/smooth/model.safetensors \
-    coordinates/molecules/capped-alanine.pdb
+    molecules/structures/capped-alanine.pdb
 """
 
 from __future__ import annotations

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 from smoothflow.analysis.evaluation import Evaluation, evaluate
-from smoothflow.analysis.gallery import evaluation_pictures
 from smoothflow.analysis.reweighting import ess_fraction
 from smoothflow.coordinates.fitting import fit_charts
 from smoothflow.coordinates.internal import InternalCoordinates
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.core.architecture import FlowSettings, build_flow
 from smoothflow.core.charts import Chart
 from smoothflow.core.errors import ConfigurationError, GeometryError, TopologyError
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
+from smoothflow.molecules.frames import Frames
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb
 from smoothflow.potentials.flow_potential import FlowPotential
-from smoothflow.training.frames import Frames
+from smoothflow.studies.gallery import evaluation_pictures
 from torch import Tensor
 
 TEMPERATURE = 300.0

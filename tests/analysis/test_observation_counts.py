@@ -9,8 +9,8 @@ from jaxtyping import Float
 from smoothflow.analysis import observation
 from smoothflow.analysis.observation import observe_frames, observe_samples
 from smoothflow.core.potential import Potential
+from smoothflow.molecules.frames import Frames
 from smoothflow.potentials.shipped import load
-from smoothflow.training.frames import Frames
 from torch import Tensor
 
 MODEL = load("ala2-affine")

@@ -16,16 +16,16 @@ from smoothflow.analysis.chain import write_chain
 from smoothflow.analysis.reweighted import Averages, average, observe_targets, observe_weights, require_torsions
 from smoothflow.coordinates.fitting import fit_charts
 from smoothflow.coordinates.internal import InternalCoordinates
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.core.architecture import FlowSettings, build_flow
 from smoothflow.core.charts import Chart
 from smoothflow.core.errors import ConfigurationError, FileFormatError, UnknownNameError
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
+from smoothflow.molecules.frames_file import read_frames
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb
 from smoothflow.potentials.flow_potential import FlowPotential
-from smoothflow.training.frames_file import read_frames
-from smoothflow.training.sampling import SamplingPlan, draw_samples
+from smoothflow.sampling.draws import SamplingPlan, draw_samples
 
 KT = thermal_energy(300.0)
 CONSTANT, TILT, N = -7.0, 0.8, 4000

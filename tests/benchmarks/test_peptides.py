@@ -9,9 +9,9 @@ import pytest
 import smoothflow
 import torch
 from smoothflow.coordinates.internal import InternalCoordinates
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.core.topology import Topology
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb
 
 Build = Callable[[int], tuple[Topology, torch.Tensor]]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from smoothflow.cli import console
 from smoothflow.core.plugins import registry
-from smoothflow.training.progress import Progress
+from smoothflow.runs.progress import Progress
 
 Smoothflow = Callable[..., Any]
 
@@ -46,7 +46,7 @@ class LennardJones(Potential):
 
 
 def provider(argument, structure):
-    from smoothflow.coordinates.topologies import topology_from_pdb
+    from smoothflow.molecules.topologies import topology_from_pdb
 
     if argument == "broken":
         raise ValueError("no parameters for argon")

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from smoothflow import load_model, registry
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
-from smoothflow.training.frames import Frames
-from smoothflow.training.frames_file import read_frames, write_frames
+from smoothflow.molecules.frames import Frames
+from smoothflow.molecules.frames_file import read_frames, write_frames
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb
 
 Smoothflow = Callable[..., Any]
 Chain = Any
@@ -126,7 +126,7 @@ def test_models_that_ship_are_listed_and_taken_by_name(smoothflow: Smoothflow, t
     assert json.loads(found.out)["passed"]
 
 
-@pytest.mark.filterwarnings("default::smoothflow.training.exchange.ExchangeWarning")
+@pytest.mark.filterwarnings("default::smoothflow.molecules.formats.ExchangeWarning")
 def test_warnings_take_one_line(smoothflow: Smoothflow, tmp_path: Path) -> None:
     xyz = tmp_path / "water.xyz"
     xyz.write_text("3\ntemperature=300\nO 0.0 0.0 0.0\nH 0.96 0.0 0.0\nH -0.24 0.93 0.0\n")

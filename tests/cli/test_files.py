@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from smoothflow.coordinates.pdb import write_pdb
-from smoothflow.coordinates.topologies import topology_from_smiles
 from smoothflow.core.architecture import FlowSettings
+from smoothflow.molecules.frames import Frames
+from smoothflow.molecules.frames_file import read_frames, write_frames
+from smoothflow.molecules.pdb import write_pdb
+from smoothflow.molecules.topologies import topology_from_smiles
 from smoothflow.potentials.model_file import save_model
 from smoothflow.training.config import TrainSettings
-from smoothflow.training.frames import Frames
-from smoothflow.training.frames_file import read_frames, write_frames
 from smoothflow.training.run import initial_potential
 
 Smoothflow = Callable[..., Any]

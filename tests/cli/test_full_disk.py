@@ -16,7 +16,7 @@ import pytest
 Smoothflow = Callable[..., Any]
 Chain = Any
 
-examine = runpy.run_path(str(Path(__file__).parents[1] / "soak" / "examine.py"))
+examine = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "soak" / "examine.py"))
 
 AMBER = "openmm:amber99sbildn.xml,amber99_obc.xml"
 FLOW = "{hidden: 4, n_hidden_layers: 1, line_pairs: 1, interval_pairs: 1, circle_pairs: 1}"

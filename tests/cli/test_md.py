@@ -18,10 +18,10 @@ import mdtraj
 import numpy as np
 import pytest
 import torch
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
+from smoothflow.molecules.frames_file import read_frames, write_frames
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb
 from smoothflow.potentials.model_file import load_model
-from smoothflow.training.frames_file import read_frames, write_frames
 
 Smoothflow = Callable[..., Any]
 Chain = Any

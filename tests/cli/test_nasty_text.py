@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.torch import load, save
-from smoothflow.analysis.report import Report, Table, render_report
 from smoothflow.cli import app
 from smoothflow.cli.console import complain, note, print_table, say, task_progress
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.core.plugins import BrokenPlugin, registry
+from smoothflow.molecules.frames import Frames
+from smoothflow.molecules.frames_file import write_frames
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb
 from smoothflow.potentials.model_file import read_header
-from smoothflow.training.frames import Frames
-from smoothflow.training.frames_file import write_frames
-from smoothflow.training.progress import Progress
+from smoothflow.runs.progress import Progress
+from smoothflow.studies.report import Report, Table, render_report
 from smoothflow.training.run_folder import journal_of
 
 NASTY = [

@@ -12,8 +12,8 @@ import pytest
 from smoothflow.cli.app import app
 from smoothflow.core.errors import SmoothflowError
 from smoothflow.core.files import write_atomically
-from smoothflow.training.appended import AppendedFile
-from smoothflow.training.frames_file import FramesWriter, read_frames
+from smoothflow.molecules.frames_file import FramesWriter, read_frames
+from smoothflow.runs.appended import AppendedFile
 
 Smoothflow = Callable[..., Any]
 Chain = Any

@@ -20,10 +20,10 @@ from smoothflow import registry
 from smoothflow.cli import completion
 from smoothflow.cli.app import COMMANDS, app
 from smoothflow.cli.console import print_table, results, task_progress
-from smoothflow.coordinates.molecules import molecule_names
+from smoothflow.molecules.shipped import molecule_names
+from smoothflow.runs.progress import Progress
 from smoothflow.training.config import TrainSettings, read_settings
 from smoothflow.training.config_template import attributes, settings_template
-from smoothflow.training.progress import Progress
 
 Smoothflow = Callable[..., Any]
 NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
@@ -189,7 +189,7 @@ def test_progress_in_a_pipe_says_nothing(capsys: pytest.CaptureFixture[str]) -> 
 def test_progress_in_a_terminal_tells_rate_and_rest() -> None:
     code = (
         "import time\nfrom smoothflow.cli.console import task_progress\n"
-        "from smoothflow.training.progress import Progress\n"
+        "from smoothflow.runs.progress import Progress\n"
         "with task_progress() as report:\n"
         "    for i in range(6):\n        report(Progress('Training', 500 + i, 510, {'nll': 1.5})); time.sleep(0.1)\n"
     )

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from smoothflow.analysis.comparison import split_frames
-from smoothflow.training.frames_file import read_frames, write_frames
+from smoothflow.molecules.frames_file import read_frames, write_frames
+from smoothflow.studies.comparison.comparison import split_frames
 
 Smoothflow = Callable[..., Any]
 Chain = Any

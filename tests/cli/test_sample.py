@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from smoothflow.training.frames_file import read_frames
+from smoothflow.molecules.frames_file import read_frames
 
 Smoothflow = Callable[..., Any]
 Chain = Any

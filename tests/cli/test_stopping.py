@@ -16,7 +16,7 @@ import pytest
 Smoothflow = Callable[..., Any]
 Chain = Any
 
-examine = runpy.run_path(str(Path(__file__).parents[1] / "soak" / "examine.py"))
+examine = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "soak" / "examine.py"))
 
 LONG = """\
 steps: 100000

@@ -14,7 +14,7 @@ import pytest
 from smoothflow.cli import console
 from smoothflow.cli.app import _came_of_interrupt
 from smoothflow.cli.streams import PLAIN
-from smoothflow.training.progress import Progress
+from smoothflow.runs.progress import Progress
 
 PROGRAM = (sys.executable, "-m", "smoothflow")
 

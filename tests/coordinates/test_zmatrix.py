@@ -8,10 +8,10 @@ from collections import Counter
 import pytest
 import torch
 from smoothflow.coordinates.internal import InternalCoordinates
-from smoothflow.coordinates.topology_checks import require_molecule
 from smoothflow.coordinates.zmatrix import Row, ZMatrix
 from smoothflow.core.errors import TopologyError
 from smoothflow.core.topology import Atom, Topology
+from smoothflow.molecules.topology_checks import require_molecule
 
 
 def without(topology: Topology, removed: set[int]) -> Topology:

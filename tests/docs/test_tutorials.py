@@ -17,8 +17,8 @@ import pytest
 import smoothflow
 import torch
 from smoothflow.analysis.reweighting import log_z
+from smoothflow.molecules.frames_file import read_frames
 from smoothflow.testing import TRANSFORM_CLAUSES
-from smoothflow.training.frames_file import read_frames
 
 TUTORIALS = Path(smoothflow.__file__).parent / "docs" / "tutorials"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from smoothflow import FlowPotential, FlowSettings, InternalCoordinates, build_flow
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.core.architecture import transforms_for
 from smoothflow.core.charts import Chart, ColumnChart
 from smoothflow.core.manifolds import Circle
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb
 
 WIDE = ("phi", "psi", "methyl")
 

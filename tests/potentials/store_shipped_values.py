@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from smoothflow import load
-from smoothflow.coordinates.elements import masses
 from smoothflow.core.files import write_atomically
 from smoothflow.core.integrator import maxwell_boltzmann
+from smoothflow.molecules.elements import masses
 from smoothflow.potentials.shipped import shipped_models
 
 sys.path.insert(0, str(Path(__file__).parent))

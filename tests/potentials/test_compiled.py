@@ -17,11 +17,11 @@ import pytest
 import torch
 import torch._inductor.config
 from smoothflow import FlowPotential, FlowSettings, InternalCoordinates, build_flow, registry
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.core.charts import Chart, ColumnChart
 from smoothflow.core.errors import CompilationError, ConfigurationError, FileFormatError
 from smoothflow.core.potential import Potential
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb
 from smoothflow.potentials import compilation
 from smoothflow.potentials.compilation import compile_potential
 from smoothflow.potentials.compiled import CompiledPotential, load_compiled

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from smoothflow.coordinates.molecules import molecule_path
 from smoothflow.core.errors import ConfigurationError, TopologyError
 from smoothflow.core.topology import Atom, Topology
+from smoothflow.molecules.shipped import molecule_path
 from smoothflow.potentials import force_field
 from smoothflow.potentials.force_field import ForceField
 from smoothflow.potentials.force_terms import BornIntegral
@@ -211,7 +211,7 @@ def test_every_constant_moves_with_the_module() -> None:
 
 
 def test_a_potential_of_openmm_becomes_a_force_field() -> None:
-    from smoothflow.backends.engines.openmm_potential import OpenMMPotential
+    from smoothflow.backends.engines.openmm.potential import OpenMMPotential
 
     system, start = capped_alanine()
     pdb = app.PDBFile(str(molecule_path("capped-alanine")))

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from smoothflow import FlowPotential, InternalCoordinates
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb, topology_from_smiles
 from smoothflow.core.errors import FileFormatError, GeometryError, TopologyError
 from smoothflow.core.identity import Coordinate, Geometry
 from smoothflow.core.topology import Topology
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb, topology_from_smiles
 from smoothflow.potentials.compiled import CompiledPotential
 from smoothflow.potentials.shipped import load, model_provider
 from smoothflow.potentials.sums import SumPotential

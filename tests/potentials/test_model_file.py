@@ -14,10 +14,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from smoothflow import FlowPotential, FlowSettings, load_model, save_model
-from smoothflow.coordinates.molecules import molecule_path
 from smoothflow.core.architecture import transforms_for
 from smoothflow.core.errors import ConfigurationError, FileFormatError, PluginError, SmoothflowError, TopologyError
 from smoothflow.core.plugins import registry
+from smoothflow.molecules.shipped import molecule_path
 from smoothflow.potentials.model_file import read_header
 
 MakePotential = Callable[[str], FlowPotential]

@@ -22,10 +22,10 @@ import openmm
 import psutil
 import pytest
 import torch
-from smoothflow.coordinates.molecules import molecule_path
 from smoothflow.core.errors import ConfigurationError, GeometryError, SimulationError
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
+from smoothflow.molecules.shipped import molecule_path
 from smoothflow.potentials.parallel import ParallelPotential
 from torch import Tensor
 
@@ -154,7 +154,7 @@ def test_batch_of_nothing_gives_nothing(amber: Potential, frames: Tensor) -> Non
 def test_threads_have_a_context_each_and_keep_it(
     amber: Potential, frames: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from smoothflow.backends.engines import openmm_potential
+    from smoothflow.backends.engines.openmm import potential as openmm_potential
 
     made: list[Any] = []
     original = openmm_potential.make_context
@@ -175,7 +175,7 @@ def test_threads_have_a_context_each_and_keep_it(
 
 
 def test_all_workers_take_the_platform_that_one_has_chosen(frames: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    from smoothflow.backends.engines import openmm_potential
+    from smoothflow.backends.engines.openmm import potential as openmm_potential
 
     potential = registry().provider("openmm")("amber99sbildn.xml,amber99_obc.xml", molecule_path("capped-alanine"))
     choices = ["Reference"]

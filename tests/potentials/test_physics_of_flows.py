@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from smoothflow import FlowPotential
-from smoothflow.analysis.physics import examine_physics
-from smoothflow.analysis.physics_report import PhysicsReport
-from smoothflow.analysis.physics_settings import PhysicsSettings
-from smoothflow.coordinates.elements import masses
+from smoothflow.molecules.elements import masses
+from smoothflow.studies.physics.physics import examine_physics
+from smoothflow.studies.physics.report import PhysicsReport
+from smoothflow.studies.physics.settings import PhysicsSettings
 
 
 def examine(potential: FlowPotential, *tests: str) -> PhysicsReport:

@@ -66,8 +66,8 @@ def flow() -> FlowPotential:
 
 @pytest.fixture(scope="module")
 def amber() -> OpenMMPotential:
-    from smoothflow.coordinates.molecules import molecule_path
     from smoothflow.core.plugins import registry
+    from smoothflow.molecules.shipped import molecule_path
 
     found = registry().provider("openmm")("amber99sbildn.xml,amber99_obc.xml", molecule_path("capped-alanine"))
     assert isinstance(found, OpenMMPotential)

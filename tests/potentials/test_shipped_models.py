@@ -20,12 +20,12 @@ import pytest
 import smoothflow
 import torch
 from smoothflow import FlowPotential, hookimpl, load, registry
-from smoothflow.coordinates.elements import masses
-from smoothflow.coordinates.molecules import molecule_path
 from smoothflow.core.errors import FileFormatError, PluginError, TopologyError, UnknownNameError
 from smoothflow.core.integrator import State
 from smoothflow.core.plugins import Registry
 from smoothflow.integrators.velocity_verlet import VelocityVerlet
+from smoothflow.molecules.elements import masses
+from smoothflow.molecules.shipped import molecule_path
 from smoothflow.potentials.model_file import add_provenance, load_model, read_header
 from smoothflow.potentials.shipped import FOLDER, shipped_models
 from smoothflow.testing import check_potential

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from conftest import Peroxide
+from smoothflow.molecules.frames_file import read_frames
 from smoothflow.training.config import read_settings
-from smoothflow.training.frames_file import read_frames
 from smoothflow.training.run import train
 from torch.optim.optimizer import register_optimizer_step_post_hook
 

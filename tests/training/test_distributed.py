@@ -13,10 +13,10 @@ import pytest
 import torch
 from smoothflow.core.architecture import FlowSettings
 from smoothflow.core.errors import ConfigurationError, TrainingError
+from smoothflow.molecules.frames import Frames
+from smoothflow.molecules.frames_file import write_frames
 from smoothflow.training.batches import Batches, split
 from smoothflow.training.config import LossWeights, TrainSettings
-from smoothflow.training.frames import Frames
-from smoothflow.training.frames_file import write_frames
 from smoothflow.training.processes import Rank, in_processes
 from smoothflow.training.run import train
 

@@ -11,9 +11,9 @@ import torch
 from smoothflow.core.architecture import FlowSettings
 from smoothflow.core.errors import ConfigurationError
 from smoothflow.core.potential import Potential
+from smoothflow.molecules.frames import Frames
 from smoothflow.potentials.model_file import load_model, read_header
 from smoothflow.training.config import AnnealingSettings, LossWeights, TrainSettings
-from smoothflow.training.frames import Frames
 from smoothflow.training.module import N_VALIDATION_SAMPLES
 from smoothflow.training.run import train
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from smoothflow.training.settings_file import MAX_BYTES
+from smoothflow.runs.settings_file import MAX_BYTES
 
 Refused = Callable[[Mapping[str, Any]], None]
 

@@ -7,12 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from smoothflow.training.losses import (
-    damped,
-    force_error,
-    likelihood_and_forces,
-    negative_log_likelihood,
-)
+from smoothflow.training.losses import damped, force_error, likelihood_and_forces, negative_log_likelihood
 from torch import Tensor
 
 

@@ -10,9 +10,9 @@ import pytest
 from smoothflow.core.architecture import FlowSettings
 from smoothflow.core.errors import ConfigurationError, FileFormatError
 from smoothflow.core.potential import Potential
+from smoothflow.molecules.frames import Frames
+from smoothflow.runs.progress import Progress
 from smoothflow.training.config import LossWeights, TrainSettings
-from smoothflow.training.frames import Frames
-from smoothflow.training.progress import Progress
 from smoothflow.training.reproduction import recorded_source, reproduce
 from smoothflow.training.run import train
 

@@ -16,19 +16,19 @@ import numpy as np
 import pytest
 import torch
 import torch._inductor.config
-from smoothflow.coordinates.topologies import topology_from_smiles
 from smoothflow.core.architecture import FlowSettings
 from smoothflow.core.errors import CompilationError, ConfigurationError, FileFormatError, GeometryError, TrainingError
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
+from smoothflow.molecules.frames import Frames
+from smoothflow.molecules.frames_file import write_frames
+from smoothflow.molecules.topologies import topology_from_smiles
 from smoothflow.potentials.model_file import load_model, read_header
+from smoothflow.runs.progress import Progress
 from smoothflow.training.batches import Batches, split
 from smoothflow.training.config import LossWeights, TrainSettings
-from smoothflow.training.frames import Frames
-from smoothflow.training.frames_file import write_frames
 from smoothflow.training.losses import likelihood_and_forces
 from smoothflow.training.module import FlowTraining
-from smoothflow.training.progress import Progress
 from smoothflow.training.run import initial_potential, train
 
 SMALL = FlowSettings(hidden=12, n_hidden_layers=1, line_pairs=1, interval_pairs=1, circle_pairs=1)
@@ -117,7 +117,7 @@ def test_killed_run_goes_on(tmp_path: Path, peroxide_frames: Frames) -> None:
     script = f"""
 import os, signal
 from smoothflow.training.config import read_settings
-from smoothflow.training.frames_file import read_frames
+from smoothflow.molecules.frames_file import read_frames
 from smoothflow.training.run import train
 def on_progress(progress):
     if progress.done == 50:

@@ -11,16 +11,16 @@ import torch
 from smoothflow import FlowPotential, FlowSettings, InternalCoordinates, build_flow, save_model
 from smoothflow.backends.engines.openmm import OpenMMPotential
 from smoothflow.coordinates.fitting import fit_charts
-from smoothflow.coordinates.molecules import molecule_path
-from smoothflow.coordinates.topologies import topology_from_pdb
 from smoothflow.core.charts import Chart
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from smoothflow.core.topology import Atom, Topology
+from smoothflow.molecules.shipped import molecule_path
+from smoothflow.molecules.topologies import topology_from_pdb
 from torch import Tensor
 
 # TorchSim needs a newer Python
-collect_ignore = [] if sys.version_info >= (3, 12) else ["test_torchsim.py"]
+collect_ignore = [] if sys.version_info >= (3, 12) else ["torchsim"]
 
 AMBER = "amber99sbildn.xml,amber99_obc.xml"
 

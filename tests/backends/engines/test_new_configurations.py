@@ -17,8 +17,8 @@ import torch
 from openmm import app, unit
 from openmmml import MLPotential
 from smoothflow import FlowPotential, SmoothflowCalculator
-from smoothflow.backends.engines.border import JUMP, Evaluator
-from smoothflow.backends.engines.ipi_pes import BOHR, PES
+from smoothflow.backends.engines.bridge import JUMP, Evaluator
+from smoothflow.backends.engines.ipi.pes import BOHR, PES
 from smoothflow.backends.engines.lammps import attach_to_lammps, new_lammps
 from smoothflow.backends.engines.openmm import to_openmm_force
 from smoothflow.core.engine import DynamicsSettings

@@ -17,10 +17,10 @@ from smoothflow.core.architecture import FlowSettings, build_flow
 from smoothflow.core.charts import Chart, ColumnChart
 from smoothflow.core.manifolds import Circle
 from smoothflow.core.topology import Atom, Topology
+from smoothflow.molecules.frames import Frames
+from smoothflow.molecules.frames_file import write_frames
 from smoothflow.potentials.flow_potential import FlowPotential
 from smoothflow.potentials.model_file import load_model, save_model
-from smoothflow.training.frames import Frames
-from smoothflow.training.frames_file import write_frames
 
 HERE = Path(__file__).parent
 PEROXIDE = Topology(

@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from smoothflow import FlowPotential, FlowSettings, InternalCoordinates, Simulation, State, build_flow, registry
-from smoothflow.analysis.comparison_settings import ComparisonSettings, FramesPlan
-from smoothflow.coordinates.elements import masses
 from smoothflow.core.architecture import transforms_for
 from smoothflow.core.charts import Chart, ColumnChart
 from smoothflow.core.engine import DynamicsSettings
@@ -25,13 +23,15 @@ from smoothflow.core.files import write_atomically
 from smoothflow.core.integrator import maxwell_boltzmann
 from smoothflow.core.manifolds import Circle
 from smoothflow.core.topology import Atom, Topology
+from smoothflow.molecules.elements import masses
+from smoothflow.molecules.frames import Frames
+from smoothflow.molecules.frames_file import FramesWriter, read_frames
 from smoothflow.potentials.model_file import load_model, save_model
+from smoothflow.runs.progress import Progress
+from smoothflow.runs.settings_file import write_yaml
+from smoothflow.studies.comparison.settings import ComparisonSettings, FramesPlan
 from smoothflow.training.config import TrainSettings, write_settings
-from smoothflow.training.frames import Frames
-from smoothflow.training.frames_file import FramesWriter, read_frames
-from smoothflow.training.progress import Progress
 from smoothflow.training.run import train
-from smoothflow.training.settings_file import write_yaml
 
 HERE = Path(__file__).parent
 PEROXIDE = Topology(

@@ -1,0 +1,1 @@
+"""What every long job shares: progress, stopping, locks, workers, random streams, settings files, provenance."""

@@ -1,0 +1,1 @@
+"""Frames out of potentials: simulation, draws from flows, dynamics and its reporters."""

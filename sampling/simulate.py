@@ -1,0 +1,343 @@
+"""Molecular dynamics that makes training data: walkers in parallel, replica exchange, a file that survives kills."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..coordinates.checks import warn_of_bends
+from ..coordinates.internal import InternalCoordinates
+from ..core.errors import ConfigurationError
+from ..core.files import file_digest, require_free
+from ..core.manifolds import Circle
+from ..core.plugins import registry
+from ..core.potential import Potential
+from ..core.topology import Topology
+from ..molecules.checks import check_positions
+from ..molecules.elements import masses
+from ..molecules.frames import Frames
+from ..molecules.frames_file import FramesReader, FramesWriter
+from ..molecules.topologies import topology_from_pdb
+from ..molecules.topology_checks import require_molecule
+from ..runs.progress import OnProgress, Progress, silent
+from ..runs.workers import n_cores, stopped, worker_processes
+from .walkers import Found, Protocol, Walker, advance_walker, start_walker
+
+ROUND = 5.0
+"""Time in ps between two restarts of the dynamics where no exchange asks for one sooner."""
+
+CHUNK = 20.0
+"""Simulated time in ps, over all temperatures of a walker, after which frames are written."""
+
+
+LADDER = (1.2, 1.433, 1.717)
+"""Temperatures of the default ladder in units of the lowest: neighbours of a small peptide exchange often."""
+
+QUICK_TORSIONS = ("methyl", "improper", "omega")
+"""Torsions that cross their barriers quickly, or hardly ever even at the ladder's temperatures."""
+
+
+@dataclass(frozen=True)
+class SimulateSettings:
+    """What to simulate.
+
+    Attributes:
+        structure: PDB file of the molecule.
+        potential: A provider and its argument, like ``openmm:amber99sbildn.xml,amber99_obc.xml``.
+        engine: What runs the dynamics, by name.
+        n_frames: Frames to make, over all walkers; rounded up to whole rounds of every walker.
+        frame_interval: Time between frames of a walker, ps.
+        temperature: K; that of the frames.
+        ladder: Higher temperatures for replica exchange, K; without any, walkers are plain dynamics.
+        exchange_interval: Time between exchanges, ps; a multiple of ``frame_interval``.
+        timestep: ps.
+        friction: 1/ps.
+        walkers: Number of independent walkers.
+        equilibration: Time before the first frame, ps.
+        start_temperature: K; each walker is heated to it first, to start in a conformation of its own; 0: not.
+        start_time: Time at that temperature, ps.
+        seed: Of all that is random; the same seed gives the same frames.
+        workers: Processes; one for each core, but no more than walkers, if not given.
+    """
+
+    structure: Path
+    potential: str = "openmm:amber99sbildn.xml,amber99_obc.xml"
+    engine: str = "openmm"
+    n_frames: int = 10_000
+    frame_interval: float = 0.2
+    temperature: float = 300.0
+    ladder: tuple[float, ...] = ()
+    exchange_interval: float = 1.0
+    timestep: float = 0.001
+    friction: float = 1.0
+    walkers: int = 4
+    equilibration: float = 10.0
+    start_temperature: float = 0.0
+    start_time: float = 10.0
+    seed: int = 0
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("frame_interval", "temperature", "exchange_interval", "timestep", "friction"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigurationError(f"{name} must be positive and finite; it is {getattr(self, name)}.")
+        for name in ("equilibration", "start_temperature", "start_time", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigurationError(f"{name} must not be negative; it is {getattr(self, name)}.")
+        for name in ("n_frames", "walkers"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be at least 1; it is {getattr(self, name)}.")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigurationError(f"workers must be at least 1; it is {self.workers}.")
+        if any(not math.isfinite(t) for t in self.ladder) or list(self.temperatures) != sorted(set(self.temperatures)):
+            raise ConfigurationError(
+                f"The temperatures of a ladder must rise; they are {', '.join(map(str, self.temperatures))} K."
+            )
+        if self.ladder and not _is_multiple(self.exchange_interval, self.frame_interval):
+            raise ConfigurationError(
+                f"exchange_interval ({self.exchange_interval} ps) must be a multiple of frame_interval "
+                f"({self.frame_interval} ps)."
+            )
+        if not _is_multiple(self.frame_interval, self.timestep):
+            raise ConfigurationError(
+                f"frame_interval ({self.frame_interval} ps) must be a multiple of timestep ({self.timestep} ps)."
+            )
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """All temperatures, that of the frames first, K."""
+        return (self.temperature, *self.ladder)
+
+    @property
+    def protocol(self) -> Protocol:
+        """How each walker moves."""
+        interval = self.exchange_interval if self.ladder else max(ROUND, self.frame_interval)
+        return Protocol(
+            temperatures=self.temperatures,
+            timestep=self.timestep,
+            friction=self.friction,
+            frame_steps=round(self.frame_interval / self.timestep),
+            round_frames=round(interval / self.frame_interval),
+            warm_up_steps=round(self.equilibration / self.timestep),
+            start_temperature=self.start_temperature,
+            start_steps=round(self.start_time / self.timestep) if self.start_temperature > 0 else 0,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class SimulationReport:
+    """What a simulation made.
+
+    Attributes:
+        n_frames: Frames in the file.
+        resumed_from: Frames that were there before.
+        attempted: Exchanges tried between each temperature and the next.
+        accepted: Of them, those that were made.
+    """
+
+    n_frames: int
+    resumed_from: int
+    attempted: tuple[int, ...]
+    accepted: tuple[int, ...]
+
+
+def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgress = silent) -> SimulationReport:
+    """Simulate, and append frames with energies and forces to a file; go on with the file if it is there.
+
+    A simulation that was interrupted anywhere goes on without a repeated or a lost frame, as if it had not been. A
+    finished one goes on if more frames are asked for.
+
+    Args:
+        settings: What to simulate; to go on, they must be those of the file but for ``n_frames`` and ``workers``.
+        path: The frames file.
+        on_progress: Told of frames.
+
+    Raises:
+        UnknownNameError: If no plug-in offers the provider or engine.
+        ConfigurationError: If the file belongs to another simulation, or another process writes it.
+        FileFormatError: If the structure or the file cannot be read or written.
+        TopologyError: If the structure is no single complete molecule.
+        GeometryError: If its atoms overlap or its positions are in another unit.
+        SimulationError: If the dynamics is unstable; names walker, atom and time.
+    """
+    path = Path(path)
+    protocol = settings.protocol
+    topology, positions = topology_from_pdb(settings.structure)
+    require_molecule(topology)
+    check_positions(topology, positions[:1])
+    warn_of_bends(topology, positions[:1])
+    potential = _potential(settings.potential, settings.structure)
+    if potential.topology is not None:
+        topology.require_same(potential.topology, f'"{settings.structure}"', "the potential")
+    registry().engine(settings.engine)
+    nothing = np.zeros((0, len(topology), 3), dtype=np.float32)
+    kind = Frames(
+        topology,
+        settings.temperature,
+        nothing,
+        nothing,
+        np.zeros(0),
+        replica=np.zeros(0, dtype=np.int32),
+        provenance=_provenance(settings),
+    )
+    per_round = protocol.round_frames * settings.walkers
+    n_rounds = math.ceil(settings.n_frames / per_round)
+    round_time = protocol.round_frames * settings.frame_interval * len(settings.temperatures)
+    chunk_rounds = max(1, round(CHUNK / round_time))
+    if path.exists():
+        _require_same(path, settings, kind)
+    else:
+        require_free(path)
+    with worker_processes(min(settings.workers or n_cores(), settings.walkers)) as call, ExitStack() as opened:
+        writer = opened.enter_context(FramesWriter.resume(path)) if path.exists() else None
+        if writer is not None:
+            with FramesReader(path) as reader:
+                walkers = _unpack(reader.state())
+        else:
+            walkers = []
+            on_progress(Progress("Equilibration", 0, settings.walkers))
+            for walker in call(_start, [(i, settings, positions[0].numpy()) for i in range(settings.walkers)]):
+                walkers.append(walker)
+                on_progress(Progress("Equilibration", len(walkers), settings.walkers))
+        resumed_from = n_frames = walkers[0].rounds * per_round
+        total = max(n_rounds * per_round, n_frames)
+        on_progress(Progress("Simulation", n_frames, total))
+        while walkers[0].rounds < n_rounds:
+            # chunks end at the same rounds wherever the simulation was interrupted
+            ahead = min(chunk_rounds - walkers[0].rounds % chunk_rounds, n_rounds - walkers[0].rounds)
+            before = walkers
+            done = list(call(_advance, [(walker, ahead, settings) for walker in before]))
+            walkers = [walker for walker, _ in done]
+            if writer is None:
+                # not before there are frames, so that a simulation that fails at once leaves no file
+                writer = opened.enter_context(FramesWriter.create(path, kind, _pack(before)))
+            writer.append(_frames(kind, [(walker.index, found) for walker, found in done]), _pack(walkers))
+            n_frames = len(writer)
+            on_progress(Progress("Simulation", n_frames, total))
+    attempted = np.sum([walker.attempted for walker in walkers], axis=0)
+    accepted = np.sum([walker.accepted for walker in walkers], axis=0)
+    return SimulationReport(n_frames, resumed_from, tuple(map(int, attempted)), tuple(map(int, accepted)))
+
+
+def default_ladder(structure: Path, temperature: float) -> tuple[float, ...]:
+    """Temperatures (K) for replica exchange of a molecule with slow torsions; none for one without.
+
+    Args:
+        structure: PDB file of the molecule.
+        temperature: K; the lowest one, which is not part of the ladder.
+    """
+    if not slow_torsions(topology_from_pdb(structure)[0]):
+        return ()
+    return tuple(round(factor * temperature, 1) for factor in LADDER)
+
+
+def slow_torsions(topology: Topology) -> list[str]:
+    """Names of the torsions that replica exchange is for."""
+    torsions = [column.name for column in InternalCoordinates(topology).codomain if isinstance(column.manifold, Circle)]
+    return [name for name in torsions if not name.startswith(QUICK_TORSIONS)]
+
+
+def _frames(kind: Frames, found: list[tuple[int, Found]]) -> Frames:
+    return Frames(
+        kind.topology,
+        kind.temperature,
+        positions=np.concatenate([part.positions for _, part in found]),
+        forces=np.concatenate([part.forces for _, part in found]),
+        energies=np.concatenate([part.energies for _, part in found]),
+        replica=np.concatenate([np.full(len(part.energies), index, dtype=np.int32) for index, part in found]),
+        provenance=kind.provenance,
+    )
+
+
+def _pack(walkers: list[Walker]) -> dict[str, np.ndarray]:
+    """The walkers as arrays for the frames file."""
+    names = ("rounds", "positions", "velocities", "attempted", "accepted")
+    return {name: np.stack([np.asarray(getattr(walker, name)) for walker in walkers]) for name in names}
+
+
+def _unpack(state: dict[str, np.ndarray]) -> list[Walker]:
+    rest = ("positions", "velocities", "attempted", "accepted")
+    return [
+        Walker(index, int(rounds), *(state[name][index] for name in rest))
+        for index, rounds in enumerate(state["rounds"])
+    ]
+
+
+def _provenance(settings: SimulateSettings) -> dict[str, Any]:
+    engine = registry().entry("engine", settings.engine)
+    # the provider and, in "ase:tblite:GFN2-xTB", the package that it asks
+    asked = (part.partition(".")[0] for part in settings.potential.split(":") if part)
+    versions = {}
+    for name in dict.fromkeys(("smoothflow", engine.distribution, settings.engine, *asked)):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    files = (Path(part.strip()) for part in settings.potential.partition(":")[2].split(","))
+    return {
+        "potential": settings.potential,
+        "potential_sha256": {path.name: file_digest(path) for path in files if path.is_file()},
+        "structure": settings.structure.name,
+        "structure_sha256": file_digest(settings.structure),
+        "engine": settings.engine,
+        "integrator": registry().engine(settings.engine).thermostat,
+        "versions": versions,
+        "timestep": settings.timestep,
+        "friction": settings.friction,
+        "frame_interval": settings.frame_interval,
+        "temperatures": list(settings.temperatures),
+        "exchange_interval": settings.exchange_interval,
+        "walkers": settings.walkers,
+        "equilibration": settings.equilibration,
+        "start_temperature": settings.start_temperature,
+        "start_time": settings.start_time,
+        "seed": settings.seed,
+    }
+
+
+def _require_same(path: Path, settings: SimulateSettings, kind: Frames) -> None:
+    with FramesReader(path) as reader:
+        there = reader.provenance
+        has_state = "positions" in reader.state()
+    here = dict(kind.provenance)
+    for name, value in here.items():
+        if name not in ("versions", "structure") and there.get(name) != value:
+            raise ConfigurationError(
+                f'"{path}" holds another simulation: {name} is {there.get(name)} there and {value} here. '
+                "Choose another name, or use its settings."
+            )
+    if not has_state:
+        raise ConfigurationError(f'"{path}" holds nothing to go on from: it was not written by a simulation.')
+
+
+@lru_cache(maxsize=1)
+def _potential(name: str, structure: Path) -> Potential:
+    """The potential of a provider, made once in each process."""
+    provider, _, argument = name.partition(":")
+    return registry().provider(provider)(argument, structure)
+
+
+def _start(index: int, settings: SimulateSettings, positions: np.ndarray) -> Walker:
+    potential = _potential(settings.potential, settings.structure)
+    topology, _ = topology_from_pdb(settings.structure)
+    engine = registry().engine(settings.engine)()
+    return start_walker(index, potential, engine, masses(topology), positions, settings.protocol)
+
+
+def _advance(walker: Walker, n_rounds: int, settings: SimulateSettings) -> tuple[Walker, Found]:
+    potential = _potential(settings.potential, settings.structure)
+    topology, _ = topology_from_pdb(settings.structure)
+    engine = registry().engine(settings.engine)()
+    return advance_walker(walker, n_rounds, potential, engine, masses(topology), settings.protocol, stopped)
+
+
+def _is_multiple(whole: float, part: float) -> bool:
+    return round(whole / part) >= 1 and math.isclose(whole / part, round(whole / part), rel_tol=1e-6)

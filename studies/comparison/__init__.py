@@ -1,0 +1,1 @@
+"""Flows and objectives trained at one budget, measured alike and put into tables."""

@@ -1,0 +1,1 @@
+"""What the package does, shown in minutes."""

@@ -1,0 +1,1 @@
+"""A potential examined by physics."""

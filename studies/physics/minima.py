@@ -1,0 +1,309 @@
+"""Minima of a potential, also far from the configurations that it was made for, beside those of a reference."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ...coordinates.internal import InternalCoordinates
+from ...core.errors import GeometryError
+from ...core.potential import Potential
+from ...core.topology import Topology
+from ...core.units import thermal_energy
+from ...sampling.simulate import slow_torsions
+from .report import Count, Finding, single
+
+N_GRID = 12
+"""Points along each of two neighbouring slow torsions."""
+
+N_RANDOM = 50
+"""Starts whose slow torsions are all drawn uniformly."""
+
+N_GIVEN = 50
+"""At most so many of the given configurations are minimized."""
+
+N_AGAIN = 12
+"""Starts from each minimum that is not at a given configuration, with methyl groups turned at random."""
+
+N_STEPS = 500
+LARGEST_STEP = 0.5
+CONVERGED = 0.1
+"""Largest component of the gradient at a minimum, kT per width of a coordinate."""
+
+WIDTHS = {"bond": 0.003, "angle": 0.05, "improper": 0.05}
+"""Typical widths of coordinates at room temperature, nm and radians; of torsions it is `TORSION_WIDTH`."""
+
+TORSION_WIDTH = 0.15
+SAME = math.radians(30)
+"""Minima whose slow torsions all differ by less are one."""
+
+DEEPEST = 10.0
+"""How far a minimum may lie below the reference, kT: a good model errs by less where it has data."""
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """A minimum of a potential.
+
+    Attributes:
+        torsions: Slow torsions by name, degrees.
+        energy: Above the lowest minimum of the given configurations, kJ/mol.
+        reference: The same by the reference, at the same two configurations; nan without one.
+        is_given: Whether a minimization from one of the given configurations ended in it.
+        n_starts: How many minimizations ended in it.
+        contact: Its closest pair of atoms that are three or more bonds apart.
+        distance: Of these, nm.
+        positions: nm.
+    """
+
+    torsions: dict[str, float]
+    energy: float
+    reference: float
+    is_given: bool
+    n_starts: int
+    contact: str
+    distance: float
+    positions: Float[Tensor, "atoms 3"]
+
+    def __str__(self) -> str:
+        place = ", ".join(f"{name} {value:.0f}" for name, value in self.torsions.items())
+        beside = "" if math.isnan(self.reference) else f", {self.reference:.1f} in the reference"
+        return (
+            f"{place or 'the minimum'}: {self.energy:.1f} kJ/mol{beside}, reached from {self.n_starts} starts, "
+            f"{self.contact} {self.distance:.3f} nm apart"
+        )
+
+
+def find_minima(
+    potential: Potential,
+    positions: Float[Tensor, "n atoms 3"],
+    topology: Topology,
+    temperature: float,
+    seed: int = 0,
+    reference: Potential | None = None,
+    count: Count = lambda done, total: None,
+) -> list[Minimum]:
+    r"""Minimize from the given configurations, from grids of each two neighbouring slow torsions, and at random.
+
+    The minimizations run together, in internal coordinates in units of their usual widths :math:`\sigma`, by the fast
+    inertial relaxation engine:
+
+    .. math:: \dot v = f = -\partial (U / kT) / \partial u, \qquad v \leftarrow (1 - \alpha) v + \alpha |v| f / |f|,
+              \qquad u = q / \sigma
+
+    Args:
+        potential: Any potential of a molecule.
+        positions: Configurations that it was made for, nm.
+        topology: The molecule.
+        temperature: K; the unit of energy.
+        seed: Seed of the random starts.
+        reference: Another potential of the molecule; its energies are taken at the minima found.
+        count: Told of steps.
+
+    Returns:
+        The minima, the lowest first.
+
+    Raises:
+        GeometryError: If no minimization from a given configuration converges.
+
+    Reference: Bitzek et al., Structural Relaxation Made Simple, Physical Review Letters 97, 170201 (2006).
+    """
+    coordinates = InternalCoordinates(topology)
+    q, _ = coordinates.encode(positions[:N_GIVEN])
+    names = coordinates.codomain.names
+    slow = [names.index(name) for name in slow_torsions(topology)]
+    methyls = [i for i, name in enumerate(names) if name.startswith("methyl")]
+    widths = q.new_tensor([_width(name) for name in names])
+    kT = thermal_energy(temperature)
+    stream = torch.Generator().manual_seed(seed)
+    away = torch.cat([*_grids(q[0], slow), _turned(q, slow, N_RANDOM if slow else 0, stream)])
+    starts = torch.cat([q, _turned(away, methyls, None, stream)])
+    ends, energies, converged = _relaxed(potential, coordinates, starts, widths, kT, lambda i, n: count(i, 2 * n))
+    n_given = len(q)
+    if not bool(converged[:n_given].any()):
+        raise GeometryError("No minimization from the given configurations ended in a minimum.")
+    clusters = _clusters(ends, energies, converged, slow)
+    elsewhere = [cluster[0] for cluster in clusters if min(cluster) >= n_given]
+    if elsewhere and methyls:
+        # a hole far from the data may lie where quick torsions are unusual, too
+        starts = _turned(ends[elsewhere].repeat_interleave(N_AGAIN, 0), methyls, None, stream)
+        more = _relaxed(potential, coordinates, starts, widths, kT, lambda i, n: count(n + i, 2 * n))
+        ends, energies, converged = (torch.cat(pair) for pair in zip((ends, energies, converged), more, strict=True))
+        clusters = _clusters(ends, energies, converged, slow)
+    is_given = torch.arange(len(ends)) < n_given
+    order = [i for i in energies.argsort().tolist() if converged[i]]
+    lowest = next(i for i in order if is_given[i])
+    with torch.no_grad():
+        placed, _ = coordinates.decode(ends[[cluster[0] for cluster in clusters] + [lowest]])
+        beside = torch.full((len(placed),), math.nan) if reference is None else reference.energy(placed.double()).cpu()
+    found = []
+    for k, cluster in enumerate(clusters):
+        contact, distance = _closest(placed[k], topology)
+        found.append(
+            Minimum(
+                torsions={names[i]: math.degrees(_wrapped(float(ends[cluster[0], i]))) for i in slow},
+                energy=float(energies[cluster[0]] - energies[lowest]) * kT,
+                reference=float(beside[k] - beside[-1]),
+                is_given=any(bool(is_given[i]) for i in cluster),
+                n_starts=len(cluster),
+                contact=contact,
+                distance=distance,
+                positions=placed[k],
+            )
+        )
+    return found
+
+
+def examine_minima(
+    potential: Potential,
+    positions: Float[Tensor, "n atoms 3"],
+    topology: Topology,
+    temperature: float,
+    seed: int,
+    reference: Potential | None,
+    count: Count,
+) -> list[Finding]:
+    """Whether a minimum elsewhere is deeper than those of the given configurations, or than the reference's."""
+    minima = find_minima(potential, positions, topology, temperature, seed, reference, count)
+    kT = thermal_energy(temperature)
+    findings = []
+    others = [minimum for minimum in minima if not minimum.is_given]
+    if others:
+        worst = min(others, key=lambda minimum: minimum.energy)
+        quantity = "lowest minimum away from the start, above the lowest one at it, kT"
+        findings.append(Finding("minima", quantity, single(worst.energy / kT), low=0.0, note=str(worst)))
+    else:
+        findings.append(Finding("minima", "number of minima", single(len(minima)), low=1))
+    if reference is not None:
+        worst = max(minima, key=lambda minimum: minimum.reference - minimum.energy)
+        depth = (worst.reference - worst.energy) / kT
+        findings.append(
+            Finding("minima", "deepest minimum below the reference, kT", single(depth), high=DEEPEST, note=str(worst))
+        )
+    return findings
+
+
+def _width(name: str) -> float:
+    return next((width for kind, width in WIDTHS.items() if name.startswith(kind)), TORSION_WIDTH)
+
+
+def _grids(q: Float[Tensor, "dim"], slow: list[int]) -> list[Float[Tensor, "starts dim"]]:
+    """For each two neighbouring slow torsions all pairs of their values, the rest as it is."""
+    angles = (torch.arange(N_GRID, dtype=q.dtype) + 0.5) * 2 * math.pi / N_GRID - math.pi
+    grids = []
+    for first, second in pairwise(slow) if len(slow) > 1 else zip(slow, slow, strict=True):
+        grid = q.repeat(N_GRID * N_GRID if first != second else N_GRID, 1)
+        if first == second:
+            grid[:, first] = angles
+        else:
+            grid[:, [first, second]] = torch.cartesian_prod(angles, angles)
+        grids.append(grid)
+    return grids
+
+
+def _turned(
+    q: Float[Tensor, "n dim"], torsions: list[int], n_starts: int | None, stream: torch.Generator
+) -> Float[Tensor, "starts dim"]:
+    """So many configurations, or each of them once, with some torsions drawn uniformly."""
+    starts = q.clone() if n_starts is None else q[torch.randint(len(q), (n_starts,), generator=stream)]
+    starts[:, torsions] = (2 * torch.rand(len(starts), len(torsions), generator=stream, dtype=q.dtype) - 1) * math.pi
+    return starts
+
+
+def _clusters(
+    ends: Float[Tensor, "starts dim"],
+    energies: Float[Tensor, "starts"],
+    converged: Bool[Tensor, "starts"],
+    slow: list[int],
+) -> list[list[int]]:
+    """Minima, the lowest first, each as the ends that are alike in all slow torsions, the lowest first."""
+    clusters: list[list[int]] = []
+    for i in energies.argsort().tolist():
+        if not converged[i]:
+            continue
+        home = next((cluster for cluster in clusters if _turn(ends[cluster[0]] - ends[i], slow) < SAME), None)
+        if home is None:
+            clusters.append([i])
+        else:
+            home.append(i)
+    return clusters
+
+
+def _relaxed(
+    potential: Potential,
+    coordinates: InternalCoordinates,
+    starts: Float[Tensor, "starts dim"],
+    widths: Float[Tensor, "dim"],
+    kT: float,
+    count: Count,
+) -> tuple[Float[Tensor, "starts dim"], Float[Tensor, "starts"], Bool[Tensor, "starts"]]:
+    """Ends of the minimizations, their energies in kT, and whether they are minima."""
+
+    def energy_and_force(u: Tensor) -> tuple[Tensor, Tensor]:
+        u = u.detach().requires_grad_()
+        energy = potential.energy(coordinates.decode(u * widths)[0]) / kT
+        (gradient,) = torch.autograd.grad(energy.sum(), u)
+        return energy.detach(), -gradient
+
+    end = starts / widths
+    energy, force = energy_and_force(end)
+    ends_energy, ends_force = energy.clone(), force.clone()
+    left = torch.arange(len(end))
+    u, v = end.clone(), torch.zeros_like(end)
+    step = u.new_full((len(u), 1), 0.1)
+    mixing = torch.full_like(step, 0.1)
+    downhill = torch.zeros_like(step)
+    for i in range(N_STEPS):
+        end[left], ends_energy[left], ends_force[left] = u, energy, force
+        # what has arrived, or is undefined, stays where it is
+        moving = force.isfinite().all(-1) & energy.isfinite() & (force.abs().amax(-1) > CONVERGED / 2)
+        left, u, v, force = left[moving], u[moving], v[moving], force[moving]
+        step, mixing, downhill = step[moving], mixing[moving], downhill[moving]
+        if not len(left):
+            break
+        power = (force * v).sum(-1, keepdim=True)
+        goes_down = power > 0
+        downhill = torch.where(goes_down, downhill + 1, 0.0)
+        direction = force / force.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+        v = torch.where(goes_down, (1 - mixing) * v + mixing * v.norm(dim=-1, keepdim=True) * direction, 0.0)
+        faster = goes_down & (downhill > 5)
+        step = torch.where(faster, (1.1 * step).clamp(max=0.5), torch.where(goes_down, step, 0.5 * step)).clamp(
+            min=1e-3
+        )
+        mixing = torch.where(faster, 0.99 * mixing, torch.where(goes_down, mixing, 0.1))
+        v = v + step * force
+        move = step * v
+        longest = move.abs().amax(-1, keepdim=True).clamp(min=1e-30)
+        u = u + move * (LARGEST_STEP / longest).clamp(max=1.0)
+        energy, force = energy_and_force(u)
+        count(i + 1, N_STEPS)
+    count(N_STEPS, N_STEPS)
+    converged = ends_energy.isfinite() & (ends_force.abs().amax(-1) < CONVERGED)
+    return end * widths, ends_energy, converged
+
+
+def _wrapped(angle: float) -> float:
+    return math.remainder(angle, 2 * math.pi)
+
+
+def _turn(difference: Float[Tensor, "dim"], slow: list[int]) -> float:
+    """The largest difference of a slow torsion, radians."""
+    return max((abs(_wrapped(float(difference[i]))) for i in slow), default=0.0)
+
+
+def _closest(positions: Float[Tensor, "atoms 3"], topology: Topology) -> tuple[str, float]:
+    """The closest two atoms that are three or more bonds apart, and their distance."""
+    neighbours = topology.neighbours()
+    best = ("", math.inf)
+    for i in range(len(topology)):
+        near = {i, *neighbours[i], *(k for j in neighbours[i] for k in neighbours[j])}
+        for j in range(i):
+            distance = float((positions[i] - positions[j]).norm())
+            if j not in near and distance < best[1]:
+                best = (f"{topology.atoms[j]} and {topology.atoms[i]}", distance)
+    return best

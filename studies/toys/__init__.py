@@ -1,0 +1,1 @@
+"""Flows on targets whose density is known."""
