@@ -54,9 +54,15 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 
 def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
-    """Of every single round nothing is kept: a file of measurements is small enough for a repository."""
-    for entry in output_json["benchmarks"]:
-        entry["stats"].pop("data", None)
+    """Nothing is kept but what `read_benchmarks` reads: a file of measurements is small enough for a repository."""
+    output_json["benchmarks"] = [
+        {
+            "group": entry["group"],
+            "extra_info": entry["extra_info"],
+            "stats": {name: entry["stats"][name] for name in ("min", "median", "rounds")},
+        }
+        for entry in output_json["benchmarks"]
+    ]
 
 
 @pytest.fixture
@@ -121,7 +127,7 @@ def amber() -> OpenMMPotential:
 
 @pytest.fixture(scope="session")
 def peers(flow: Flows) -> dict[str, Peer]:
-    """The flows of nflows and zuko, float32, on as many columns as the molecule has."""
+    """The flows of zuko, float32, on as many columns as the molecule has."""
     torch.manual_seed(0)
     dim = len(flow(torch.float32).flow.domain)
     return {name: make(dim).requires_grad_(False) for name, make in PEERS.items()}

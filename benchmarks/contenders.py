@@ -1,12 +1,10 @@
-"""What is measured, and the yardsticks: flows of ours without training, and those of nflows and zuko of one size."""
+"""What is measured, and the yardsticks: flows of ours without training, and those of zuko of one size."""
 
 from __future__ import annotations
 
 from functools import partial
 
 import torch
-from nflows.nn.nets import ResidualNet
-from nflows.transforms import CompositeTransform, PiecewiseRationalQuadraticCouplingTransform
 from smoothflow.coordinates.internal import InternalCoordinates
 from smoothflow.core.architecture import FlowSettings, build_flow
 from smoothflow.core.charts import Chart, ColumnChart
@@ -100,36 +98,9 @@ class ZukoSpline(Peer):
         return x, log_prob
 
 
-class NflowsSpline(Peer):
-    """Couplings of bounded rational-quadratic splines in nflows, uniform base."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim)
-        even = torch.arange(dim) % 2
-        self.flow = CompositeTransform(
-            [
-                PiecewiseRationalQuadraticCouplingTransform(
-                    (even + i) % 2,
-                    partial(ResidualNet, hidden_features=PEER_HIDDEN, num_blocks=1, activation=nn.functional.silu),
-                    num_bins=BINS,
-                )
-                for i in range(PEER_COUPLINGS)
-            ]
-        )
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        log_abs_det: Tensor = self.flow(x)[1]
-        return log_abs_det
-
-    def sample(self, n_samples: int) -> tuple[Tensor, Tensor]:
-        x, log_abs_det = self.flow.inverse(torch.rand(n_samples, *self.shape))
-        return x, -log_abs_det
-
-
 PEERS = {
     "zuko spline": ZukoSpline,
     "zuko circular spline": partial(ZukoSpline, circular=True),
-    "nflows spline": NflowsSpline,
 }
 """Makers of the peers by name, from the number of columns; float32."""
 

@@ -1,4 +1,4 @@
-"""Every registered transform, element by element, beside the splines of nflows and zuko; float64, random parameters."""
+"""Every registered transform, element by element, beside the splines of zuko; float64, random parameters."""
 
 from __future__ import annotations
 
@@ -10,10 +10,6 @@ import pytest
 import torch
 from contenders import BINS
 from measuring import Measure
-from nflows.transforms.splines.rational_quadratic import (
-    rational_quadratic_spline,
-    unconstrained_rational_quadratic_spline,
-)
 from smoothflow.core.manifolds import UNIT_MANIFOLDS
 from smoothflow.core.plugins import registry
 from torch import Tensor
@@ -83,14 +79,3 @@ def test_zuko(
     measure: Measure, manifold: str, contender: str, kind: Callable[..., object], direction: Direction
 ) -> None:
     measure(zuko_call(kind, direction), group(manifold, direction), contender, yardstick=True)
-
-
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("manifold", ["interval", "line"])
-def test_nflows(measure: Measure, manifold: str, direction: Direction) -> None:
-    on_interval = manifold == "interval"
-    function = rational_quadratic_spline if on_interval else unconstrained_rational_quadratic_spline
-    n_slopes = BINS + 1 if on_interval else BINS - 1
-    widths, heights, slopes = torch.split(parameters(2 * BINS + n_slopes), [BINS, BINS, n_slopes], dim=-1)
-    call = partial(function, values(), widths, heights, slopes, inverse=direction == "inverse")
-    measure(call, group(manifold, direction), "nflows spline", yardstick=True)

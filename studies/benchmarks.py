@@ -27,7 +27,7 @@ from .report import Table
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 """The suites; they are in a clone of the repository, and not in a package without one."""
 
-NEEDED = {"pytest_benchmark": "pytest-benchmark", "nflows": "nflows", "zuko": "zuko"}
+NEEDED = {"pytest_benchmark": "pytest-benchmark", "zuko": "zuko"}
 PYTEST = (
     *("-v", "--no-header", "-o", "console_output_style=count", "-p", "no:randomly", "-p", "no:cacheprovider"),
     *("--benchmark-quiet", "--benchmark-disable-gc"),
