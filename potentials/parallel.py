@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -20,7 +18,8 @@ from ..core.errors import ConfigurationError, SimulationError
 from ..core.external import attach_forces
 from ..core.identity import Geometry
 from ..core.potential import Potential, unchecked
-from .parallel_worker import Failure, Parcel, Result, evaluate, settled, start
+from ..runs.workers import Workers, n_cores
+from .parallel_worker import Failure, Parcel, Result, evaluate, settled
 
 T = TypeVar("T")
 
@@ -74,11 +73,11 @@ class ParallelPotential(Potential):
         self.dtype = potential.dtype
         self._geometry = potential.geometry
         self.chunk_size = chunk_size
-        self.n_workers = n_workers or _cores()
+        self.n_workers = n_workers or n_cores()
         self._potential = Parcel.pack(potential)
         self._settled = False
         self._executor = executor
-        self._processes: _Processes | None = None
+        self._workers: Workers | None = None
 
     @property
     def geometry(self) -> Geometry | None:
@@ -117,9 +116,9 @@ class ParallelPotential(Potential):
 
     def close(self) -> None:
         """End the worker processes; another evaluation would start new ones."""
-        if self._processes is not None:
-            self._processes.close()
-            self._processes = None
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     def __enter__(self) -> ParallelPotential:
         return self
@@ -132,7 +131,7 @@ class ParallelPotential(Potential):
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy starts its own workers
-        return {**self.__dict__, "_processes": None}
+        return {**self.__dict__, "_workers": None}
 
     def _chunks(self, n_frames: int) -> deque[range]:
         size = self.chunk_size or max(1, min(MAX_CHUNK, n_frames // MIN_CHUNKS))
@@ -214,9 +213,9 @@ class ParallelPotential(Potential):
     def _submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
         executor = self._executor
         if executor is None:
-            if self._processes is None:
-                self._processes = _Processes(self.n_workers)
-            executor = self._processes.executor
+            if self._workers is None:
+                self._workers = Workers(self.n_workers)
+            executor = self._workers.executor
         try:
             return executor.submit(function, *arguments)
         # broken, or shut down
@@ -226,49 +225,9 @@ class ParallelPotential(Potential):
             return future
 
     def _kill(self) -> None:
-        if self._processes is not None:
-            self._processes.kill()
-            self._processes = None
-
-
-class _Processes:
-    """Spawned worker processes that do not outlive this one.
-
-    Each holds the read end of a pipe and ends as soon as there is something to read: a message, or the end of the file,
-    which comes when this process is gone for whatever reason.
-    """
-
-    def __init__(self, n_workers: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        # kept open here as well: workers that start later get it too
-        self._watched, self._stop = context.Pipe(duplex=False)
-        self.executor = ProcessPoolExecutor(n_workers, context, initializer=start, initargs=(self._watched,))
-        try:
-            self.executor.submit(os.getpid).result()
-        except BrokenExecutor as error:
-            self.kill()
-            raise ConfigurationError(
-                "No worker process can be started; what it printed says why. In a script, call from under "
-                '`if __name__ == "__main__":`, because each worker imports the script.'
-            ) from error
-        except BaseException:
-            self.kill()
-            raise
-
-    def close(self) -> None:
-        """Let the workers end by themselves."""
-        self.executor.shutdown(wait=True, cancel_futures=True)
-        self._close_pipe()
-
-    def kill(self) -> None:
-        """End the workers, whatever they are doing."""
-        self._stop.send_bytes(b"stop")
-        self.executor.shutdown(wait=True, cancel_futures=True)
-        self._close_pipe()
-
-    def _close_pipe(self) -> None:
-        self._stop.close()
-        self._watched.close()
+        if self._workers is not None:
+            self._workers.kill()
+            self._workers = None
 
 
 def _exception(future: Future[Any]) -> BaseException | None:
@@ -277,11 +236,6 @@ def _exception(future: Future[Any]) -> BaseException | None:
         return future.exception()
     except CancelledError as error:
         return error
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _singles(pieces: Iterable[range]) -> deque[range]:

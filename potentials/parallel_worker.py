@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
-import signal
 import threading
 import traceback
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
 
 import numpy as np
 import torch
@@ -20,9 +17,6 @@ from ..core.potential import Potential
 
 KEPT = 8
 """Potentials that a worker keeps ready."""
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENMM_CPU_THREADS")
-"""Where the libraries that a worker loads look for their number of threads."""
 
 Result = tuple[Float[np.ndarray, "chunk"], Float[np.ndarray, "chunk *shape"]]
 """Energies and forces of a chunk."""
@@ -84,19 +78,6 @@ class Failure:
 
 _worker = threading.local()
 """The potentials that a thread of a worker has unpacked: a Context must not be shared by two."""
-
-
-def start(watched: Connection) -> None:
-    """Make this process a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to every process; the first one decides
-    threading.Thread(target=_end_when_told, args=(watched,), daemon=True).start()
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    torch.set_num_threads(1)
-
-
-def _end_when_told(watched: Connection) -> None:
-    wait([watched])  # nothing is read, so that all workers see it
-    os._exit(1)
 
 
 def _unpack(parcel: Parcel) -> Potential:

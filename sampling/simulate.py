@@ -27,7 +27,7 @@ from ..molecules.frames_file import FramesReader, FramesWriter
 from ..molecules.topologies import topology_from_pdb
 from ..molecules.topology_checks import require_molecule
 from ..runs.progress import OnProgress, Progress, silent
-from ..runs.workers import n_cores, stopped, worker_processes
+from ..runs.workers import n_cores, worker_processes
 from .walkers import Found, Protocol, Walker, advance_walker, start_walker
 
 ROUND = 5.0
@@ -336,7 +336,7 @@ def _advance(walker: Walker, n_rounds: int, settings: SimulateSettings) -> tuple
     potential = _potential(settings.potential, settings.structure)
     topology, _ = topology_from_pdb(settings.structure)
     engine = registry().engine(settings.engine)()
-    return advance_walker(walker, n_rounds, potential, engine, masses(topology), settings.protocol, stopped)
+    return advance_walker(walker, n_rounds, potential, engine, masses(topology), settings.protocol)
 
 
 def _is_multiple(whole: float, part: float) -> bool:

@@ -7,7 +7,6 @@ on the number of processes nor on where a simulation was interrupted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -130,7 +129,6 @@ def advance_walker(
     engine: Engine,
     masses: Float[Tensor, "atoms"],
     protocol: Protocol,
-    stopped: Callable[[], bool],
 ) -> tuple[Walker, Found]:
     """Advance a walker by rounds, and collect the frames at the first temperature.
 
@@ -141,16 +139,13 @@ def advance_walker(
         engine: What runs the dynamics.
         masses: amu.
         protocol: How to move.
-        stopped: Asked between rounds whether to give up.
 
     Raises:
-        SimulationError: If the dynamics is unstable, or it was stopped.
+        SimulationError: If the dynamics is unstable.
     """
     kept = []
     n_steps = protocol.round_frames * protocol.frame_steps
     for _ in range(n_rounds):
-        if stopped():
-            raise SimulationError("The simulation was stopped.")
         places, speeds, energies = [], [], []
         for replica, temperature in enumerate(protocol.temperatures):
             seed = _seed(protocol, walker.index, 1 + walker.rounds, replica, 0)

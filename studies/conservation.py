@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import queue
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..core.engine import DynamicsSettings, Trajectory
-from ..core.integrator import maxwell_boltzmann
+from ..core.integrator import State, maxwell_boltzmann
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..molecules.elements import masses
 from ..molecules.frames import Frames
 from ..potentials.shipped import load
+from ..runs.progress import OnProgress, Progress, silent
 from ..runs.randomness import generator
-
-POLL_SECONDS = 0.2
+from ..runs.workers import Workers, tell
 
 
 @dataclass(frozen=True)
@@ -91,14 +87,14 @@ def conservation_run(
 
 
 def run_conservation(
-    runs: Sequence[ConservationRun], n_workers: int, on_progress: Callable[[int, int], None]
+    runs: Sequence[ConservationRun], n_workers: int, on_progress: OnProgress = silent
 ) -> dict[str, Trajectory]:
     """Run all, each in a process of one thread, at most ``n_workers`` at a time.
 
     Args:
         runs: What to run; titles must differ.
         n_workers: Number of processes.
-        on_progress: Called with the number of steps done, summed over the runs, and the number of all.
+        on_progress: Told of steps, summed over the runs.
 
     Returns:
         The trajectory of each run, by title.
@@ -108,45 +104,20 @@ def run_conservation(
     """
     total = sum(run.settings.n_steps for run in runs)
     done = dict.fromkeys((run.title for run in runs), 0)
-    # spawned, not forked: torch's threads do not survive a fork
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(n_workers, context) as pool:
-        reports = manager.Queue()
-        futures = {run.title: pool.submit(_run, run, reports) for run in runs}
-        while not all(future.done() for future in futures.values()):
-            try:
-                title, steps = reports.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                continue
-            done[title] = steps
-            on_progress(sum(done.values()), total)
-            _raise_failure(futures.values())
-        trajectories = {title: future.result() for title, future in futures.items()}
-    on_progress(total, total)
+
+    def hear(message: tuple[str, int]) -> None:
+        title, done[title] = message
+        on_progress(Progress("NVE dynamics", sum(done.values()), total))
+
+    with Workers(n_workers) as workers:
+        trajectories = dict(zip(done, workers.call(_run, [(run,) for run in runs], hear), strict=True))
+    on_progress(Progress("NVE dynamics", total, total))
     return trajectories
 
 
-def _raise_failure(futures: Any) -> None:
-    """The first failure at once, instead of after the longest run."""
-    for future in futures:
-        if future.done() and future.exception() is not None:
-            for other in futures:
-                other.cancel()
-            future.result()
+def _run(run: ConservationRun) -> Trajectory:
+    def report(steps: int, state: State) -> None:
+        tell((run.title, steps))
 
-
-def _run(run: ConservationRun, reports: Any) -> Trajectory:
-    torch.set_num_threads(1)
-    potential = run.source.load()
-    return (
-        registry()
-        .engine(run.engine)()
-        .run(
-            potential,
-            run.masses,
-            run.positions,
-            run.velocities,
-            run.settings,
-            lambda steps, _: reports.put((run.title, steps)),
-        )
-    )
+    engine = registry().engine(run.engine)()
+    return engine.run(run.source.load(), run.masses, run.positions, run.velocities, run.settings, report)

@@ -3,6 +3,12 @@
 In both cases a process reads in its environment which one it is and where the others meet, and Lightning's DDP joins
 them. Here the processes are watched by the one that started them, which takes no part in training itself: when one of
 them is gone, it ends the others, wherever they are.
+
+`torch.distributed.elastic` could start and end the processes. It brings an error back as text, though, not as what was
+raised; it takes the failure that is seen first for the cause, where it may be a connection that broke because of the
+cause; it carries no messages on the way; and it writes a traceback to the standard error whatever is made of the error.
+Rendezvous, environment and messages would still be ours, and a run of one machine needs neither its restarts nor its
+agents. ``torchrun``, which has them, starts trainings over several machines.
 """
 
 from __future__ import annotations
@@ -11,7 +17,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +29,7 @@ import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from ..core.errors import ConfigurationError, SmoothflowError, TrainingError
-from ..runs.workers import end_with_parent
+from ..runs.workers import become_worker
 
 HOST = "127.0.0.1"
 
@@ -153,10 +158,7 @@ def _death(index: int, count: int, code: int | None) -> SmoothflowError:
 
 def _work(rank: Rank, port: int, pipe: Connection) -> None:
     """What a process does: become a member as ``torchrun`` would make it one, and call the function."""
-    # Ctrl-C reaches every process of the terminal; the one that watches ends the others
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    torch.set_num_threads(max(1, torch.get_num_threads() // rank.on_machine))
+    become_worker(max(1, torch.get_num_threads() // rank.on_machine))
     os.environ.update(
         RANK=str(rank.index),
         LOCAL_RANK=str(rank.index),

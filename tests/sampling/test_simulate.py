@@ -211,16 +211,12 @@ def test_any_engine_and_potential(force_field: Potential) -> None:
     assert force_field.topology is not None
     weights = masses(force_field.topology)
     for engine in ("verlet", "ase", "openmm"):
-        moved, found = advance_walker(
-            walker, 3, force_field, registry().engine(engine)(), weights, protocol, lambda: False
-        )
+        moved, found = advance_walker(walker, 3, force_field, registry().engine(engine)(), weights, protocol)
         assert found.positions.shape == (6, 4, 3)
         np.testing.assert_array_equal(found.positions[-1], moved.positions[0].astype(np.float32))
         energy, forces = force_field.energy_and_forces(torch.from_numpy(found.positions).double())
         np.testing.assert_array_equal(found.energies, energy)
         np.testing.assert_array_equal(found.forces, forces.float())
-    with pytest.raises(SimulationError, match="stopped"):
-        advance_walker(walker, 1, force_field, registry().engine("verlet")(), weights, protocol, lambda: True)
 
 
 def test_bad_settings_are_refused() -> None:
