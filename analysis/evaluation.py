@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ..core.potential import Potential
 from ..molecules.frames import Frames
 from ..molecules.sketch import Origin, SharedFrames, shared_frames
 from ..potentials.flow_potential import FlowPotential
+from ..runs.progress import OnProgress, silent
 from .correlation import Mixing, mixing
 from .estimates import (
     MOST_ERRORS,
@@ -31,7 +32,7 @@ from .estimates import (
     plain,
     tail_reason,
 )
-from .observation import Configurations, OnProgress, observe_frames, observe_samples
+from .observation import Configurations, observe_frames, observe_samples
 from .reweighting import (
     Partition,
     WeightTail,
@@ -206,7 +207,7 @@ def evaluate(
     reference: Potential,
     n_samples: int,
     generator: torch.Generator,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = silent,
     provenance: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Compare a flow with the force field whose Boltzmann distribution it was trained on.
@@ -217,7 +218,7 @@ def evaluate(
         reference: The force field.
         n_samples: How many samples to draw from the flow.
         generator: Of the samples.
-        on_progress: Called with the number of configurations done and the number of all.
+        on_progress: Told of configurations.
         provenance: Of the flow, as its file's header holds it: says whether it was trained on the frames.
 
     Raises:
@@ -226,8 +227,8 @@ def evaluate(
     """
     total = len(frames) + n_samples
 
-    def after(offset: int) -> OnProgress | None:
-        return on_progress and (lambda done, _: on_progress(offset + done, total))
+    def after(offset: int) -> OnProgress:
+        return lambda part: on_progress(replace(part, done=offset + part.done, total=total))
 
     observed = observe_frames(potential, frames, reference, after(0))
     samples = observe_samples(potential, n_samples, generator, reference, after(len(frames)))

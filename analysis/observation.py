@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..core.units import thermal_energy
 from ..molecules.frames import Frames
 from ..molecules.label_checks import check_labels, compare_labels, warn_of_duplicates
 from ..potentials.flow_potential import FlowPotential
+from ..runs.progress import OnProgress, Progress, silent
 
 BATCH_SIZE = 500
 """Configurations per call of a potential."""
@@ -26,9 +27,6 @@ N_CHECKED = 10
 
 CHECK_TOLERANCE = 0.02
 """Largest disagreement between stored and recomputed energies, kT; float32 positions cause about 0.001."""
-
-OnProgress = Callable[[int, int], None]
-"""Called with the number of configurations done and the number of all."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def require_frames(potential: FlowPotential, frames: Frames, reference: Potentia
 
 
 def observe_frames(
-    potential: FlowPotential, frames: Frames, reference: Potential, on_progress: OnProgress | None = None
+    potential: FlowPotential, frames: Frames, reference: Potential, on_progress: OnProgress = silent
 ) -> Configurations:
     """Evaluate the flow on frames of molecular dynamics.
 
@@ -137,7 +135,7 @@ def observe_samples(
     n_samples: int,
     generator: torch.Generator,
     reference: Potential,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = silent,
 ) -> Configurations:
     """Draw samples of the flow, and evaluate both potentials on them.
 
@@ -193,7 +191,7 @@ def _observe(
     reference: Potential,
     batches: Iterable[_Batch],
     n_all: int,
-    on_progress: OnProgress | None,
+    on_progress: OnProgress,
 ) -> Configurations:
     """Evaluate batch by batch, computing only what is not known."""
     kT = potential.kT
@@ -219,7 +217,6 @@ def _observe(
         for name, values in found.items():
             columns[name].append(values.detach().double().cpu())
         n_done += len(q)
-        if on_progress is not None:
-            on_progress(n_done, n_all)
+        on_progress(Progress("evaluate", n_done, n_all))
     observed = {name: torch.cat(parts) for name, parts in columns.items()}
     return Configurations(**observed, replica=None)

@@ -44,7 +44,6 @@ def run(
     from ..molecules.frames_file import read_frames
     from ..potentials.compilation import compile_potential
     from ..potentials.shipped import load
-    from ..runs.progress import Progress
 
     require_free(output)
     potential = load(model)
@@ -57,14 +56,14 @@ def run(
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:N_CONFIGURATIONS]
         positions = torch.from_numpy(data.positions)[chosen].double()
     dtypes = [choice.torch for choice in precision or list(Precision)]
-    with task_progress() as report:
+    with task_progress() as on_progress:
         functions = compile_potential(
             potential,
             positions,
             output,
             dtypes,
             second_derivatives,
-            lambda name, done, total: report(Progress("Compiling", done, total, {})),
+            on_progress,
         )
     if as_json:
         print_json({"package": str(output), "functions": [vars(function) for function in functions]})

@@ -68,13 +68,6 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar with rate and remaining time; yields a function to call with the amount done so far."""
-    with task_progress() as report:
-        yield lambda done: report(Stage(description, done, total))
-
-
-@contextmanager
 def task_progress() -> Iterator[Callable[[Stage], None]]:
     """A progress bar for each stage of a long task; yields a function to call with the task's reports."""
     if not errors.is_terminal:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import completion
-from .console import note, print_json, print_table, progress
+from .console import note, print_json, print_table, task_progress
 from .options import (
     AsJson,
     Charge,
@@ -83,14 +83,14 @@ def run(
     name = with_electrons(reference or model_reference(model), charge, multiplicity)
     with model_structure(potential, structure) as (path, _):
         target = provider_potential(name, path)
-    with progress("evaluate", len(held_out) + n_samples) as advance:
+    with task_progress() as on_progress:
         result = evaluate(
             potential,
             held_out,
             target,
             n_samples,
             torch.Generator(where).manual_seed(seed),
-            lambda done, total: advance(done),
+            on_progress,
             provenance,
         )
     if as_json:

@@ -21,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ..core.errors import CompilationError, ConfigurationError
 from ..core.files import write_atomically
 from ..core.potential import Potential, unchecked
+from ..runs.progress import OnProgress, Progress, silent
 from .compiled import CURVATURE, MANY, ONE, CompiledPotential, function_name
 from .package import HEADER, fingerprint, write_header
 
@@ -56,7 +57,7 @@ def compile_potential(
     path: str | Path,
     dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64),
     second_derivatives: bool = False,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: OnProgress = silent,
 ) -> list[CompiledFunction]:
     """Compile a potential ahead of time into a package that runs without a compiler.
 
@@ -69,7 +70,7 @@ def compile_potential(
         path: The package; ends in ``.pt2``.
         dtypes: Precisions to compile for.
         second_derivatives: Whether to add Hessian-vector products, by reverse over reverse.
-        on_progress: Called with the name of the function that comes next, the number done and the number of all.
+        on_progress: Told of functions.
 
     Returns:
         The functions, with their errors.
@@ -98,8 +99,7 @@ def compile_potential(
     with tempfile.TemporaryDirectory() as folder:
         for done, (kind, dtype) in enumerate(wanted):
             name = function_name(kind, dtype)
-            if on_progress is not None:
-                on_progress(name, done, len(wanted))
+            on_progress(Progress("Compiling", done, len(wanted)))
             begin = time.perf_counter()
             files[name] = _compile(versions[dtype], kind, positions.detach().cpu().to(dtype), Path(folder) / name)
             seconds[name] = time.perf_counter() - begin
@@ -109,8 +109,7 @@ def compile_potential(
             for kind, dtype in wanted
         }
         write_atomically(path, compiled.content)
-    if on_progress is not None:
-        on_progress("", len(wanted), len(wanted))
+    on_progress(Progress("Compiling", len(wanted), len(wanted)))
     return [CompiledFunction(name, seconds[name], errors[name]) for name in files]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from ..core.identity import Coordinate, Geometry
 from ..core.potential import Potential, takes_positions, unchecked
 from ..core.topology import Topology
 from ..core.units import thermal_energy
+from ..runs.progress import OnProgress, silent
 
 
 class FlowPotential(Potential):
@@ -122,7 +122,7 @@ class FlowPotential(Potential):
         self,
         package: str | Path,
         positions: Float[Tensor, "batch atoms 3"] | None = None,
-        on_progress: Callable[[str, int, int], None] | None = None,
+        on_progress: OnProgress = silent,
     ) -> Potential:
         """The same potential as machine code in its own precision, many times faster for one configuration; on the CPU.
 
@@ -130,7 +130,7 @@ class FlowPotential(Potential):
             package: Loaded if it holds this model, compiled for this machine; otherwise compiled, which takes minutes,
                 and written there.
             positions: Configurations in nm at which the code is checked; by default samples of the flow.
-            on_progress: Told of the functions that are compiled.
+            on_progress: Told of functions that are compiled.
 
         Returns:
             A `CompiledPotential`; or, with a warning that says why, this potential itself if it cannot be compiled.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -29,3 +29,8 @@ OnProgress = Callable[[Progress], None]
 
 def silent(progress: Progress) -> None:
     """Tells nobody."""
+
+
+def within(stage: str, on_progress: OnProgress) -> OnProgress:
+    """Tells of a part of a longer task under the name that this part has there."""
+    return lambda progress: on_progress(replace(progress, stage=stage))

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "coordinates": {"molecules", "core"},
     "backends": {"molecules", "core"},
     "testing": {"core"},
-    "potentials": {"coordinates", "molecules", "core"},
+    "potentials": {"coordinates", "molecules", "runs", "core"},
     "sampling": {"potentials", "coordinates", "molecules", "integrators", "runs", "core"},
     "training": {"potentials", "coordinates", "molecules", "runs", "core"},
     "analysis": {"potentials", "coordinates", "molecules", "runs", "core"},

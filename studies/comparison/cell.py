@@ -26,14 +26,14 @@ from ...molecules.frames import Frames
 from ...potentials.flow_potential import FlowPotential
 from ...potentials.shipped import load, provenance_of
 from ...runs.locks import lock_file
-from ...runs.progress import OnProgress, Progress
+from ...runs.progress import OnProgress, within
 from ...training.config import TrainSettings
 from ...training.run import train
 from ...training.run_folder import RunFolder, training_seconds
 from ..conservation import PotentialSource
 from ..gallery import evaluation_pictures
 from ..physics.dynamics import NVE_REPORT_STEPS, energy_fluctuations, equilibrated, nve
-from ..physics.report import Count, single
+from ..physics.report import single
 from ..report import Picture
 from .measured import Measured, NVERuns, read_measured, write_measured
 from .settings import ComparisonSettings
@@ -112,7 +112,7 @@ def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, o
         target = inputs.source.load()
         source = {**inputs.origin, "target": inputs.source.reference, "structure": str(inputs.source.structure)}
         try:
-            model = train(inputs.frames, training, folder, target, _stage(on_progress, f"train {title}"), source)
+            model = train(inputs.frames, training, folder, target, within(f"train {title}", on_progress), source)
         except BREAKDOWNS as error:
             found.breakdowns["training"] = str(error)
             return write_measured(found, path)
@@ -205,7 +205,7 @@ def _measured(
             target,
             inputs.settings.n_samples,
             torch.Generator().manual_seed(inputs.settings.seed),
-            _counter(on_progress, f"evaluate {found.title}"),
+            within(f"evaluate {found.title}", on_progress),
             provenance,
         )
         found.verdict.extend(evaluation.verdict.reasons)
@@ -220,7 +220,7 @@ def _with_dynamics(found: Measured, potential: Potential, inputs: Inputs, on_pro
     """Adds force gradients, energy conservation, and how it changes with the time step."""
     settings, held_out = inputs.settings, inputs.held_out
     physics = settings.dynamics.physics(held_out.temperature)
-    count = _counter(on_progress, f"dynamics {found.title}")
+    told = within(f"dynamics {found.title}", on_progress)
 
     def spread(n: int) -> Float[Tensor, "n atoms 3"]:
         chosen = torch.linspace(0, len(held_out) - 1, min(n, len(held_out))).long()
@@ -233,9 +233,9 @@ def _with_dynamics(found: Measured, potential: Potential, inputs: Inputs, on_pro
         found.metrics["mean_force_gradient"] = mean_of_independent(sizes)
     runs: NVERuns | None = None
     with _noted(found, "equilibration"):
-        start = equilibrated(potential, spread(physics.n_replicas), masses(held_out.topology), physics, count)
+        start = equilibrated(potential, spread(physics.n_replicas), masses(held_out.topology), physics, told)
         with _noted(found, "NVE"):
-            trajectory = nve(potential, start, physics.timestep, physics.production, NVE_REPORT_STEPS, count)
+            trajectory = nve(potential, start, physics.timestep, physics.production, NVE_REPORT_STEPS, told)
             runs = NVERuns(trajectory.times, trajectory.total_energy)
             conserved = energy_conservation(trajectory)
             found.metrics["nve_std_per_dof"] = conserved.std_per_dof
@@ -243,7 +243,7 @@ def _with_dynamics(found: Measured, potential: Potential, inputs: Inputs, on_pro
             found.metrics["nve_drift"] = conserved.drift
         with _noted(found, "time steps"):
             if physics.timesteps:
-                fluctuations = energy_fluctuations(potential, start, physics, count)
+                fluctuations = energy_fluctuations(potential, start, physics, told)
                 found.metrics["timestep_exponent"] = scaling_exponent(physics.timesteps, fluctuations)
     return replace(found, nve=runs)
 
@@ -291,11 +291,3 @@ def _cost(potential: FlowPotential, run: RunFolder) -> dict[str, Estimate]:
 
 def _n_parameters(potential: FlowPotential) -> Estimate:
     return single(float(sum(parameter.numel() for parameter in potential.flow.parameters())))
-
-
-def _stage(on_progress: OnProgress, stage: str) -> OnProgress:
-    return lambda progress: on_progress(replace(progress, stage=stage))
-
-
-def _counter(on_progress: OnProgress, stage: str) -> Count:
-    return lambda done, total: on_progress(Progress(stage, done, total))

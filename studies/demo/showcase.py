@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,8 @@ from ...core.plugins import registry
 from ...molecules.frames import Frames
 from ...molecules.shipped import molecule_path
 from ...potentials.shipped import load, provenance_of
-from ...runs.progress import OnProgress, Progress
+from ...runs.progress import OnProgress, within
+from ...runs.workers import n_cores
 from ..conservation import PotentialSource, conservation_run, run_conservation
 from ..gallery import conservation_picture, evaluation_pictures
 from ..report import Picture, Report, Table, write_report
@@ -156,7 +156,7 @@ def show(
         reference.load(),
         settings.n_samples,
         torch.Generator().manual_seed(settings.seed),
-        lambda done, total: on_progress(Progress("Evaluating", done, total)),
+        within("Evaluating", on_progress),
         provenance_of(model),
     )
     clock.stop("evaluate and sample")
@@ -169,9 +169,7 @@ def show(
         ("Amber in OpenMM", reference, "openmm", settings.n_replicas),
     ]
     runs = [conservation_run(title, source, engine, test, n, dynamics) for title, source, engine, n in plan]
-    trajectories = run_conservation(
-        runs, os.cpu_count() or 1, lambda done, total: on_progress(Progress("NVE dynamics", done, total))
-    )
+    trajectories = run_conservation(runs, n_cores(), on_progress)
     clock.stop("NVE dynamics")
     return evaluation, trajectories
 

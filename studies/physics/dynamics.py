@@ -22,7 +22,8 @@ from ...core.units import BOLTZMANN, FEMTOSECOND, thermal_energy
 from ...integrators.langevin import Langevin
 from ...integrators.simulation import advance
 from ...integrators.velocity_verlet import VelocityVerlet
-from .report import Count, Finding, single
+from ...runs.progress import OnProgress, Progress, within
+from .report import Finding, single
 from .scans import covalent_lengths
 from .settings import PhysicsSettings
 
@@ -57,7 +58,7 @@ def equilibrated(
     positions: Float[Tensor, "n atoms 3"],
     masses: Float[Tensor, "atoms"],
     settings: PhysicsSettings,
-    count: Count,
+    on_progress: OnProgress,
 ) -> State:
     """The replicas after Langevin dynamics; they start from the positions in turn, at thermal velocities.
 
@@ -68,7 +69,13 @@ def equilibrated(
     n_steps = round(settings.equilibration / settings.timestep)
     noise = torch.Generator(positions.device).manual_seed(settings.seed)
     thermostat = Langevin(settings.timestep, settings.temperature, settings.equilibration_friction, noise)
-    _, last = _run(potential, thermostat, start, DynamicsSettings(n_steps, report_every=REPORT_STEPS), count)
+    _, last = _run(
+        potential,
+        thermostat,
+        start,
+        DynamicsSettings(n_steps, report_every=REPORT_STEPS),
+        within("equilibration", on_progress),
+    )
     return replace(last, time=0.0)
 
 
@@ -86,14 +93,14 @@ def _thermal_start(
 
 
 def _run(
-    potential: Potential, integrator: Integrator, start: State, settings: DynamicsSettings, count: Count
+    potential: Potential, integrator: Integrator, start: State, settings: DynamicsSettings, on_progress: OnProgress
 ) -> tuple[Trajectory, State]:
     """The trajectory, and its last state."""
     last = [start]
 
     def look(done: int, state: State) -> None:
         last[0] = state
-        count(done, settings.n_steps)
+        on_progress(Progress("dynamics", done, settings.n_steps))
 
     return _simulate(potential, integrator, start, settings, look), last[0]
 
@@ -110,7 +117,7 @@ def _simulate(
 
 
 def nve(
-    potential: Potential, start: State, timestep: float, duration: float, report_every: int, count: Count
+    potential: Potential, start: State, timestep: float, duration: float, report_every: int, on_progress: OnProgress
 ) -> Trajectory:
     """Velocity Verlet from a state.
 
@@ -120,21 +127,24 @@ def nve(
         timestep: ps.
         duration: ps.
         report_every: Steps between recorded frames.
-        count: Told of steps.
+        on_progress: Told of steps.
 
     Raises:
         SimulationError: If an energy or a force is not finite.
     """
     steps = DynamicsSettings(round(duration / timestep), timestep, report_every=report_every)
-    return _run(potential, VelocityVerlet(timestep), start, steps, count)[0]
+    return _run(potential, VelocityVerlet(timestep), start, steps, on_progress)[0]
 
 
-def examine_conservation(potential: Potential, start: State, settings: PhysicsSettings, count: Count) -> list[Finding]:
+def examine_conservation(
+    potential: Potential, start: State, settings: PhysicsSettings, on_progress: OnProgress
+) -> list[Finding]:
     """Fluctuation and drift of the total energy in NVE runs."""
     quantities = ("std of total energy / (3n - 6), kJ/mol", "|drift| of total energy, kJ/mol/ps")
     highest = FLUCTUATION * thermal_energy(settings.temperature)
     try:
-        trajectory = nve(potential, start, settings.timestep, settings.production, NVE_REPORT_STEPS, count)
+        told = within("conservation", on_progress)
+        trajectory = nve(potential, start, settings.timestep, settings.production, NVE_REPORT_STEPS, told)
     except SimulationError as error:
         kinetic = thermal_energy(settings.temperature) * math.sqrt(1.5 * start.positions.shape[1])
         limits = (highest, kinetic / DRIFT_TIME)
@@ -148,7 +158,9 @@ def examine_conservation(potential: Potential, start: State, settings: PhysicsSe
     ]
 
 
-def energy_fluctuations(potential: Potential, start: State, settings: PhysicsSettings, count: Count) -> list[Estimate]:
+def energy_fluctuations(
+    potential: Potential, start: State, settings: PhysicsSettings, on_progress: OnProgress
+) -> list[Estimate]:
     """The fluctuation of the total energy per degree of freedom, kJ/mol, at each time step, all runs from one start.
 
     Raises:
@@ -159,12 +171,12 @@ def energy_fluctuations(potential: Potential, start: State, settings: PhysicsSet
     found: list[Estimate] = []
     done = 0
 
-    def count_all(steps: int, _: int) -> None:
-        count(done + steps, sum(lengths))
+    def tell(of_run: Progress) -> None:
+        on_progress(Progress("order", done + of_run.done, sum(lengths)))
 
     for timestep, n_steps in zip(settings.timesteps, lengths, strict=True):
         try:
-            trajectory = nve(potential, start, timestep, settings.scaling_duration, round(every / timestep), count_all)
+            trajectory = nve(potential, start, timestep, settings.scaling_duration, round(every / timestep), tell)
         except SimulationError as error:
             raise SimulationError(f"{timestep / FEMTOSECOND:g} fs: {error}") from error
         done += n_steps
@@ -172,11 +184,13 @@ def energy_fluctuations(potential: Potential, start: State, settings: PhysicsSet
     return found
 
 
-def examine_order(potential: Potential, start: State, settings: PhysicsSettings, count: Count) -> list[Finding]:
+def examine_order(
+    potential: Potential, start: State, settings: PhysicsSettings, on_progress: OnProgress
+) -> list[Finding]:
     """The exponent with which the fluctuation of the energy grows with the time step, all runs from one start."""
     quantity = "exponent of the energy fluctuation's growth with the time step"
     try:
-        fluctuations = energy_fluctuations(potential, start, settings, count)
+        fluctuations = energy_fluctuations(potential, start, settings, on_progress)
     except SimulationError as error:
         return [_failed("order", quantity, error, ORDER[1], ORDER[0])]
     series = ", ".join(
@@ -191,11 +205,13 @@ def _failed(test: str, quantity: str, error: SimulationError, high: float, low: 
     return Finding(test, quantity, single(math.nan), low, high, str(error))
 
 
-def examine_thermostat(potential: Potential, start: State, settings: PhysicsSettings, count: Count) -> list[Finding]:
+def examine_thermostat(
+    potential: Potential, start: State, settings: PhysicsSettings, on_progress: OnProgress
+) -> list[Finding]:
     """Temperature, equipartition and integrity of the molecule in a long NVT run; it ends when a bond breaks."""
     noise = torch.Generator(start.positions.device).manual_seed(settings.seed + 1)
     thermostat = Langevin(settings.timestep, settings.temperature, settings.friction, noise)
-    watch = _Watch(potential.topology, start, settings, count)
+    watch = _Watch(potential.topology, start, settings, on_progress)
     note = ""
     try:
         steps = DynamicsSettings(settings.nvt_steps, settings.timestep, "nvt", report_every=REPORT_STEPS)
@@ -208,10 +224,12 @@ def examine_thermostat(potential: Potential, start: State, settings: PhysicsSett
 class _Watch:
     """Looks at the states of an NVT run."""
 
-    def __init__(self, topology: Topology | None, start: State, settings: PhysicsSettings, count: Count) -> None:
+    def __init__(
+        self, topology: Topology | None, start: State, settings: PhysicsSettings, on_progress: OnProgress
+    ) -> None:
         self.topology = topology
         self.settings = settings
-        self.count = count
+        self.on_progress = on_progress
         self.done = 0
         self.temperatures: list[Float[Tensor, "atoms"]] = []
         self.longest = torch.zeros(0 if topology is None else len(topology.bonds), dtype=torch.float64)
@@ -222,7 +240,7 @@ class _Watch:
 
     def __call__(self, done: int, state: State) -> None:
         self.done = done
-        self.count(done, self.settings.nvt_steps)
+        self.on_progress(Progress("thermostat", done, self.settings.nvt_steps))
         self.temperatures.append(atom_temperatures(state, self.settings.timestep))
         if self.topology is not None:
             self._look(state, self.topology)

@@ -20,7 +20,8 @@ from ...core.differences import (
 from ...core.potential import Potential
 from ...core.topology import Topology
 from ...core.units import thermal_energy
-from .report import Count, Finding, single
+from ...runs.progress import OnProgress, Progress
+from .report import Finding, single
 from .scans import bond_scans, torsion_scans
 
 INCONSISTENCY = 1e-2
@@ -37,7 +38,7 @@ CLASH = 1e4
 and what is left of its energy is rounding. No flow gets there, whose walls between turns are some 100 kT high."""
 
 
-def examine_forces(potential: Potential, frames: Float[Tensor, "n atoms 3"], count: Count) -> list[Finding]:
+def examine_forces(potential: Potential, frames: Float[Tensor, "n atoms 3"], on_progress: OnProgress) -> list[Finding]:
     r"""Forces against finite differences of the energy, relative to the root mean square over the frames.
 
     .. math:: \max_{\mathrm{frames}} |F + \partial U / \partial x| / \sqrt{\langle |F|^2 \rangle}
@@ -51,21 +52,23 @@ def examine_forces(potential: Potential, frames: Float[Tensor, "n atoms 3"], cou
         error = float((numerical_forces(potential, frame) - given).norm())
         # without any force there is none by finite differences either
         errors.append(error / scale if scale else math.inf if error else 0.0)
-        count(i + 1, len(frames))
+        on_progress(Progress("forces", i + 1, len(frames)))
     worst = max(range(len(errors)), key=lambda i: math.inf if math.isnan(errors[i]) else errors[i])
     quantity = "relative difference of forces and -dU/dx"
     note = f"frame {worst}; rms force {scale / math.sqrt(frames[0].numel()):.3g} kJ/mol/nm"
     return [Finding("forces", quantity, single(errors[worst]), high=INCONSISTENCY, note=note)]
 
 
-def examine_net_force(potential: Potential, frames: Float[Tensor, "n atoms 3"], count: Count) -> list[Finding]:
+def examine_net_force(
+    potential: Potential, frames: Float[Tensor, "n atoms 3"], on_progress: OnProgress
+) -> list[Finding]:
     """Net force and torque, relative to the root mean square force and the radius of gyration."""
     _, forces = potential.energy_and_forces(frames)
     # where there is no force at all, there is no net force either
     scale = forces.square().mean().sqrt().clamp(min=torch.finfo(forces.dtype).tiny)
     radius = (frames - frames.mean(1, keepdim=True)).square().sum(-1).mean().sqrt()
     force, torque = (vector.norm(dim=-1).max() / scale for vector in net_force_and_torque(frames, forces))
-    count(1, 1)
+    on_progress(Progress("net force", 1, 1))
     found = [Finding("net force", "net force / rms force", single(float(force)), high=NET)]
     if frames.shape[1] > 1:
         ratio = single(float(torque / radius))
@@ -73,19 +76,23 @@ def examine_net_force(potential: Potential, frames: Float[Tensor, "n atoms 3"], 
     return found
 
 
-def examine_hessian(potential: Potential, frames: Float[Tensor, "n atoms 3"], count: Count) -> list[Finding]:
+def examine_hessian(potential: Potential, frames: Float[Tensor, "n atoms 3"], on_progress: OnProgress) -> list[Finding]:
     """Asymmetry of the force's Jacobian by finite differences of the forces."""
     values = []
     for i, frame in enumerate(frames):
         values.append(asymmetry(numerical_hessian(potential, frame)))
-        count(i + 1, len(frames))
+        on_progress(Progress("hessian", i + 1, len(frames)))
     worst = max(range(len(values)), key=values.__getitem__)
     quantity = "relative asymmetry of the Hessian"
     return [Finding("hessian", quantity, single(values[worst]), high=ASYMMETRY, note=f"frame {worst}")]
 
 
 def examine_continuity(
-    potential: Potential, frame: Float[Tensor, "atoms 3"], topology: Topology, temperature: float, count: Count
+    potential: Potential,
+    frame: Float[Tensor, "atoms 3"],
+    topology: Topology,
+    temperature: float,
+    on_progress: OnProgress,
 ) -> list[Finding]:
     """Jumps of the forces and of their gradient along scans of bonds, and along whole turns of all torsions."""
     ceiling = float(potential.energy_and_forces(frame[None])[0]) + CLASH * thermal_energy(temperature)
@@ -96,7 +103,7 @@ def examine_continuity(
         found = []
         for i, scan in enumerate(scans):
             found.append(worst_break(potential, scan, order))
-            count(order * len(scans) + i + 1, 2 * len(scans))
+            on_progress(Progress("continuity", order * len(scans) + i + 1, 2 * len(scans)))
         worst = max(found, key=lambda one: math.inf if math.isnan(one.share) else one.share)
         n_broken = sum(not one.continuous for one in found)
         unit = "kJ/mol/nm" + ("", " per nm or radian")[order]

@@ -15,8 +15,9 @@ from ...core.errors import GeometryError
 from ...core.potential import Potential
 from ...core.topology import Topology
 from ...core.units import thermal_energy
+from ...runs.progress import OnProgress, Progress, silent
 from ...sampling.simulate import slow_torsions
-from .report import Count, Finding, single
+from .report import Finding, single
 
 N_GRID = 12
 """Points along each of two neighbouring slow torsions."""
@@ -86,7 +87,7 @@ def find_minima(
     temperature: float,
     seed: int = 0,
     reference: Potential | None = None,
-    count: Count = lambda done, total: None,
+    on_progress: OnProgress = silent,
 ) -> list[Minimum]:
     r"""Minimize from the given configurations, from grids of each two neighbouring slow torsions, and at random.
 
@@ -103,7 +104,7 @@ def find_minima(
         temperature: K; the unit of energy.
         seed: Seed of the random starts.
         reference: Another potential of the molecule; its energies are taken at the minima found.
-        count: Told of steps.
+        on_progress: Told of steps.
 
     Returns:
         The minima, the lowest first.
@@ -123,7 +124,11 @@ def find_minima(
     stream = torch.Generator().manual_seed(seed)
     away = torch.cat([*_grids(q[0], slow), _turned(q, slow, N_RANDOM if slow else 0, stream)])
     starts = torch.cat([q, _turned(away, methyls, None, stream)])
-    ends, energies, converged = _relaxed(potential, coordinates, starts, widths, kT, lambda i, n: count(i, 2 * n))
+
+    def told(before: int) -> OnProgress:
+        return lambda part: on_progress(Progress("minima", before + part.done, 2 * N_STEPS))
+
+    ends, energies, converged = _relaxed(potential, coordinates, starts, widths, kT, told(0))
     n_given = len(q)
     if not bool(converged[:n_given].any()):
         raise GeometryError("No minimization from the given configurations ended in a minimum.")
@@ -132,7 +137,7 @@ def find_minima(
     if elsewhere and methyls:
         # a hole far from the data may lie where quick torsions are unusual, too
         starts = _turned(ends[elsewhere].repeat_interleave(N_AGAIN, 0), methyls, None, stream)
-        more = _relaxed(potential, coordinates, starts, widths, kT, lambda i, n: count(n + i, 2 * n))
+        more = _relaxed(potential, coordinates, starts, widths, kT, told(N_STEPS))
         ends, energies, converged = (torch.cat(pair) for pair in zip((ends, energies, converged), more, strict=True))
         clusters = _clusters(ends, energies, converged, slow)
     is_given = torch.arange(len(ends)) < n_given
@@ -166,10 +171,10 @@ def examine_minima(
     temperature: float,
     seed: int,
     reference: Potential | None,
-    count: Count,
+    on_progress: OnProgress,
 ) -> list[Finding]:
     """Whether a minimum elsewhere is deeper than those of the given configurations, or than the reference's."""
-    minima = find_minima(potential, positions, topology, temperature, seed, reference, count)
+    minima = find_minima(potential, positions, topology, temperature, seed, reference, on_progress)
     kT = thermal_energy(temperature)
     findings = []
     others = [minimum for minimum in minima if not minimum.is_given]
@@ -240,7 +245,7 @@ def _relaxed(
     starts: Float[Tensor, "starts dim"],
     widths: Float[Tensor, "dim"],
     kT: float,
-    count: Count,
+    on_progress: OnProgress,
 ) -> tuple[Float[Tensor, "starts dim"], Float[Tensor, "starts"], Bool[Tensor, "starts"]]:
     """Ends of the minimizations, their energies in kT, and whether they are minima."""
 
@@ -281,8 +286,8 @@ def _relaxed(
         longest = move.abs().amax(-1, keepdim=True).clamp(min=1e-30)
         u = u + move * (LARGEST_STEP / longest).clamp(max=1.0)
         energy, force = energy_and_force(u)
-        count(i + 1, N_STEPS)
-    count(N_STEPS, N_STEPS)
+        on_progress(Progress("relaxation", i + 1, N_STEPS))
+    on_progress(Progress("relaxation", N_STEPS, N_STEPS))
     converged = ends_energy.isfinite() & (ends_force.abs().amax(-1) < CONVERGED)
     return end * widths, ends_energy, converged
 

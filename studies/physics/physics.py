@@ -16,12 +16,12 @@ from ...core.engine import check_start
 from ...core.errors import ConfigurationError, SmoothflowError
 from ...core.integrator import State
 from ...core.potential import Potential
-from ...runs.progress import OnProgress, Progress, silent
+from ...runs.progress import OnProgress, silent
 from ...runs.stopping import Terminated
 from .dynamics import equilibrated, examine_conservation, examine_order, examine_thermostat
 from .forces import examine_continuity, examine_forces, examine_hessian, examine_net_force
 from .minima import examine_minima
-from .report import Count, Finding, PhysicsReport, single
+from .report import Finding, PhysicsReport, single
 from .scans import bond_scans, torsion_scans
 from .settings import PHYSICS_TESTS, PhysicsSettings
 
@@ -99,26 +99,25 @@ def examine_physics(
     def start() -> State:
         # all dynamics begin at the same states
         if not states:
-            count = _teller("equilibration", on_progress)
-            states.append(equilibrated(potential, positions, masses, settings, count))
+            states.append(equilibrated(potential, positions, masses, settings, on_progress))
         return states[0]
 
     topology = potential.topology
-    runs: dict[str, Callable[[Count], list[Finding]]] = {
-        "forces": lambda count: examine_forces(potential, frames, count),
-        "net force": lambda count: examine_net_force(potential, frames, count),
-        "hessian": lambda count: examine_hessian(potential, frames, count),
-        "conservation": lambda count: examine_conservation(potential, start(), settings, count),
-        "order": lambda count: examine_order(potential, start(), settings, count),
-        "thermostat": lambda count: examine_thermostat(potential, start(), settings, count),
+    runs: dict[str, Callable[[], list[Finding]]] = {
+        "forces": lambda: examine_forces(potential, frames, on_progress),
+        "net force": lambda: examine_net_force(potential, frames, on_progress),
+        "hessian": lambda: examine_hessian(potential, frames, on_progress),
+        "conservation": lambda: examine_conservation(potential, start(), settings, on_progress),
+        "order": lambda: examine_order(potential, start(), settings, on_progress),
+        "thermostat": lambda: examine_thermostat(potential, start(), settings, on_progress),
     }
     if topology is not None:
         scanned = topology
-        runs["continuity"] = lambda count: examine_continuity(
-            potential, positions[0], scanned, settings.temperature, count
+        runs["continuity"] = lambda: examine_continuity(
+            potential, positions[0], scanned, settings.temperature, on_progress
         )
-        runs["minima"] = lambda count: examine_minima(
-            potential, positions, scanned, settings.temperature, settings.seed, reference, count
+        runs["minima"] = lambda: examine_minima(
+            potential, positions, scanned, settings.temperature, settings.seed, reference, on_progress
         )
     chosen = [name for name in PHYSICS_TESTS if name in tests]
     left_out = {name: reason for name in chosen if (reason := why_left_out(name, potential, positions[0]))}
@@ -133,7 +132,7 @@ def examine_physics(
         if name in left_out:
             continue
         try:
-            findings += runs[name](_teller(name, on_progress))
+            findings += runs[name]()
         except SmoothflowError as error:
             findings.append(Finding(name, "a number at all", single(math.nan), note=str(error)))
         except (KeyboardInterrupt, Terminated) as signal:
@@ -250,7 +249,3 @@ def _seconds(potential: Potential, positions: Float[Tensor, "n atoms 3"]) -> flo
             return 0.0
         found = min(found, time.perf_counter() - start)
     return found
-
-
-def _teller(stage: str, on_progress: OnProgress) -> Count:
-    return lambda done, total: on_progress(Progress(stage, done, total))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...analysis.estimates import Estimate
 from ...core.errors import ConformanceError
-
-Count = Callable[[int, int], None]
-"""Called with the amount done and the amount of all."""
 
 
 @dataclass(frozen=True)

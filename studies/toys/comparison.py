@@ -21,7 +21,7 @@ from ...core.files import make_folder, require_own_folder, write_atomically
 from ...core.flow import Flow
 from ...core.plugins import registry
 from ...potentials.toys import TOYS, Toy
-from ...runs.progress import OnProgress, Progress, silent
+from ...runs.progress import OnProgress, Progress, silent, within
 from ...runs.randomness import generator
 from ...training.losses import force_error
 from ..report import Picture, Report, Table, write_report
@@ -148,13 +148,10 @@ def _run(
     settings: ToySettings,
     on_progress: OnProgress,
 ) -> ToyResult:
-    def train_progress(progress: Progress) -> None:
-        on_progress(replace(progress, stage=f"train {name}"))
-
     began = time.monotonic()
     evaluation, breakdown, seconds = None, "", math.nan
     try:
-        train_on_toy(flow, target, settings, train_progress)
+        train_on_toy(flow, target, settings, within(f"train {name}", on_progress))
         seconds = time.monotonic() - began
         on_progress(Progress(f"evaluate {name}", 0, 1))
         evaluation = evaluate_on_toy(flow, target, held_out, settings)

@@ -226,7 +226,7 @@ def test_progress_counts_every_configuration(potential: FlowPotential) -> None:
         potential,
         N,
         torch.Generator().manual_seed(0),
-        lambda done, total: seen.append((done, total)),
+        lambda progress: seen.append((progress.done, progress.total)),
     )
     assert seen == sorted(seen)
     assert seen[-1] == (2 * N, 2 * N)

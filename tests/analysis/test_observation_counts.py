@@ -38,7 +38,7 @@ def test_every_frame_is_observed_once_in_order(n: int, monkeypatch: pytest.Monke
     frames = Frames(MODEL.topology, MODEL.temperature, positions)
     told: list[tuple[int, int]] = []
     reference = Flat()
-    found = observe_frames(MODEL, frames, reference, lambda done, total: told.append((done, total)))
+    found = observe_frames(MODEL, frames, reference, lambda progress: told.append((progress.done, progress.total)))
     assert len(found) == len(found.energy) == len(found.forces) == n
     np.testing.assert_array_equal(found.positions.numpy(), positions.astype(float))
     # the first coordinate of the first atom, in kT

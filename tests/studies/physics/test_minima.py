@@ -11,6 +11,7 @@ from smoothflow.core.errors import GeometryError
 from smoothflow.core.potential import Potential
 from smoothflow.core.topology import Atom, Topology
 from smoothflow.core.units import thermal_energy
+from smoothflow.runs.progress import silent
 from smoothflow.studies.physics.minima import examine_minima, find_minima
 from torch import Tensor
 
@@ -63,17 +64,17 @@ def test_minima_away_from_the_start_are_found_with_their_energies(b: float) -> N
 
 
 def test_a_deeper_minimum_away_from_the_start_fails() -> None:
-    (finding,) = examine_minima(Peroxide(-5.0), at(AT), PEROXIDE, 300.0, 0, None, lambda done, total: None)
+    (finding,) = examine_minima(Peroxide(-5.0), at(AT), PEROXIDE, 300.0, 0, None, silent)
     assert not finding.holds
     assert finding.measured.value == pytest.approx(-10 / thermal_energy(300.0), abs=0.02)
-    (finding,) = examine_minima(Peroxide(5.0), at(AT), PEROXIDE, 300.0, 0, None, lambda done, total: None)
+    (finding,) = examine_minima(Peroxide(5.0), at(AT), PEROXIDE, 300.0, 0, None, silent)
     assert finding.holds
 
 
 @pytest.mark.parametrize(("b", "holds"), [(-20.0, True), (40.0, False)])
 def test_a_minimum_far_below_the_reference_fails(b: float, holds: bool) -> None:
     # in the reference the other minimum is 2b above the one at the start, in the potential 10
-    findings = examine_minima(Peroxide(5.0), at(AT), PEROXIDE, 300.0, 0, Peroxide(b), lambda done, total: None)
+    findings = examine_minima(Peroxide(5.0), at(AT), PEROXIDE, 300.0, 0, Peroxide(b), silent)
     assert [finding.holds for finding in findings] == [True, holds]
     assert findings[1].measured.value == pytest.approx(max(0.0, 2 * b - 10) / thermal_energy(300.0), abs=0.05)
 
