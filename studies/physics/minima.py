@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ...coordinates.internal import InternalCoordinates
+from ...coordinates.internal import InternalCoordinates, slow_torsions
 from ...core.errors import GeometryError
 from ...core.potential import Potential
 from ...core.topology import Topology
 from ...core.units import thermal_energy
-from ...sampling.simulate import slow_torsions
 from .report import Count, Finding, single
 
 N_GRID = 12
