@@ -13,10 +13,9 @@ from jaxtyping import Complex, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from ..coordinates.internal import InternalCoordinates
+from ..coordinates.internal import InternalCoordinates, is_slow
 from ..core.manifolds import FULL_TURN, Circle, Product
 from ..molecules.frames import Frames
-from ..sampling.simulate import QUICK_TORSIONS
 from .estimates import FEWEST_BLOCKS, Blocks, Estimate, mean_of_series, plain
 
 BLOCK_MEMORIES = 5
@@ -267,7 +266,7 @@ def mixing(
     n_walkers = int(walker_of.max()) + 1
     q = internal.detach().double().cpu().numpy()
     torsions, series = {}, [values.double().numpy().astype(complex) for values in others]
-    slow = [i for i in domain.indices(Circle) if not domain.names[i].startswith(QUICK_TORSIONS)]
+    slow = [i for i in domain.indices(Circle) if is_slow(domain.names[i])]
     for i in domain.indices(Circle):
         turned = np.exp(1j * q[:, i])
         mean = turned.mean()

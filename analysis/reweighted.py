@@ -250,7 +250,7 @@ def observe_weights(potential: FlowPotential, samples: Path, names: Sequence[str
         for block in reader.blocks():
             if block.energies is None or block.log_weights is None:
                 raise FileFormatError(
-                    f'"{samples}" holds no log-weights. Draw the samples with smoothflow sample --reweight.'
+                    f'"{samples}" holds no log-weights. Draw the samples with smoothflow sample --reference.'
                 )
             log_weights = torch.from_numpy(block.log_weights)
             # log w = -u - log q, and the file's energies are -kT log q

@@ -90,7 +90,7 @@ class Workers:
         Args:
             function: What a module defines.
             arguments: Of each call.
-            on_message: Called with what the function sends with `tell`; without it, the function must not send anything.
+            on_message: Called with what the function sends with `tell`; without it, nothing may be sent.
 
         Raises:
             SimulationError: If a worker dies.

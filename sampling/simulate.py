@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..coordinates.checks import warn_of_bends
-from ..coordinates.internal import InternalCoordinates
+from ..coordinates.internal import slow_torsions
 from ..core.errors import ConfigurationError
 from ..core.files import file_digest, require_free
-from ..core.manifolds import Circle
 from ..core.plugins import registry
 from ..core.potential import Potential
-from ..core.topology import Topology
 from ..molecules.checks import check_positions
 from ..molecules.elements import masses
 from ..molecules.frames import Frames
@@ -39,9 +37,6 @@ CHUNK = 20.0
 
 LADDER = (1.2, 1.433, 1.717)
 """Temperatures of the default ladder in units of the lowest: neighbours of a small peptide exchange often."""
-
-QUICK_TORSIONS = ("methyl", "improper", "omega")
-"""Torsions that cross their barriers quickly, or hardly ever even at the ladder's temperatures."""
 
 
 @dataclass(frozen=True)
@@ -237,12 +232,6 @@ def default_ladder(structure: Path, temperature: float) -> tuple[float, ...]:
     if not slow_torsions(topology_from_pdb(structure)[0]):
         return ()
     return tuple(round(factor * temperature, 1) for factor in LADDER)
-
-
-def slow_torsions(topology: Topology) -> list[str]:
-    """Names of the torsions that replica exchange is for."""
-    torsions = [column.name for column in InternalCoordinates(topology).codomain if isinstance(column.manifold, Circle)]
-    return [name for name in torsions if not name.startswith(QUICK_TORSIONS)]
 
 
 def _frames(kind: Frames, found: list[tuple[int, Found]]) -> Frames:

@@ -10,13 +10,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ...coordinates.internal import InternalCoordinates
+from ...coordinates.internal import InternalCoordinates, slow_torsions
 from ...core.errors import GeometryError
 from ...core.potential import Potential
 from ...core.topology import Topology
 from ...core.units import thermal_energy
 from ...runs.progress import OnProgress, Progress, silent
-from ...sampling.simulate import slow_torsions
 from .report import Finding, single
 
 N_GRID = 12

@@ -90,7 +90,7 @@ JOBS = (
     ),
     Job(
         "sample",
-        "{shared}/model.safetensors -n 12000 --out {run}/samples.h5 --reweight " + AMBER,
+        "{shared}/model.safetensors -n 12000 --out {run}/samples.h5 --reference " + AMBER,
         5,
         lambda run: n_frames(run / "samples.h5"),
     ),
