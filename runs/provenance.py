@@ -1,4 +1,4 @@
-"""Where numbers come from: the command, the version of the code, and the machine."""
+"""Where numbers come from: the command, the versions of the code, the machine; and whether two runs are the same."""
 
 from __future__ import annotations
 
@@ -6,13 +6,68 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ..core.errors import ConfigurationError
+
 CPU_INFO = Path("/proc/cpuinfo")
+
+MISSING = "nothing"
+"""What stands in a message for what one of two runs does not have."""
+
+
+def require_same_run(
+    what: str, there: Mapping[str, Any], here: Mapping[str, Any], ignored: Iterable[str] = ("versions",)
+) -> None:
+    """Raise unless a file or folder is of the run that is to go on with it.
+
+    Args:
+        what: The file or folder, for the message.
+        there: What it says of its run, in JSON types; what it says beyond ``here`` does not matter.
+        here: What the run is that would go on: settings, digests of files.
+        ignored: Names that may differ.
+
+    Raises:
+        ConfigurationError: If they are different; names the first difference.
+    """
+    for name, theirs, ours in differences(there, here, ignored):
+        raise ConfigurationError(
+            f"{what} is of another run: {name} is {theirs} there and {ours} here. Choose another name, or use its "
+            "settings."
+        )
+
+
+def differences(
+    there: Mapping[str, Any], here: Mapping[str, Any], ignored: Iterable[str] = ("versions",)
+) -> Iterator[tuple[str, Any, Any]]:
+    """Where two runs differ: the name, with dots for what lies in mappings, and what each has."""
+    for name in here:
+        if name not in ignored:
+            yield from _differences(name, there.get(name, MISSING), here[name])
+
+
+def _differences(name: str, theirs: Any, ours: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        for inner in dict.fromkeys((*ours, *theirs)):
+            yield from _differences(f"{name}.{inner}", theirs.get(inner, MISSING), ours.get(inner, MISSING))
+    elif theirs != ours:
+        yield name, theirs, ours
+
+
+def versions(*names: str) -> dict[str, str]:
+    """Versions of distributions by their names; those that are not installed are left out."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def origin(arguments: Sequence[str]) -> dict[str, str]:
@@ -23,9 +78,8 @@ def origin(arguments: Sequence[str]) -> dict[str, str]:
     """
     return {
         "command": shlex.join(arguments),
-        "smoothflow": version("smoothflow"),
         "commit": commit() or "not a clone",
-        "torch": torch.__version__,
+        **versions("smoothflow", "torch"),
         "machine": machine(),
     }
 

@@ -19,6 +19,7 @@ from ..molecules.frames_file import FramesReader, FramesWriter
 from ..potentials.flow_potential import FlowPotential
 from ..runs.locks import lock_file
 from ..runs.progress import OnProgress, Progress, silent
+from ..runs.provenance import require_same_run
 from ..runs.randomness import generator
 from ..runs.stopping import stop_requests
 
@@ -139,12 +140,7 @@ def _samples_there(plan: SamplingPlan, origin: Mapping[str, Any]) -> int:
         return 0
     with FramesReader(plan.output) as reader:
         there, n_there = reader.provenance, len(reader)
-    for name in origin:
-        if name != "versions" and there.get(name) != origin[name]:
-            raise ConfigurationError(
-                f'"{plan.output}" exists already, and is of another run: {name} is {there.get(name)} there and '
-                f"{origin[name]} here. Choose another name, or use its settings."
-            )
+    require_same_run(f'"{plan.output}"', there, origin)
     if n_there > plan.n_samples:
         raise ConfigurationError(
             f'"{plan.output}" exists already, with {n_there} samples where {plan.n_samples} are asked for. Ask for '

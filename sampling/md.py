@@ -30,6 +30,7 @@ from ..integrators.making import ENSEMBLE_INTEGRATORS
 from ..integrators.simulation import CHECKPOINT_SECONDS, Simulation, VerletEngine
 from ..runs.locks import lock_file
 from ..runs.progress import OnProgress, Progress, silent
+from ..runs.provenance import require_same_run
 from ..runs.stopping import Asked, stop_requests
 from .reporters import CSVReporter, FramesReporter, TrajectoryReporter, replica_paths
 
@@ -277,12 +278,7 @@ def _simulation(
         kept = {**origin, WRITTEN: [file.name for file in files]}
         return Simulation(potential, integrator, start, plan.settings, reporters, kept)
     there = read_checkpoint(path).provenance
-    for name, value in origin.items():
-        if name != "versions" and there.get(name) != value:
-            raise ConfigurationError(
-                f'"{path.name.removesuffix(".checkpoint")}" is of another run: {name} is {there.get(name)} there and '
-                f"{value} here. Choose another name, or use its settings."
-            )
+    require_same_run(f'"{path.name.removesuffix(".checkpoint")}"', there, origin)
     for file in files:
         # to go on with a file is to cut it where the checkpoint was written
         if file.name not in there.get(WRITTEN, [file.name]) and os.path.lexists(file):

@@ -6,7 +6,6 @@ import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from ..molecules.frames_file import FramesReader, FramesWriter
 from ..molecules.topologies import topology_from_pdb
 from ..molecules.topology_checks import require_molecule
 from ..runs.progress import OnProgress, Progress, silent
+from ..runs.provenance import require_same_run, versions
 from ..runs.workers import n_cores, worker_processes
 from .walkers import Found, Protocol, Walker, advance_walker, start_walker
 
@@ -188,7 +188,7 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
     round_time = protocol.round_frames * settings.frame_interval * len(settings.temperatures)
     chunk_rounds = max(1, round(CHUNK / round_time))
     if path.exists():
-        _require_same(path, settings, kind)
+        _require_same(path, kind)
     else:
         require_free(path)
     with worker_processes(min(settings.workers or n_cores(), settings.walkers)) as call, ExitStack() as opened:
@@ -264,12 +264,6 @@ def _provenance(settings: SimulateSettings) -> dict[str, Any]:
     engine = registry().entry("engine", settings.engine)
     # the provider and, in "ase:tblite:GFN2-xTB", the package that it asks
     asked = (part.partition(".")[0] for part in settings.potential.split(":") if part)
-    versions = {}
-    for name in dict.fromkeys(("smoothflow", engine.distribution, settings.engine, *asked)):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     files = (Path(part.strip()) for part in settings.potential.partition(":")[2].split(","))
     return {
         "potential": settings.potential,
@@ -278,7 +272,7 @@ def _provenance(settings: SimulateSettings) -> dict[str, Any]:
         "structure_sha256": file_digest(settings.structure),
         "engine": settings.engine,
         "integrator": registry().engine(settings.engine).thermostat,
-        "versions": versions,
+        "versions": versions("smoothflow", engine.distribution, settings.engine, *asked),
         "timestep": settings.timestep,
         "friction": settings.friction,
         "frame_interval": settings.frame_interval,
@@ -292,17 +286,12 @@ def _provenance(settings: SimulateSettings) -> dict[str, Any]:
     }
 
 
-def _require_same(path: Path, settings: SimulateSettings, kind: Frames) -> None:
+def _require_same(path: Path, kind: Frames) -> None:
     with FramesReader(path) as reader:
         there = reader.provenance
         has_state = "positions" in reader.state()
-    here = dict(kind.provenance)
-    for name, value in here.items():
-        if name not in ("versions", "structure") and there.get(name) != value:
-            raise ConfigurationError(
-                f'"{path}" holds another simulation: {name} is {there.get(name)} there and {value} here. '
-                "Choose another name, or use its settings."
-            )
+    # a structure is what is in it, whatever its name
+    require_same_run(f'"{path}"', there, kind.provenance, ("versions", "structure"))
     if not has_state:
         raise ConfigurationError(f'"{path}" holds nothing to go on from: it was not written by a simulation.')
 

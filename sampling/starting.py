@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..core.files import file_digest
 from ..molecules.frames_file import FramesReader
 from ..molecules.topologies import STRUCTURE_SUFFIXES, topology_from_pdb
 from ..potentials.flow_potential import FlowPotential
+from ..runs.provenance import versions
 
 
 def starting_positions(
@@ -65,8 +65,8 @@ def starting_positions(
 
 def origin_of(model: Path, start: Path | None) -> dict[str, Any]:
     """What a run is of: the names of its files, and what is in them."""
-    versions = {"smoothflow": version("smoothflow"), "torch": torch.__version__}
-    origin = {"model": model.name, "model_sha256": file_digest(model), "versions": versions}
+    used = versions("smoothflow", "torch")
+    origin: dict[str, Any] = {"model": model.name, "model_sha256": file_digest(model), "versions": used}
     if start is not None:
         origin |= {"start": start.name, "start_sha256": file_digest(start)}
     return origin

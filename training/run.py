@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from ..potentials.flow_potential import FlowPotential
 from ..potentials.shipped import load, provenance_of
 from ..runs.locks import lock_folder
 from ..runs.progress import OnProgress, Progress, silent
+from ..runs.provenance import versions
 from .batches import split
 from .config import TrainSettings
 from .fit import VALIDATION_BATCH, Work, fit
@@ -258,16 +258,10 @@ def _threshold(frames: Frames, target: Potential, settings: TrainSettings) -> fl
 def _provenance(
     frames: Frames, digest: str, settings: TrainSettings, origin: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    versions = {}
-    for name in ("smoothflow", "torch", "lightning"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     begun = {} if origin is None else {"initial_model": dict(origin)}
     return {
         **begun,
         "training": settings.model_dump(mode="json", exclude={"flow"}),
         "frames": {**frames.provenance, "sha256": digest, "number": len(frames), "sketch": sketch(frames)},
-        "versions": versions,
+        "versions": versions("smoothflow", "torch", "lightning"),
     }

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from ..core.errors import ConfigurationError, FileFormatError
+from ..core.errors import FileFormatError
 from ..core.files import read_json, require_own_folder, write_atomically
 from ..core.text import shown
 from ..molecules.frames import Frames
+from ..runs.provenance import MISSING, require_same_run
 from .config import TrainSettings, read_settings, write_settings
 
 
@@ -90,29 +91,22 @@ def claim(
         write_atomically(run.frames, json.dumps(identity, indent=1).encode())
         write_atomically(run.config, write_settings(settings).encode())
         return
-    ours, theirs = settings.model_dump(mode="json"), read_settings(run.config).model_dump(mode="json")
-    # how many processes share the work is no part of what is computed
-    different = [name for name in ours if ours[name] != theirs[name] and name != "processes"]
-    if different:
-        name = different[0]
-        raise ConfigurationError(
-            f'The folder "{run.path}" holds a run with other settings: {name} is {theirs[name]} there and {ours[name]} '
-            "here. Choose another folder, or use its settings."
-        )
     try:
-        known = read_json(run.frames)
-        frames_there, model_there = known["sha256"], known.get("initial_model")
+        known = _begun_with(read_json(run.frames))
     except (KeyError, TypeError, AttributeError) as error:
         raise FileFormatError(f'"{run.frames}" is damaged: {error}. Start again in another folder.') from error
-    if frames_there != digest:
-        raise ConfigurationError(
-            f'The folder "{run.path}" holds a run on other frames. Choose another folder, or give that run its frames.'
-        )
-    if model_there != identity.get("initial_model"):
-        raise ConfigurationError(
-            f'The folder "{run.path}" holds a run that began with another model. Choose another folder, or give that '
-            "run its model."
-        )
+    there = {**read_settings(run.config).model_dump(mode="json"), **known}
+    here = {**settings.model_dump(mode="json"), **_begun_with(identity)}
+    # how many processes share the work is no part of what is computed
+    require_same_run(f'The folder "{run.path}"', there, here, ("processes",))
+
+
+def _begun_with(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is made of besides its settings, named for people."""
+    return {
+        "SHA-256 of the frames": identity["sha256"],
+        "SHA-256 of the initial model": identity.get("initial_model", MISSING),
+    }
 
 
 def training_seconds(run: RunFolder) -> float:

@@ -27,6 +27,7 @@ from ...potentials.flow_potential import FlowPotential
 from ...potentials.shipped import load, provenance_of
 from ...runs.locks import lock_file
 from ...runs.progress import OnProgress, within
+from ...runs.provenance import differences
 from ...training.config import TrainSettings
 from ...training.run import train
 from ...training.run_folder import RunFolder, training_seconds
@@ -76,7 +77,7 @@ def measure_reference(inputs: Inputs, folder: Path, on_progress: OnProgress) -> 
         **settings.model_dump(mode="json", include={"n_gradients", "seed", "dynamics"}),
     }
     known = read_measured(path)
-    if known is not None and known.identity == identity:
+    if known is not None and not any(differences(known.identity, identity)):
         return known
     # without a lock: two processes that begin at once measure the same
     found = Measured("force field", identity, inputs.origin, folder)
@@ -141,7 +142,7 @@ def measure_model(model: Path, inputs: Inputs, folder: Path, on_progress: OnProg
     path = folder / "evaluation.json"
     identity = {"model": file_digest(model), **_identity(inputs)}
     known = read_measured(path)
-    if known is not None and known.identity == identity:
+    if known is not None and not any(differences(known.identity, identity)):
         return known
     make_folder(folder)
     found = Measured(f"{MODELS}/{folder.name}", identity, inputs.origin, folder)
@@ -159,7 +160,7 @@ def finished_cell(transform: str, objective: str, inputs: Inputs, folder: Path) 
     identity = _cell_identity(inputs, inputs.settings.training_of(transform, objective))
     # fields that are newer than the file have their defaults there
     training = TrainSettings.model_validate(known.identity["training"]).model_dump(mode="json")
-    return known if {**known.identity, "training": training} == identity else None
+    return None if any(differences({**known.identity, "training": training}, identity)) else known
 
 
 def _cell_identity(inputs: Inputs, training: TrainSettings) -> dict[str, Any]:

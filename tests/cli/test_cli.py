@@ -185,7 +185,7 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         (["train", "{newer}", "--out", "{tmp}/run"], "schema 99.*Update smoothflow"),
         (["convert", "{swapped}", "{tmp}/x.h5", "--structure", "capped-alanine"], "order differs .* atom 6 is N"),
         (["convert", "{frames}", "{tmp}/x.h5", "--reference", "ase:emt", "--structure", "water"], "3 atoms"),
-        (["sample", "{model}", "--out", "{frames}"], "exists already, and is of another run"),
+        (["sample", "{model}", "--out", "{frames}"], "is of another run"),
         (["sample", "{model}", "--out", "{tmp}/x.h5", "--basin", "alpha"], "Name it with --reference"),
         (["sample", "{model}", "--out", "{tmp}/x.h5", "--seed", "-1"], "seed must not be negative"),
         ([*WEIGHTED, "--basin", "alfa"], 'No basin is called "alfa". Known: alpha, beta, ppii'),

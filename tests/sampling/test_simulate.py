@@ -255,7 +255,7 @@ def test_file_of_another_simulation_is_refused(tmp_path: Path, whole: Path) -> N
     with pytest.raises(ConfigurationError, match="nothing to go on from"):
         simulate(SHORT, tmp_path / "f.h5")
     write_frames(tmp_path / "f.h5", replace(frames, provenance={}))
-    with pytest.raises(ConfigurationError, match="another simulation"):
+    with pytest.raises(ConfigurationError, match="of another run"):
         simulate(SHORT, tmp_path / "f.h5")
 
 

@@ -113,5 +113,5 @@ def test_what_does_not_go_together_is_refused(
     train(peroxide_frames, begun, tmp_path / "run", target=force_field)
     other_model = train(peroxide_frames, SETTINGS.model_copy(update={"steps": 20, "seed": 1}), tmp_path / "other")
     copy.write_bytes(other_model.read_bytes())
-    with pytest.raises(ConfigurationError, match="began with another model"):
+    with pytest.raises(ConfigurationError, match="SHA-256 of the initial model is"):
         train(peroxide_frames, begun, tmp_path / "run", target=force_field)

@@ -186,7 +186,7 @@ def test_folder_of_another_run_is_refused(tmp_path: Path, peroxide_frames: Frame
         train(peroxide_frames, SETTINGS, tmp_path / "run", on_progress=stop_at(30))
     with pytest.raises(ConfigurationError, match=r"learning_rate is 0\.005 there and 0\.1 here"):
         train(peroxide_frames, SETTINGS.model_copy(update={"learning_rate": 0.1}), tmp_path / "run")
-    with pytest.raises(ConfigurationError, match="other frames"):
+    with pytest.raises(ConfigurationError, match="SHA-256 of the frames is"):
         train(peroxide_frames[:1500], SETTINGS, tmp_path / "run")
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
