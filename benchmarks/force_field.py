@@ -18,10 +18,10 @@ import numpy as np
 import openmm
 import torch
 from openmm import app
+from smoothflow.core.torch_internals import traced
 from smoothflow.molecules.shipped import molecule_path
 from smoothflow.molecules.topologies import topology_from_pdb
 from smoothflow.potentials.force_field import ForceField
-from torch.fx.experimental.proxy_tensor import make_fx
 
 BATCHES = (1, 100, 10_000)
 
@@ -67,7 +67,7 @@ def with_compiler(potential: ForceField, chunk: int) -> Callable[[torch.Tensor],
     """The graph of energies and forces, compiled for one size of batch; larger ones go through it in pieces."""
     compiled: dict[int, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] = {}
 
-    def traced(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def energy_and_forces(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         positions = positions.detach().requires_grad_(True)
         energy = potential.energy(positions)
         (gradient,) = torch.autograd.grad(energy.sum(), positions)
@@ -76,7 +76,7 @@ def with_compiler(potential: ForceField, chunk: int) -> Callable[[torch.Tensor],
     def evaluate(positions: torch.Tensor) -> object:
         size = min(chunk, len(positions))
         if size not in compiled:
-            compiled[size] = torch.compile(make_fx(traced)(positions[:size].clone()))
+            compiled[size] = torch.compile(traced(energy_and_forces, [positions[:size].clone()], symbolic=False))
             torch.testing.assert_close(
                 compiled[size](positions[:size]), potential.energy_and_forces(positions[:size]), rtol=1e-9, atol=1e-7
             )

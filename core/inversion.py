@@ -12,12 +12,11 @@ from typing import Any, ParamSpec, TypeVar, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch._C import _functorch
-from torch.autograd import forward_ad
 
 from .errors import InversionError
 from .manifolds import Circle, Interval, Manifold
 from .solvers import Forward, RootProblem, RootResult, SafeguardedNewton, Solver
+from .torch_internals import derivatives_are_watched
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -129,8 +128,7 @@ def _is_plain(y: Tensor, params: Tensor) -> bool:
     """Whether nobody will ask for derivatives, and no function transform is active."""
     if torch.is_grad_enabled() and (y.requires_grad or params.requires_grad):
         return False
-    # torch has no public question for these two
-    return forward_ad._current_level < 0 and _functorch.peek_interpreter_stack() is None
+    return not derivatives_are_watched()
 
 
 @_eager

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..core.errors import CompilationError, ConfigurationError
 from ..core.files import write_atomically
 from ..core.potential import Potential, unchecked
+from ..core.torch_internals import compiled_files, compiler_command, traced, write_package
 from ..runs.progress import OnProgress, Progress, silent
 from .compiled import CURVATURE, MANY, ONE, CompiledPotential, function_name
 from .package import HEADER, fingerprint, write_header
@@ -115,10 +115,8 @@ def compile_potential(
 
 def require_compiler() -> None:
     """Raise a `CompilationError` unless torch finds a C++ compiler."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
     try:
-        found = shutil.which(get_cpp_compiler())
+        found = shutil.which(compiler_command())
     except Exception as error:  # torch has an error of its own for this
         raise CompilationError(_NO_COMPILER) from error
     if found is None:
@@ -155,11 +153,7 @@ def trace(function: Callable[..., tuple[Tensor, ...]], examples: Sequence[Any], 
         CompilationError: If it leaves torch or depends on values.
     """
     try:
-        traced: torch.fx.GraphModule = make_fx(
-            lambda *inputs: function(*inputs),
-            tracing_mode="symbolic" if symbolic else "real",
-            _allow_non_fake_inputs=True,
-        )(*examples)
+        return traced(function, examples, symbolic)
     # whatever the code of a potential does when it meets a traced tensor
     except Exception as error:
         reason = str(error).strip().splitlines()
@@ -167,7 +161,6 @@ def trace(function: Callable[..., tuple[Tensor, ...]], examples: Sequence[Any], 
             f"The potential cannot be traced: {type(error).__name__}: {reason[0] if reason else ''} Only potentials "
             "whose energy is torch throughout, without steps that depend on values, can be compiled."
         ) from error
-    return traced
 
 
 def _compile(potential: Potential, kind: str, positions: Tensor, folder: Path) -> list[str]:
@@ -189,7 +182,7 @@ def _compile(potential: Potential, kind: str, positions: Tensor, folder: Path) -
                 "cpp.threads": 1 if kind == ONE else -1,
                 "cpp.dynamic_threads": kind != ONE,
             }
-            files = torch._inductor.aot_compile(program.module(), tuple(examples), options=options)
+            files = compiled_files(program.module(), examples, options)
         # the compiler's own errors have no common base
         except Exception as error:
             raise CompilationError(
@@ -197,12 +190,10 @@ def _compile(potential: Potential, kind: str, positions: Tensor, folder: Path) -
                 "The potential also runs without being compiled, slower."
             ) from error
     # the sources are not needed to run
-    return [str(file) for file in cast("list[str]", files) if not str(file).endswith((".cpp", ".h"))]
+    return [str(file) for file in files if not str(file).endswith((".cpp", ".h"))]
 
 
 def _package(potential: Potential, files: dict[str, list[str]], path: Path) -> CompiledPotential:
-    from torch.export.pt2_archive._package import package_pt2
-
     header = {
         "shape": list(potential.shape),
         "functions": sorted(files),
@@ -212,7 +203,7 @@ def _package(potential: Potential, files: dict[str, list[str]], path: Path) -> C
     }
     text = write_header(header)
     with quiet():
-        package_pt2(str(path), aoti_files=files, extra_files={HEADER: text})  # type: ignore[arg-type]
+        write_package(path, files, {HEADER: text})
     return CompiledPotential(header, path.read_bytes(), potential.topology)
 
 

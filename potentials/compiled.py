@@ -18,6 +18,7 @@ from ..core.identity import Geometry
 from ..core.plugins import PotentialLoader, hookimpl
 from ..core.potential import Potential, require_positions, unchecked
 from ..core.topology import Topology
+from ..core.torch_internals import loaded_function
 from .package import read_package
 
 ONE, MANY, CURVATURE = "one", "many", "curvature"
@@ -121,7 +122,7 @@ class CompiledPotential(Potential):
                 path = Path(folder) / "package.pt2"
                 path.write_bytes(self.content)
                 try:
-                    self._loaded[name] = torch._C._aoti.AOTIModelPackageLoader(str(path), name, False, 1, -1)
+                    self._loaded[name] = loaded_function(path, name)
                 except RuntimeError as error:
                     raise CompilationError(f"The compiled code cannot be loaded: {error}. Compile again.") from error
         return self._loaded[name]

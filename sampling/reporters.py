@@ -244,7 +244,11 @@ def _dcd_frame_bytes(n_atoms: int) -> int:
 
 
 def _xtc_end(path: Path, n_frames: int) -> int:
-    """The number of bytes of the first frames of an XTC file; each says how long its compressed positions are."""
+    """The number of bytes of the first frames of an XTC file; each says how long its compressed positions are.
+
+    The file may end within a frame, where the run was killed. MDTraj's ``offsets`` count such a frame as there, so that
+    a file that is too short would pass, and fail with an AssertionError where there are nine atoms or fewer.
+    """
     content = path.read_bytes()
     end = 0
     for _ in range(n_frames):

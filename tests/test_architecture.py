@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +131,12 @@ except Exception as error:
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.startswith("MissingDependencyError")
     assert "smoothflow[openmm]" in found.stdout
+
+
+def test_private_names_of_torch_stand_in_one_file() -> None:
+    private = re.compile(r"torch(\.\w+)*\._[a-zA-Z]|torch\.fx\.experimental|from torch(\.\w+)* import _|forward_ad\._")
+    for path in ROOT.rglob("*.py"):
+        inside = path.relative_to(ROOT)
+        if inside.parts[0] in MAY_IMPORT and inside != Path("core/torch_internals.py"):
+            found = private.search(path.read_text(encoding="utf-8"))
+            assert found is None, f"{inside} uses {found and found[0]}, which belongs into core/torch_internals.py"

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
+from torch.nn.utils import get_total_norm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..core.errors import MissingDependencyError, TrainingError
 from ..core.units import thermal_energy
@@ -106,14 +107,13 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         gradients = [p.grad for p in self.potential.parameters() if p.grad is not None]
-        if bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all()):
+        if bool(get_total_norm(gradients).isfinite()):
             return
-        name = next(
-            n for n, p in self.potential.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())
-        )
-        raise TrainingError(
-            f"At step {self.global_step} the gradient of {name} is not finite, though the loss is. {ADVICE}"
-        )
+        for name, parameter in self.potential.named_parameters():
+            if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+                raise TrainingError(
+                    f"At step {self.global_step} the gradient of {name} is not finite, though the loss is. {ADVICE}"
+                )
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.averaged.update_parameters(self.potential)
@@ -262,6 +262,7 @@ def _averaging(decay: float) -> Any:
     @torch.no_grad()
     def average(averages: Sequence[Tensor], currents: Sequence[Tensor], n_averaged: Tensor | int) -> None:
         n = float(n_averaged)
-        torch._foreach_lerp_(list(averages), list(currents), 1 - min(decay, (1 + n) / (10 + n)))
+        update = get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))  # type: ignore[no-untyped-call]
+        update(list(averages), list(currents), n_averaged)
 
     return average
