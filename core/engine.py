@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .errors import ConfigurationError, SimulationError
+from .finite import first_not_finite
 from .integrator import State
 from .potential import Potential
 from .topology import Topology, atom_name
@@ -145,9 +146,9 @@ def check_start(
         atom = int((~(masses > 0)).nonzero()[0])
         raise ConfigurationError(f"Atom {atom} has mass {float(masses[atom])} amu; dynamics needs positive masses.")
     for what, values in (("position", positions), ("velocity", velocities)):
-        bad = (~torch.isfinite(values)).nonzero()
-        if len(bad):
-            replica, atom = int(bad[0, 0]), int(bad[0, 1])
+        bad = first_not_finite(values)
+        if bad is not None:
+            replica, atom = bad[:2]
             raise ConfigurationError(f"The {what} of atom {atom} in replica {replica} is not finite; start elsewhere.")
 
 
@@ -200,9 +201,9 @@ def require_finite(state: State, topology: Topology | None = None) -> None:
     if bool(torch.isfinite(state.total_energy.sum() + state.forces.sum())):
         return
     for what, values in (("force", state.forces), ("position", state.positions), ("velocity", state.velocities)):
-        bad = (~torch.isfinite(values)).nonzero()
-        if len(bad):
-            replica, atom = int(bad[0, 0]), int(bad[0, 1])
+        bad = first_not_finite(values)
+        if bad is not None:
+            replica, atom = bad[:2]
             where = f"the {what} {'on' if what == 'force' else 'of'} {atom_name(topology, atom)}"
             break
     else:

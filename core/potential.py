@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .errors import ConfigurationError, GeometryError
+from .finite import first_not_finite
 from .identity import Geometry
 from .topology import Topology, atom_name
 
@@ -247,13 +248,13 @@ def _require_finite(potential: Potential, positions: Tensor, single: bool) -> No
         # one sum: cheap at every call, and the sum of finite numbers of physical size is finite
         if math.isfinite(float(positions.detach().sum())):
             return
-        bad = (~torch.isfinite(positions.detach())).nonzero().tolist()
+        bad = first_not_finite(positions.detach())
     except RuntimeError:
         return  # torch traces, or maps over a batch: there are no values to look at
-    if not bad:
+    if bad is None:
         return
-    where = f"In configuration {bad[0][0]} the" if not single and len(positions) > 1 else "The"
-    what = f"position of {atom_name(potential.topology, bad[0][-2])}" if len(potential.shape) == 2 else "position"
+    where = f"In configuration {bad[0]} the" if not single and len(positions) > 1 else "The"
+    what = f"position of {atom_name(potential.topology, bad[-2])}" if len(potential.shape) == 2 else "position"
     raise GeometryError(f"{where} {what} is not finite. Leave such configurations out.")
 
 

@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-NAMES = {"Ramachandran": "ramachandran", "Energy overlap": "energies", "Energy conservation": "conservation"}
+NAMES = {"Ramachandran": "ramachandran", "Energy conservation": "conservation"}
 IMAGES = Path(__file__).parent / "images"
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import GeometryError
+from ..core.finite import first_not_finite
 from ..core.topology import Topology
 from .elements import element
 from .geometry import angle, norm
@@ -86,9 +87,9 @@ def _atoms(topology: Topology, indices: list[int]) -> str:
 
 
 def _require_finite(topology: Topology, positions: Float[Tensor, "frames atoms 3"], start: int) -> None:
-    finite = positions.isfinite().all(-1)
-    if not bool(finite.all()):
-        frame, atom = (int(i) for i in (~finite).nonzero()[0])
+    bad = first_not_finite(positions)
+    if bad is not None:
+        frame, atom = bad[:2]
         raise GeometryError(
             f"The position of atom {atom} ({topology.atoms[atom]}) in frame {start + frame} is not finite. Leave the "
             "frame out."

@@ -13,6 +13,7 @@ from ..coordinates.internal import InternalCoordinates
 from ..core.charts import Chart
 from ..core.errors import CompilationError, ManifoldError
 from ..core.files import require_free
+from ..core.finite import first_not_finite
 from ..core.flow import Flow
 from ..core.identity import Coordinate, Geometry
 from ..core.potential import Potential, takes_positions, unchecked
@@ -95,9 +96,9 @@ class FlowPotential(Potential):
         names = self.coordinates.codomain.names
         with torch.no_grad():
             q, _ = self.coordinates.encode(positions)
-        undefined = (~q[0].isfinite()).nonzero()
-        if len(undefined):
-            return f'The internal coordinate "{names[int(undefined[0])]}" is not defined.'
+        undefined = first_not_finite(q[0])
+        if undefined is not None:
+            return f'The internal coordinate "{names[undefined[0]]}" is not defined.'
         if self.geometry is None or self._chart is None:
             return ""
         widths = self.geometry.deviations(positions[0].double().cpu().numpy()) / self.geometry.widths

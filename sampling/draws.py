@@ -13,6 +13,7 @@ import torch
 
 from ..core.errors import ConfigurationError, SimulationError, TopologyError
 from ..core.files import require_free
+from ..core.finite import first_not_finite
 from ..core.potential import Potential
 from ..molecules.frames import Frames
 from ..molecules.frames_file import FramesReader, FramesWriter
@@ -113,10 +114,10 @@ def _chunk(potential: FlowPotential, plan: SamplingPlan, first: int, origin: Map
     with torch.no_grad():
         # always a whole chunk: the rounding of a sample depends on how many are drawn with it
         positions, log_prob = (x[part].double().cpu() for x in potential.sample(CHUNK, stream))
-        undefined = ~(log_prob.isfinite() & positions.isfinite().all(-1).all(-1))
-        if bool(undefined.any()):
+        undefined = first_not_finite(torch.column_stack([log_prob, positions.flatten(1)]))
+        if undefined is not None:
             raise SimulationError(
-                f"Sample {first + int(undefined.nonzero()[0])} of the model has no finite position or density. Draw in "
+                f"Sample {first + undefined[0]} of the model has no finite position or density. Draw in "
                 "float64 (--dtype float64), or train the model further."
             )
         log_weights = None

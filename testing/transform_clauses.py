@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ManifoldError, SmoothflowError
+from ..core.finite import first_not_finite
 from ..core.manifolds import UNIT_MANIFOLDS, Circle, Interval
 from ..core.transforms import Transform
 from .report import Clause, Numbers, require_within, violated
@@ -178,8 +179,9 @@ def check_monotonicity(case: TransformCase) -> Numbers:
     low, high = (0.0, 1.0) if isinstance(case.manifold, Circle | Interval) else (-8.0, 8.0)
     x = torch.linspace(low, high, n_points, dtype=torch.float64).expand(n_rows, -1)
     y, log_dydx = case.transform.forward(x, params[:, None].expand(-1, n_points, -1))
-    if not bool(torch.isfinite(y).all() & torch.isfinite(log_dydx).all()):
-        row = int((~(torch.isfinite(y) & torch.isfinite(log_dydx))).any(1).nonzero()[0])
+    bad = first_not_finite(y + log_dydx)
+    if bad is not None:
+        row = bad[0]
         violated("the image or its log-derivative is not finite.", f"params = {params[row].tolist()}")
     rise = y[:, 1:] - y[:, :-1]
     if isinstance(case.manifold, Circle):

@@ -16,6 +16,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..core.errors import MissingDependencyError, TrainingError
+from ..core.finite import first_not_finite
 from ..core.units import thermal_energy
 from ..molecules.elements import masses
 from ..molecules.frames import Frames
@@ -223,13 +224,14 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
 
     def _not_finite(self, terms: dict[str, Tensor], batch: Int[Tensor, "size"]) -> TrainingError:
         for name, values in terms.items():
-            bad = (~torch.isfinite(values)).nonzero()
-            if len(bad):
-                place = int(bad[0, 0])
+            bad = first_not_finite(values)
+            if bad is not None:
+                place = bad[0]
+                n_bad = int((~torch.isfinite(values)).sum())
                 of_samples = name in ("reverse_kl", "alpha_two")
                 where = f"sample {place} of the flow" if of_samples else f"frame {int(batch[place])}"
                 return TrainingError(
-                    f"At step {self.global_step} the {name} of {where} is not finite ({len(bad)} of {len(values)} in "
+                    f"At step {self.global_step} the {name} of {where} is not finite ({n_bad} of {len(values)} in "
                     f"this batch). {ADVICE}"
                 )
         return TrainingError(f"At step {self.global_step} the loss is too large for {self.settings.dtype}. {ADVICE}")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...core.errors import ConfigurationError, MissingDependencyError, SimulationError
 from ...core.external import attach_forces
+from ...core.finite import first_not_finite
 from ...core.potential import Potential, unchecked
 from ...core.topology import Topology, atom_name
 
@@ -134,9 +135,9 @@ class Evaluator:
     def _not_finite(self, positions: Float[np.ndarray, "atoms 3"], forces: Float[np.ndarray, "atoms 3"]) -> str:
         what = "the energy"
         for name, values in (("force on", forces), ("position of", positions)):
-            bad = np.argwhere(~np.isfinite(values))
-            if len(bad):
-                what = f"the {name} {atom_name(self.potential.topology, int(bad[0, 0]))}"
+            bad = first_not_finite(torch.from_numpy(values))
+            if bad is not None:
+                what = f"the {name} {atom_name(self.potential.topology, bad[0])}"
         explanation = self.potential.explain(self.as_batch(positions))
         return (
             f"In this configuration {what} is not finite. {explanation}{' ' if explanation else ''}"

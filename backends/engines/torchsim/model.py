@@ -9,6 +9,7 @@ from torch import Tensor
 from torch_sim.models.interface import ModelInterface
 
 from ....core.errors import ConfigurationError, GeometryError, SimulationError
+from ....core.finite import first_not_finite
 from ....core.potential import Potential, unchecked
 from ....core.topology import atom_name
 from ....core.units import ANGSTROM, ELECTRONVOLT
@@ -53,9 +54,9 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc]  # TorchSim is not in
         self._require_configurations(positions.detach())
         energy, forces = unchecked(self.potential, "energy_and_forces")(positions)
         if not bool(torch.isfinite(energy.sum() + forces.sum())):
-            bad = (~torch.isfinite(forces)).nonzero()
-            system = int(bad[0, 0]) if len(bad) else int((~torch.isfinite(energy)).nonzero()[0])
-            atom = atom_name(self.potential.topology, int(bad[0, 1])) if len(bad) else ""
+            bad = first_not_finite(forces)
+            system, *_ = bad or first_not_finite(energy) or (0,)
+            atom = atom_name(self.potential.topology, bad[1]) if bad is not None else ""
             what = f"the force on {atom}" if atom else "the energy"
             raise SimulationError(
                 f"In system {system} {what} is not finite. Use a smaller time step, or start from positions closer to "
