@@ -1,14 +1,24 @@
-"""A lock that keeps two processes from writing one file or one run folder."""
+"""A lock that keeps two processes from writing one file or one run folder.
+
+It is the system's, gone with the process that holds it, and whoever is refused is told who that is. The library
+filelock makes the same call, on a file of its own that stays behind when the lock is released; a frames file is locked
+itself, so that a copy under another name is another file, and the lock of a file that does not exist yet is removed.
+filelock does not know who holds a lock either. What it would spare is one call.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..core.errors import ConfigurationError, FileFormatError
+from ..core.text import shown
+
+MAX_HOLDER_BYTES = 200
 
 
 def lock_descriptor(descriptor: int, what: str) -> None:
@@ -20,9 +30,24 @@ def lock_descriptor(descriptor: int, what: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise ConfigurationError(
-            f"{what} is being written by another process. Wait for it to end, or choose another name."
-        ) from error
+        raise _held(what) from error
+
+
+def _held(what: str, holder: str = "") -> ConfigurationError:
+    return ConfigurationError(
+        f"{what} is being written by another process{holder}. Wait for it to end, or choose another name."
+    )
+
+
+def _lock_named(descriptor: int, what: str) -> None:
+    """Lock a file that is there for nothing else, and write into it who holds it."""
+    try:
+        lock_descriptor(descriptor, what)
+    except ConfigurationError as error:
+        holder = os.pread(descriptor, MAX_HOLDER_BYTES, 0).decode(errors="replace")
+        raise _held(what, f" ({shown(holder)})" if holder else "") from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()} on {platform.node()}".encode()[:MAX_HOLDER_BYTES], 0)
 
 
 @contextmanager
@@ -38,7 +63,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise FileFormatError(f'The folder "{folder}" cannot be written: {error.strerror}.') from error
     try:
-        lock_descriptor(descriptor, f'The folder "{folder}"')
+        _lock_named(descriptor, f'The folder "{folder}"')
         yield
     finally:
         os.close(descriptor)
@@ -68,7 +93,7 @@ def _locked(lock: Path, path: Path) -> int:
         except OSError as error:
             raise FileFormatError(f'"{path}" cannot be written: {error.strerror}.') from error
         try:
-            lock_descriptor(descriptor, f'"{path}"')
+            _lock_named(descriptor, f'"{path}"')
             if os.path.samestat(os.fstat(descriptor), lock.stat()):
                 return descriptor
         except FileNotFoundError:
