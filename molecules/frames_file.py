@@ -11,6 +11,19 @@ and written in turns; the number of appends says which of the two belongs to the
 compression nor object types.
 
 Other programs open a file whose writer was killed with ``h5py.File(path, swmr=True)``.
+
+What is promised: a kill, a full disk or a machine that goes down at any moment costs no frame that an append has
+returned for; the file can be read while it is written; one file holds everything; a stranger's file neither hangs nor
+fills the memory. Why not with less:
+
+- *HDF5 as it is opened by default* writes metadata in place and in any order: a kill can leave a file that nothing
+  opens.
+- *Its single-writer multiple-reader mode alone* orders writes, but a metadata block half on disk still takes all frames
+  with it (hence ``chunks``); it leaves a mark that keeps others from opening the file, waits for ever on a damaged one
+  (hence `superblock`), and crashes where it cannot write (hence the reserved space and the sink of `_let_go`).
+- *A folder with a file for each append*, complete or not there, would need neither index nor mark nor surgery. But it
+  is another format: files of today must go on opening, so reader and `superblock`, more than half of the lines, stay
+  beside the new ones, and data would no longer be one file that is copied, hashed and handed on.
 """
 
 from __future__ import annotations
@@ -19,7 +32,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import resource
 import tempfile
 from collections.abc import Iterator
@@ -411,8 +423,7 @@ def _fill(file: Any, kind: Frames, state: State) -> None:
 
 def _reason(error: BaseException) -> str:
     """What went wrong in a few words: HDF5's own are several lines of names and numbers."""
-    found = re.search(r"errno = (\d+)", str(error))
-    number = int(found[1]) if found else getattr(error, "errno", None)
+    number = getattr(error, "errno", None)
     return os.strerror(number) if number else " ".join(str(error).split())
 
 
