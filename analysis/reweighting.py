@@ -229,11 +229,6 @@ def importance(log_weights: Float[Tensor, "n"], n_frames: int) -> Partition:
     return Partition(log_z(log_weights), w / w.mean() - 1, torch.zeros(n_frames, dtype=torch.float64), math.nan)
 
 
-def log_z_bar(log_weights: Float[Tensor, "n"], target_log_weights: Float[Tensor, "m"], blocks: Blocks) -> Estimate:
-    """As `bennett`, the estimate alone."""
-    return bennett(log_weights, target_log_weights, blocks).log_z
-
-
 def bennett(log_weights: Float[Tensor, "n"], target_log_weights: Float[Tensor, "m"], blocks: Blocks) -> Partition:
     r"""The logarithm of the target's partition function from draws of both, by Bennett's acceptance ratio.
 

@@ -32,6 +32,7 @@ from ..core.errors import (
     TopologyError,
 )
 from ..core.files import parse_json, require_safetensors, write_atomically
+from ..core.layers import Sequential
 from ..core.plugins import PotentialLoader, hookimpl, registry
 from ..core.text import REQUIREMENT, VERSION
 from ..core.topology import Topology
@@ -99,7 +100,8 @@ def save_model(
 
 def _content(potential: FlowPotential, settings: FlowSettings, provenance: dict[str, Any]) -> bytes:
     """The bytes of a model file."""
-    chart = potential.flow.layer.get_submodule("layers.0")
+    layer = potential.flow.layer
+    chart = layer.layers[0] if isinstance(layer, Sequential) else layer
     if not isinstance(chart, Chart):
         raise FileFormatError("Only flows that start with a Chart can be saved as a model of a molecule.")
     header: dict[str, Any] = {

@@ -1,4 +1,9 @@
-"""How smooth a density is: its force gradients, and whether its forces jump."""
+"""How smooth a density is: its force gradients, and the largest jump of its forces.
+
+`core.differences.worst_break` tells whether the forces of a potential jump anywhere along a scan, by what is left of a
+change; here the size of a jump is what a table compares, over one and the same distance for every density.
+`testing.smoothness` looks for jumps of derivatives of any order of one-dimensional functions.
+"""
 
 from __future__ import annotations
 

@@ -5,10 +5,8 @@ import math
 import pytest
 import torch
 from smoothflow.analysis.dynamics import (
-    bond_directions,
     energy_conservation,
     largest_force_gradient,
-    path_force_gradient,
     scaling_exponent,
 )
 from smoothflow.analysis.estimates import Estimate
@@ -38,15 +36,6 @@ class Quadratic(Potential):
     def energy(self, positions: torch.Tensor) -> torch.Tensor:
         x = positions.flatten(1)
         return 0.5 * ((x @ self.matrix) * x).sum(-1)
-
-
-class Kinked(Potential):
-    """|x| of the first coordinate: its force jumps by two."""
-
-    shape = (1, 3)
-
-    def energy(self, positions: torch.Tensor) -> torch.Tensor:
-        return positions[:, 0, 0].abs()
 
 
 def test_fluctuation_and_drift_of_lines_and_waves() -> None:
@@ -108,27 +97,3 @@ def test_largest_force_gradient_is_the_largest_eigenvalue() -> None:
     found = largest_force_gradient(potential, positions, generator, n_iterations=40)
     # (500 / 900)^80 of the second eigenvector is left; differencing loses 1e-11 / 1e-5
     torch.testing.assert_close(found, torch.full((3,), 900.0, dtype=torch.float64), rtol=1e-6, atol=0)
-
-
-def test_path_force_gradient_of_a_spring_and_of_a_kink() -> None:
-    positions = torch.zeros(2, 1, 3, dtype=torch.float64)
-    positions[1] += 0.0503
-    along = torch.zeros(2, 1, 3, dtype=torch.float64)
-    along[..., 0] = 2.0
-    spring = path_force_gradient(Quadratic(7 * torch.eye(3, dtype=torch.float64), 1), positions, along)
-    torch.testing.assert_close(spring, torch.full((2,), 7.0, dtype=torch.float64), rtol=1e-9, atol=0)
-    # the jump of 2 lies between two of the points, 0.1 / 100 apart, and twice as steep with half the spacing
-    for n_points in (100, 200):
-        kink = path_force_gradient(Kinked(), positions[:1], along[:1], length=0.1, n_points=n_points)
-        assert kink.item() == pytest.approx(2 * (n_points - 1) / 0.1, rel=1e-9)
-
-
-def test_bond_directions_stretch_their_bond_alone() -> None:
-    positions = torch.randn(4, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    directions = bond_directions(positions, [(0, 2), (1, 3)])
-    torch.testing.assert_close(directions.flatten(1).norm(dim=-1), torch.ones(2, dtype=torch.float64))
-    moved = positions + 1e-3 * directions[0]
-    before, after = (x[2] - x[0] for x in (positions, moved))
-    # both ends move by 1e-3 / sqrt(2), along the bond
-    assert (after.norm() - before.norm()).item() == pytest.approx(math.sqrt(2) * 1e-3, rel=1e-9)
-    torch.testing.assert_close(moved[[1, 3]], positions[[1, 3]])

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from smoothflow import FlowPotential, FlowSettings, load_model, save_model
 from smoothflow.core.architecture import transforms_for
 from smoothflow.core.errors import ConfigurationError, FileFormatError, PluginError, SmoothflowError, TopologyError
+from smoothflow.core.layers import Sequential
 from smoothflow.core.plugins import registry
 from smoothflow.molecules.shipped import molecule_path
 from smoothflow.potentials.model_file import read_header
@@ -203,3 +204,11 @@ def test_a_provenance_that_could_not_be_read_is_refused(
     with pytest.raises(SmoothflowError):
         save_model(make_potential("smooth"), tmp_path / "model.safetensors", provenance)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_flow_of_a_single_layer_without_charts_is_refused(make_potential: MakePotential, tmp_path: Path) -> None:
+    potential = make_potential("smooth")
+    assert isinstance(potential.flow.layer, Sequential)
+    potential.flow.layer = potential.flow.layer.layers[1]
+    with pytest.raises(FileFormatError, match="Only flows that start with a Chart"):
+        save_model(potential, tmp_path / "model.safetensors")
