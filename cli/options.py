@@ -52,7 +52,7 @@ Model = Annotated[
         autocompletion=completion.MODELS,
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Of every random number that is drawn.")]
+Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
 Device = Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, ...")]
 DType = Annotated[Precision, typer.Option("--dtype", help="Precision of weights and coordinates.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

@@ -193,7 +193,7 @@ class Topology:
             )
 
     def require_bond_lengths(self, positions: Float[np.ndarray, "atoms 3"]) -> None:
-        """Raise a `GeometryError` if bonded atoms are no bond apart: in a wrong unit, order or periodic image.
+        """Raise a `GeometryError` if bonded atoms are not a bond apart: in a wrong unit, order or periodic image.
 
         Args:
             positions: nm, of one configuration.

@@ -56,7 +56,7 @@ class Minimum:
         is_given: Whether a minimization from one of the given configurations ended in it.
         n_starts: How many minimizations ended in it.
         contact: Its closest pair of atoms that are three or more bonds apart.
-        distance: Of these, nm.
+        distance: Distance of these, nm.
         positions: nm.
     """
 

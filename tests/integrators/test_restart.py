@@ -125,7 +125,7 @@ def test_a_finished_run_can_be_made_longer_and_is_left_alone_otherwise(tmp_path:
     extended = Simulation.load(path, Triangle(), [seen], n_steps=60)
     extended.run(path)
     assert_identical(extended, whole)
-    # step 40 was the last of the shorter run, and is no seventh
+    # step 40 was the last of the shorter run, and is not a seventh
     assert [step for step, _ in seen.rows] == [0, 7, 14, 21, 28, 35, 42, 49, 56, 60]
 
 

@@ -68,7 +68,7 @@ class Held(Methane):
 
 
 class Swirling(Methane):
-    """Besides, a force that turns the molecule and is no gradient; it has no net force."""
+    """Besides, a force that turns the molecule and is not a gradient; it has no net force."""
 
     def energy_and_forces(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         energy, forces = super().energy_and_forces(positions)
