@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class Topology:
     def __len__(self) -> int:
         return len(self.atoms)
 
-    @property
+    @cached_property
     def elements(self) -> tuple[str, ...]:
         """The element symbol of each atom."""
         return tuple(atom.element for atom in self.atoms)
