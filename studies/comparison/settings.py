@@ -26,7 +26,7 @@ try:
 except ImportError as error:
     raise MissingDependencyError("A comparison", error.name or "pydantic", "train") from error
 
-PRESETS = Path(__file__).parent.parent / "examples"
+PRESETS = Path(__file__).parents[2] / "examples"
 """Each comparison that comes with the package is a ``comparison.yaml`` in a folder here, named like the comparison."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9+._-]*$")]

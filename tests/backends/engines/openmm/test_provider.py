@@ -93,11 +93,11 @@ def test_files_that_are_missing_or_of_another_kind_are_named(structure: Path, tm
         openmm_provider(AMBER, text)
     truncated = tmp_path / "truncated.xml"
     truncated.write_text("<System openmmVersion='8.6'><Particles>")
-    with pytest.raises(FileFormatError, match="no complete XML file"):
+    with pytest.raises(FileFormatError, match="not a complete XML file"):
         openmm_provider(str(truncated), structure)
     other = tmp_path / "other.xml"
     other.write_text("<Integrator/>")
-    with pytest.raises(FileFormatError, match="no OpenMM force field"):
+    with pytest.raises(FileFormatError, match="not an OpenMM force field"):
         openmm_provider(str(other), structure)
 
 
