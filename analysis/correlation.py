@@ -178,7 +178,7 @@ class SlowTorsion:
 
     Attributes:
         independent: Independent frames that all frames are worth.
-        r_hat: Of the walkers' halves; above about 1.1 they disagree.
+        r_hat: R-hat of the walkers' halves; above about 1.1 they disagree.
         transitions: From one well to another, of each walker.
         n_wells: Wells that all walkers together visit.
     """
@@ -205,7 +205,7 @@ class Mixing:
     Attributes:
         n_walkers: Independent walkers.
         torsions: The slow torsions, by name.
-        blocks: Of the frames, for errors.
+        blocks: Blocks of the frames, for errors.
     """
 
     n_walkers: int

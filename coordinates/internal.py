@@ -41,7 +41,7 @@ class InternalCoordinates(nn.Module):
         zmatrix: How its atoms are placed; `ZMatrix.from_topology` if not given.
 
     Raises:
-        TopologyError: If the topology is no single complete molecule, or the z-matrix is not one of it.
+        TopologyError: If the topology is not a single complete molecule, or the z-matrix is not one of it.
     """
 
     def __init__(self, topology: Topology, zmatrix: ZMatrix | None = None) -> None:

@@ -1,9 +1,10 @@
 """The PDB format: what its columns say, and nothing that they do not.
 
-Elements come from the element column, or else from the alignment of the atom's name: `` CA `` is a carbon and ``CA  ``
-calcium. Where a file shifts its names to the left, alignment says nothing, and only residues that everybody knows have
-elements. Charges, alternate locations, insertion codes, hybrid-36 numbers, CONECT records and models are read here;
-what is bonded to what in standard residues is left to OpenMM or MDTraj, which read `PDBFileContent.text`.
+Elements come from the element column, or else from the alignment of the atom's name: with a space before it CA is a
+carbon, without one it is calcium. Where a file shifts its names to the left, alignment says nothing, and only residues
+that everybody knows have elements. Charges, alternate locations, insertion codes, hybrid-36 numbers, CONECT records and
+models are read here; what is bonded to what in standard residues is left to OpenMM or MDTraj, which read
+`PDBFileContent.text`.
 
 Reference: wwPDB, Atomic Coordinate Entry Format, version 3.3.
 """

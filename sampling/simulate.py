@@ -58,7 +58,7 @@ class SimulateSettings:
         equilibration: Time before the first frame, ps.
         start_temperature: K; each walker is heated to it first, to start in a conformation of its own; 0: not.
         start_time: Time at that temperature, ps.
-        seed: Of all that is random; the same seed gives the same frames.
+        seed: Seed of the random numbers; the same seed gives the same frames.
         workers: Processes; one for each core, but no more than walkers, if not given.
     """
 
@@ -135,7 +135,7 @@ class SimulationReport:
         n_frames: Frames in the file.
         resumed_from: Frames that were there before.
         attempted: Exchanges tried between each temperature and the next.
-        accepted: Of them, those that were made.
+        accepted: Number of exchanges that were made.
     """
 
     n_frames: int
@@ -159,7 +159,7 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
         UnknownNameError: If no plug-in offers the provider or engine.
         ConfigurationError: If the file belongs to another simulation, or another process writes it.
         FileFormatError: If the structure or the file cannot be read or written.
-        TopologyError: If the structure is no single complete molecule.
+        TopologyError: If the structure is not a single complete molecule.
         GeometryError: If its atoms overlap or its positions are in another unit.
         SimulationError: If the dynamics is unstable; names walker, atom and time.
     """

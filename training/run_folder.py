@@ -97,7 +97,7 @@ def claim(
         raise FileFormatError(f'"{run.frames}" is damaged: {error}. Start again in another folder.') from error
     there = {**read_settings(run.config).model_dump(mode="json"), **known}
     here = {**settings.model_dump(mode="json"), **_begun_with(identity)}
-    # how many processes share the work is no part of what is computed
+    # how many processes share the work is not part of what is computed
     require_same_run(f'The folder "{run.path}"', there, here, ("processes",))
 
 

@@ -46,13 +46,19 @@ A column `/ a` is the figure divided by that of yardstick a: below one is faster
 
 ROOMS = (
     "core",
+    "runs",
+    "molecules",
     "coordinates",
     "backends.flows",
     "backends.engines",
+    *(f"backends.engines.{engine}" for engine in ("openmm", "ase", "ipi", "lammps", "torchsim", "metatomic")),
     "potentials",
     "integrators",
+    "sampling",
     "training",
     "analysis",
+    "studies",
+    *(f"studies.{study}" for study in ("comparison", "demo", "physics", "toys")),
     "testing",
 )
 
@@ -101,9 +107,12 @@ def module_pages() -> Iterator[tuple[str, str]]:
         paths = sorted(PACKAGE.joinpath(*room.split(".")).glob("*.py"))
         modules = [f"{room}.{path.stem}" for path in paths if path.stem != "__init__"]
         entries = "\n".join(f"   {module} <{module}-module>" for module in modules)
+        # the folder of an engine is its plug-in; what other rooms gather at their door stands in their modules
+        members = "   :members:\n" if room.startswith("backends.engines.") else ""
+        toctree = f".. toctree::\n   :maxdepth: 1\n\n{entries}\n"
         yield (
             f"modules/{room}.rst",
-            f"{heading(room)}\n.. automodule:: smoothflow.{room}\n\n.. toctree::\n   :maxdepth: 1\n\n{entries}\n",
+            f"{heading(room)}\n.. automodule:: smoothflow.{room}\n{members}\n{toctree}",
         )
         for module in modules:
             yield (
@@ -113,7 +122,7 @@ def module_pages() -> Iterator[tuple[str, str]]:
 
 
 def home_of(name: str) -> str:
-    """The module that defines a public name; what is no class and no function does not say it."""
+    """The module that defines a public name; what is neither a class nor a function does not say it."""
     home = getattr(getattr(smoothflow, name), "__module__", "")
     return home if home.startswith("smoothflow.") else f"smoothflow{smoothflow._HOMES[name]}"
 

@@ -57,7 +57,7 @@ class Minimum:
         is_given: Whether a minimization from one of the given configurations ended in it.
         n_starts: How many minimizations ended in it.
         contact: Its closest pair of atoms that are three or more bonds apart.
-        distance: Of these, nm.
+        distance: Distance of these, nm.
         positions: nm.
     """
 
@@ -139,6 +139,7 @@ def find_minima(
         more = _relaxed(potential, coordinates, starts, widths, kT, told(N_STEPS))
         ends, energies, converged = (torch.cat(pair) for pair in zip((ends, energies, converged), more, strict=True))
         clusters = _clusters(ends, energies, converged, slow)
+    count(2 * N_STEPS, 2 * N_STEPS)
     is_given = torch.arange(len(ends)) < n_given
     order = [i for i in energies.argsort().tolist() if converged[i]]
     lowest = next(i for i in order if is_given[i])

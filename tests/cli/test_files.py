@@ -31,7 +31,7 @@ def peroxide(tmp_path: Path) -> Path:
     frames = Frames(topology, 300.0, positions.numpy() + 0.002 * noise)
     flow = FlowSettings(interval_pairs=1, circle_pairs=1, hidden=4)
     potential = initial_potential(frames, TrainSettings(flow=flow))
-    save_model(potential, flow, tmp_path / "model.safetensors", {"frames": {"potential": XTB}})
+    save_model(potential, tmp_path / "model.safetensors", {"frames": {"potential": XTB}})
     write_frames(tmp_path / "frames.h5", frames)
     write_pdb(topology, positions, tmp_path / "molecule.pdb")
     return tmp_path
@@ -53,7 +53,7 @@ def test_reference_and_structure_are_those_of_the_model(smoothflow: Smoothflow, 
 def test_a_model_that_names_no_reference_is_not_compared_with_ambers(smoothflow: Smoothflow, peroxide: Path) -> None:
     frames = read_frames(peroxide / "frames.h5")
     flow = FlowSettings(interval_pairs=1, circle_pairs=1, hidden=4)
-    save_model(initial_potential(frames, TrainSettings(flow=flow)), flow, peroxide / "bare.safetensors", {})
+    save_model(initial_potential(frames, TrainSettings(flow=flow)), peroxide / "bare.safetensors", {})
     found = smoothflow("evaluate", peroxide / "bare.safetensors", peroxide / "frames.h5")
     assert found.code == 2
     assert "does not say which force field" in found.err
@@ -74,7 +74,7 @@ def test_a_model_that_names_no_reference_is_not_compared_with_ambers(smoothflow:
             "electrons, which cannot have multiplicity",
         ),
         ("sample {model} --out {tmp}/x.h5 --structure {pdb}", "for a force field"),
-        ("train {frames} --out {tmp}/run --structure {pdb}", "for a target"),
+        ("train {frames} --out {tmp}/run --structure {pdb}", "for a force field"),
         ("convert {frames} {tmp}/x.xyz --temperature 350", "says that itself: leave --temperature out"),
         ("convert {frames} {tmp}/x.xyz --charge 1", "for a reference"),
         ("convert {frames} {tmp}/x.xyz --structure capped-alanine", "the frames has 4"),

@@ -54,7 +54,7 @@ class Job:
     Attributes:
         command: Its name.
         arguments: With ``{run}`` for the folder, and ``{shared}`` for that of its input.
-        share: Of the kills, relative to that of the others.
+        share: Share of the kills, relative to that of the others.
         done: How far the run in a folder is: what must never become less.
     """
 
