@@ -139,7 +139,7 @@ def find_minima(
         more = _relaxed(potential, coordinates, starts, widths, kT, told(N_STEPS))
         ends, energies, converged = (torch.cat(pair) for pair in zip((ends, energies, converged), more, strict=True))
         clusters = _clusters(ends, energies, converged, slow)
-    count(2 * N_STEPS, 2 * N_STEPS)
+    on_progress(Progress("minima", 2 * N_STEPS, 2 * N_STEPS))
     is_given = torch.arange(len(ends)) < n_given
     order = [i for i in energies.argsort().tolist() if converged[i]]
     lowest = next(i for i in order if is_given[i])
