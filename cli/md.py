@@ -30,13 +30,13 @@ def run(
     engine: Annotated[
         str,
         typer.Option(
-            help="verlet (ours), openmm, ase, ipi, lammps, or a plug-in's.", autocompletion=completion.ENGINES
+            help="native (ours), openmm, ase, ipi, lammps, or a plug-in's.", autocompletion=completion.ENGINES
         ),
-    ] = "verlet",
+    ] = "native",
     ensemble: Annotated[Literal["nve", "nvt"], typer.Option(help="Constant energy, or constant temperature.")] = "nvt",
     integrator: Annotated[
         str,
-        typer.Option(help="Of the engine verlet, instead of the ensemble's.", autocompletion=completion.INTEGRATORS),
+        typer.Option(help="Of the engine native, instead of the ensemble's.", autocompletion=completion.INTEGRATORS),
     ] = "",
     steps: Annotated[int, typer.Option(min=1, help="Time steps.")] = 1000,
     timestep: Annotated[float, typer.Option(help="In fs.")] = 1.0,
@@ -66,7 +66,7 @@ def run(
     dtype: DType = Precision.float64,
     as_json: AsJson = False,
 ) -> None:
-    """Run molecular dynamics with a model as the potential; in the engine verlet the same command goes on where it was.
+    """Run molecular dynamics with a model as the potential; in the engine native the same command goes on where it was.
 
     Example: smoothflow md ala2-smooth --engine ase --ensemble nve --steps 100
     """
@@ -87,7 +87,7 @@ def run(
         require_distinct([compiled, *(path for path in (output, trajectory, log) if path is not None)])
     torch.set_num_threads(threads)
     where = require_device(device)
-    registry().engine(engine)
+    engine = registry().entry("engine", engine).name
     potential = load(model, dtype.torch, where)
     topology = potential.coordinates.topology
     run_with = potential if compiled is None else potential.compile(compiled)

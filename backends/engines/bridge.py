@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib
 import math
-from abc import abstractmethod
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core.errors import ConfigurationError, MissingDependencyError, SimulationError
+from ...core.engine import Advance, DynamicsSettings, Engine
+from ...core.errors import ConfigurationError, MissingDependencyError, SimulationError, SmoothflowError
 from ...core.external import attach_forces
+from ...core.integrator import State
 from ...core.potential import Potential, unchecked
 from ...core.topology import Topology, atom_name
 
@@ -142,6 +145,77 @@ class Evaluator:
             f"In this configuration {what} is not finite. {explanation}{' ' if explanation else ''}"
             "Use a smaller time step, or start from positions closer to those that the potential was made for."
         )
+
+
+class Replica(ABC):
+    """One replica in another program; what it gives is in our units, whatever the program's are."""
+
+    @property
+    @abstractmethod
+    def step(self) -> int:
+        """The step of the run that it is in, for messages."""
+
+    @abstractmethod
+    def advance(self, n_steps: int) -> None:
+        """Make steps; of none, what the program does before its first."""
+
+    @abstractmethod
+    def read(
+        self,
+    ) -> tuple[Float[np.ndarray, "atoms 3"], Float[np.ndarray, "atoms 3"], Float[np.ndarray, "atoms 3"], float]:
+        """Positions (nm), velocities (nm/ps), forces (kJ/mol/nm) and potential energy (kJ/mol) of one instant."""
+
+
+class ProgramEngine(Engine, ABC):
+    """An engine that is another program, in NumPy and float64: replicas take turns from report to report.
+
+    A subclass gives `replicas`. Results are float64 on the CPU.
+    """
+
+    program: ClassVar[str]
+    """The program's own name, for messages."""
+
+    @abstractmethod
+    def replicas(
+        self,
+        potential: Potential,
+        masses: Float[np.ndarray, "atoms"],
+        positions: Float[np.ndarray, "replicas atoms 3"],
+        velocities: Float[np.ndarray, "replicas atoms 3"],
+        settings: DynamicsSettings,
+    ) -> Sequence[Replica]:
+        """Each replica in the program, at its start (amu, nm, nm/ps)."""
+
+    def begin(
+        self,
+        potential: Potential,
+        masses: Float[Tensor, "atoms"],
+        positions: Float[Tensor, "replicas atoms 3"],
+        velocities: Float[Tensor, "replicas atoms 3"],
+        settings: DynamicsSettings,
+    ) -> Advance:
+        # copies: what a program does to its arrays is not seen by the caller
+        masses, positions, velocities = (
+            x.detach().to("cpu", torch.float64, copy=True) for x in (masses, positions, velocities)
+        )
+        replicas = self.replicas(potential, masses.numpy(), positions.numpy(), velocities.numpy(), settings)
+        done = 0
+
+        def advance(n_steps: int) -> State:
+            nonlocal done
+            found = []
+            for i, replica in enumerate(replicas):
+                try:
+                    replica.advance(n_steps)
+                    found.append(replica.read())
+                except SmoothflowError as error:
+                    time = replica.step * settings.timestep
+                    raise SimulationError(f"{self.program} stopped in replica {i} at {time:.6g} ps: {error}") from error
+            done += n_steps
+            x, v, forces, energies = (torch.from_numpy(np.stack(part)) for part in zip(*found, strict=True))
+            return State(x, v, forces, energies, masses, done * settings.timestep)
+
+        return advance
 
 
 class ExternalPotential(Potential):

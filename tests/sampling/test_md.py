@@ -79,7 +79,7 @@ def test_energies_temperature_and_speed_are_told(force_field: Potential, peroxid
     told: list[Progress] = []
     report = run(DynamicsPlan(NVT), force_field, peroxide_frames, told.append)
     assert [progress.done for progress in told] == [0, 10, 20, 30, 40]
-    assert (told[-1].stage, told[-1].total) == ("nvt in verlet", 40)
+    assert (told[-1].stage, told[-1].total) == ("nvt in native", 40)
     values = told[-1].values
     assert values["E (kJ/mol)"] == pytest.approx(float(report.energies.potential_energy[-1].mean()))
     kinetic = float(report.energies.kinetic_energy[-1].mean())
@@ -87,7 +87,7 @@ def test_energies_temperature_and_speed_are_told(force_field: Potential, peroxid
     assert values["ns/day"] > 0
 
 
-@pytest.mark.parametrize("engine", ["verlet", "ase", "openmm"])
+@pytest.mark.parametrize("engine", ["native", "ase", "openmm"])
 def test_a_signal_ends_a_run_with_its_files_complete(
     tmp_path: Path, force_field: Potential, peroxide_frames: Frames, engine: str
 ) -> None:
@@ -100,12 +100,12 @@ def test_a_signal_ends_a_run_with_its_files_complete(
     files = {"frames": tmp_path / "run.h5", "log": tmp_path / "run.csv"}
     plan = DynamicsPlan(NVT, engine, **files)
     report = run(plan, force_field, peroxide_frames, interrupt)
-    assert (report.stopped_by, report.goes_on) == (signal.SIGTERM, engine == "verlet")
+    assert (report.stopped_by, report.goes_on) == (signal.SIGTERM, engine == "native")
     assert report.steps == 20
     assert len(read_frames(tmp_path / "run.h5")) == 6
     assert len((tmp_path / "run.csv").read_text().splitlines()) == 7
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
-    if engine == "verlet":
+    if engine == "native":
         assert run(plan, force_field, peroxide_frames).resumed_from == 20
         whole = DynamicsPlan(NVT, frames=tmp_path / "whole.h5")
         run(whole, force_field, peroxide_frames)

@@ -210,7 +210,7 @@ def test_any_engine_and_potential(force_field: Potential) -> None:
     walker = Walker(0, 0, positions, np.zeros_like(positions), none, none)
     assert force_field.topology is not None
     weights = masses(force_field.topology)
-    for engine in ("verlet", "ase", "openmm"):
+    for engine in ("native", "ase", "openmm"):
         moved, found = advance_walker(
             walker, 3, force_field, registry().engine(engine)(), weights, protocol, lambda: False
         )
@@ -220,7 +220,7 @@ def test_any_engine_and_potential(force_field: Potential) -> None:
         np.testing.assert_array_equal(found.energies, energy)
         np.testing.assert_array_equal(found.forces, forces.float())
     with pytest.raises(SimulationError, match="stopped"):
-        advance_walker(walker, 1, force_field, registry().engine("verlet")(), weights, protocol, lambda: True)
+        advance_walker(walker, 1, force_field, registry().engine("native")(), weights, protocol, lambda: True)
 
 
 def test_bad_settings_are_refused() -> None:

@@ -9,16 +9,16 @@ import pytest
 from smoothflow.core.engine import DynamicsSettings, Engine, OnReport, Trajectory
 from smoothflow.core.errors import ConfigurationError, MissingDependencyError, SimulationError
 from smoothflow.core.potential import Potential
-from smoothflow.integrators.simulation import VerletEngine
+from smoothflow.integrators.simulation import NativeEngine
 from smoothflow.testing import ENGINE_CLAUSES, check_engine, examine_engine
 from torch import Tensor
 
 
-class Nameless(VerletEngine):
+class Nameless(NativeEngine):
     name = ""
 
 
-class Accepting(VerletEngine):
+class Accepting(NativeEngine):
     """Cuts what is given to the atoms that there are masses for."""
 
     def run(
@@ -28,7 +28,7 @@ class Accepting(VerletEngine):
         return super().run(potential, masses, positions, velocities, *rest)
 
 
-class Truncated(VerletEngine):
+class Truncated(NativeEngine):
     """Loses the last frame of a run whose length is not a multiple of the interval."""
 
     def run(
@@ -44,7 +44,7 @@ class Truncated(VerletEngine):
         return super().run(potential, masses, positions, velocities, replace(settings, n_steps=n_steps), on_report)
 
 
-class Around(VerletEngine):
+class Around(NativeEngine):
     """Changes what was recorded."""
 
     def changed(self, trajectory: Trajectory) -> Trajectory:
@@ -71,7 +71,7 @@ class Leapfrog(Around):
         )
 
 
-class Mixing(VerletEngine):
+class Mixing(NativeEngine):
     """The first of several replicas starts a little aside, which only a replica alone does not."""
 
     def run(
@@ -82,7 +82,7 @@ class Mixing(VerletEngine):
         return super().run(potential, masses, positions, velocities, *rest)
 
 
-class Other(VerletEngine):
+class Other(NativeEngine):
     """Other settings than those asked for."""
 
     def asked(self, settings: DynamicsSettings) -> DynamicsSettings:
@@ -115,7 +115,7 @@ class Cold(Other):
         return replace(settings, temperature=0.97 * settings.temperature)
 
 
-class Vague(VerletEngine):
+class Vague(NativeEngine):
     def run(self, *arguments: Any) -> Trajectory:
         try:
             return super().run(*arguments)
@@ -123,7 +123,7 @@ class Vague(VerletEngine):
             raise ConfigurationError("It failed.") from None
 
 
-class Deaf(VerletEngine):
+class Deaf(NativeEngine):
     """Goes on when its observer raises."""
 
     def run(
@@ -168,10 +168,10 @@ def test_a_broken_engine_fails_on_the_right_clause(engine: type[Engine], clause:
 
 
 def test_our_own_engine_keeps_the_contract() -> None:
-    assert check_engine(VerletEngine).passed
+    assert check_engine(NativeEngine).passed
 
 
-class WithoutThermostat(VerletEngine):
+class WithoutThermostat(NativeEngine):
     def run(
         self,
         potential: Potential,
@@ -193,7 +193,7 @@ def test_clauses_on_a_thermostat_are_left_out_with_the_reason_where_there_is_non
     assert "left out" in str(report)
 
 
-class Absent(VerletEngine):
+class Absent(NativeEngine):
     def run(self, *arguments: Any) -> Trajectory:
         raise MissingDependencyError("This engine", "absent", "absent")
 
