@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -238,7 +238,7 @@ def require_kinetic(state: State, limit: float) -> None:
 def require_finite(state: State, topology: Topology | None = None) -> None:
     """Raise a `SimulationError` that names replica, atom and time unless energies and forces are finite."""
     # one sum each: cheap at every step, and the sum of finite numbers of physical size is finite
-    if bool(torch.isfinite(state.total_energy.sum() + state.forces.sum())):
+    if isfinite(float(state.total_energy.sum() + state.forces.sum())):
         return
     for what, values in (("force", state.forces), ("position", state.positions), ("velocity", state.velocities)):
         bad = (~torch.isfinite(values)).nonzero()
