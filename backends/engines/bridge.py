@@ -75,6 +75,7 @@ class Evaluator:
         self._compute = unchecked(potential, "energy_and_forces")
         self._last: Float[np.ndarray, "atoms 3"] = np.full(self._shape, np.nan)
         self._begun = False
+        self._ones = np.ones(math.prod(self._shape))
 
     def is_new(self, positions: Float[np.ndarray, "atoms 3"]) -> bool:
         """Whether positions (nm) are not those of a step after the last ones; also if they are not finite.
@@ -89,7 +90,7 @@ class Evaluator:
             )
         moved = (positions - self._last).ravel()
         # the sum bounds the largest, and is cheaper; NaN fails both
-        return not (moved @ moved < JUMP**2 or np.abs(moved).max() < JUMP)
+        return not (moved.dot(moved) < JUMP**2 or np.abs(moved).max() < JUMP)
 
     def require(self, positions: Float[np.ndarray, "atoms 3"]) -> None:
         """Check positions (nm) if they are new.
@@ -100,11 +101,14 @@ class Evaluator:
         """
         if self.is_new(positions):
             self.potential.require_configuration(positions)
-        np.copyto(self._last, positions)
+        self._last = positions
         self._begun = True
 
     def __call__(self, positions: Float[np.ndarray, "atoms 3"]) -> tuple[float, Float[np.ndarray, "atoms 3"]]:
         """Energy in kJ/mol and forces in kJ/mol/nm, float64, of one configuration in nm; checked if it is new.
+
+        Args:
+            positions: An array that nobody changes afterwards; the next one is compared with it.
 
         Raises:
             ConfigurationError: If the number of atoms is not the potential's.
@@ -120,14 +124,16 @@ class Evaluator:
             new = False
         energy, forces = self._compute(self.as_batch(positions))
         value: float = energy.item()
-        array: Float[np.ndarray, "atoms 3"] = forces.to("cpu", torch.float64).numpy()[0]
-        # one sum: cheap at every step, and the sum of finite numbers of physical size is finite
-        if not math.isfinite(value + array.sum()):
+        if forces.dtype is not torch.float64 or not forces.is_cpu:
+            forces = forces.to("cpu", torch.float64)
+        array: Float[np.ndarray, "atoms 3"] = forces.numpy()[0]
+        # one sum: cheap at every step, most of all as a product, and that of finite numbers of physical size is finite
+        if not math.isfinite(value + array.ravel().dot(self._ones)):
             raise SimulationError(self._not_finite(positions, array))
         # of an atom that flies away in a run the energy tells more, and comes first
         if new:
             self.potential.require_configuration(positions)
-        np.copyto(self._last, positions)
+        self._last = positions
         return value, array
 
     def as_batch(self, positions: Float[np.ndarray, "atoms 3"]) -> Float[Tensor, "1 atoms 3"]:
