@@ -16,16 +16,13 @@ import pluggy
 
 from .engine import Engine
 from .errors import FileFormatError, PluginError, UnknownNameError
+from .hooks import GROUP
+from .hooks import hookimpl as hookimpl
 from .integrator import Integrator
 from .potential import Potential
 from .transforms import Transform
 
-GROUP = "smoothflow"
-"""The entry-point group of plug-ins, and the name of the hooks' project."""
-
 hookspec = pluggy.HookspecMarker(GROUP)
-hookimpl = pluggy.HookimplMarker(GROUP)
-"""Marks the functions of a plug-in that implement a hook of `Hooks`."""
 
 Kind = Literal["transform", "provider", "integrator", "engine", "loader", "model"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -125,6 +126,26 @@ def test_a_run_that_fails_says_where_and_when(name: str, not_finite: Potential, 
     v[1, :, 0] = 200.0  # replica 1 flies beyond 1 nm in 6 fs
     with pytest.raises(SimulationError, match=r"(?s)(?=.*replica 1)(?=.* ps)(?=.*atom 0 \(MOL1-C1\)).*not finite"):
         registry().engine(name)().run(not_finite, CHAIN_MASSES, chain_positions, v, DynamicsSettings(100))
+
+
+@pytest.mark.parametrize("name", NVE_ENGINES)
+def test_a_run_that_fails_late_is_dated_from_its_start(
+    name: str, not_finite: Potential, chain_positions: Tensor
+) -> None:
+    v = torch.zeros_like(chain_positions)
+    v[1, :, 0] = 20.0  # replica 1 is beyond 1 nm after 43 to 50 steps of 1 fs: in the fifth stretch of ten
+    seen: list[int] = []
+    with pytest.raises(SimulationError, match=r"(?s)replica 1") as failure:
+        registry().engine(name)().run(
+            not_finite, CHAIN_MASSES, chain_positions, v, DynamicsSettings(100), lambda step, _: seen.append(step)
+        )
+    (time,) = re.findall(r"(\d\.\d+) ps", str(failure.value))
+    assert seen[-1] < 1000 * float(time) <= seen[-1] + 10 + 1e-9
+
+
+def test_an_ensemble_that_an_engine_does_not_run_is_refused(chain: Potential, chain_positions: Tensor) -> None:
+    with pytest.raises(ConfigurationError, match="lammps runs nve only, not nvt"):
+        run("lammps", chain, CHAIN_MASSES, chain_positions, DynamicsSettings(1, ensemble="nvt"))
 
 
 @pytest.mark.parametrize("name", NVE_ENGINES)
