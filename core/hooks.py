@@ -1,4 +1,4 @@
-"""The mark of a hook, without torch: programs that look for their plug-ins here while they start must not wait for it."""
+"""The mark of a hook, without torch, for folders that other programs look into while they start."""
 
 from __future__ import annotations
 

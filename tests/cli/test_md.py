@@ -84,6 +84,16 @@ def test_files_of_every_engine_are_complete(smoothflow: Smoothflow, chain: Chain
     np.testing.assert_allclose(dcd.xyz, frames.positions, atol=1e-6)
 
 
+def test_the_engine_by_its_old_name_runs_with_a_line_that_names_the_new_one(
+    smoothflow: Smoothflow, chain: Chain, tmp_path: Path
+) -> None:
+    options = ["--start", PDB, "--steps", 2, "--timestep", 0.1, "--engine", "verlet", "--out", tmp_path / "run.h5"]
+    with pytest.warns(DeprecationWarning, match='The engine "verlet" is called "native" now'):
+        found = smoothflow("md", chain.model, *options)
+    assert found.code == 0, found.err
+    assert read_frames(tmp_path / "run.h5").provenance["engine"] == "native"
+
+
 def test_an_integrator_by_name_is_that_of_the_ensemble(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
     options = ["--start", PDB, "--steps", 4, "--timestep", 0.1]
     for name, more in (("a", []), ("b", ["--integrator", "langevin", "--threads", 2])):

@@ -58,6 +58,24 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all_known() -> None:
         found.transform("identty")
 
 
+def test_an_engine_by_its_old_name_is_found_with_a_warning_unless_a_plugin_bears_it() -> None:
+    with pytest.warns(DeprecationWarning, match='The engine "verlet" is called "native" now'):
+        assert registry().entry("engine", "verlet").name == "native"
+    assert "verlet" not in registry().names("engine")
+
+    class Verlet(Engine):
+        name = "verlet"
+
+    class Plugin:
+        @hookimpl
+        def smoothflow_engines(self) -> dict[str, type[Engine]]:
+            return {"verlet": Verlet}
+
+    other = Registry()
+    other.register(Plugin(), "theirs")
+    assert other.engine("verlet") is Verlet
+
+
 def test_two_plugins_with_one_name_are_an_error_that_names_both() -> None:
     found = Registry()
     found.register(identity_plugin(), "first", "alpha")

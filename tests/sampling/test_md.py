@@ -15,6 +15,7 @@ from smoothflow.core.errors import ConfigurationError, SimulationError
 from smoothflow.core.integrator import State
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
+from smoothflow.integrators.checkpoint import read_checkpoint, write_checkpoint
 from smoothflow.molecules.elements import masses
 from smoothflow.molecules.frames import Frames
 from smoothflow.molecules.frames_file import read_frames
@@ -130,6 +131,22 @@ def test_an_energy_out_of_bounds_keeps_what_was_recorded(
         allowed = 10 * 6 * thermal_energy(300.0)
         assert rise[-1].max() > allowed
         assert rise[:-1].max() <= allowed
+
+
+def test_a_run_of_the_engine_by_its_old_name_goes_on(
+    tmp_path: Path, force_field: Potential, peroxide_frames: Frames
+) -> None:
+    plan = DynamicsPlan(NVT, frames=tmp_path / "run.h5")
+    assert plan.checkpoint is not None
+    run(replace(plan, settings=replace(NVT, n_steps=20)), force_field, peroxide_frames)
+    before = read_checkpoint(plan.checkpoint)
+    write_checkpoint(plan.checkpoint, replace(before, provenance={**before.provenance, "engine": "verlet"}))
+    with pytest.warns(DeprecationWarning, match='called "native"'):
+        report = run(replace(plan, engine="verlet"), force_field, peroxide_frames)
+    assert (report.resumed_from, report.steps) == (20, 40)
+    again = replace(plan, frames=tmp_path / "again.h5")
+    run(again, force_field, peroxide_frames)
+    assert read_frames(tmp_path / "run.h5").digest() == read_frames(tmp_path / "again.h5").digest()
 
 
 def test_one_process_at_a_time(tmp_path: Path, force_field: Potential, peroxide_frames: Frames) -> None:
