@@ -18,7 +18,7 @@ class UnknownNameError(ConfigurationError):
     """A name that no plug-in registered.
 
     Args:
-        kind: Of what.
+        kind: What kind of thing has the name.
         name: The unknown one.
         known: Those that there are.
         meant: What else may have been meant, if none of the known ones is near.
@@ -104,3 +104,7 @@ class ConformanceError(SmoothflowError):
         parts += [f"Input: {inputs}."] if inputs else []
         parts += [advice] if advice else []
         super().__init__(" ".join(parts))
+
+
+class RenamedWarning(DeprecationWarning):
+    """Something was asked for by an old name; the command line shows it, though Python keeps it for programmers."""

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import pluggy
 
 from .engine import Engine
-from .errors import FileFormatError, PluginError, UnknownNameError
+from .errors import FileFormatError, PluginError, RenamedWarning, UnknownNameError
 from .hooks import GROUP
 from .hooks import hookimpl as hookimpl
 from .integrator import Integrator
@@ -194,7 +194,7 @@ class Registry:
         return sorted(name for entry_kind, name in self.entries if entry_kind == kind)
 
     def entry(self, kind: Kind, name: str) -> Registered:
-        """What is registered under a name; an old one gives what goes by a new one, with a `DeprecationWarning`.
+        """What is registered under a name; an old one gives what goes by a new one, with a `RenamedWarning`.
 
         Raises:
             UnknownNameError: If nothing is.
@@ -213,7 +213,7 @@ class Registry:
         if key in RENAMED:
             warnings.warn(
                 f'The {kind} "{name}" is called "{RENAMED[key]}" now. Ask for it by that name.',
-                DeprecationWarning,
+                RenamedWarning,
                 stacklevel=2,
             )
             return self.entry(kind, RENAMED[key])

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from smoothflow.core.engine import Engine
 from smoothflow.core.errors import FileFormatError, PluginError, UnknownNameError
 from smoothflow.core.manifolds import Line
 from smoothflow.core.plugins import Registry, hookimpl, registry
