@@ -27,7 +27,7 @@ from torch import Tensor
 
 # TorchSim needs a newer Python
 ENGINES = [name for name in registry().names("engine") if name != "torchsim" or sys.version_info >= (3, 12)]
-RUNS = [*((engine, 1) for engine in ENGINES), ("verlet", 10)]
+RUNS = [*((engine, 1) for engine in ENGINES), ("native", 10)]
 """Ours computes replicas at once; elsewhere they take turns."""
 
 REPLICAS = (1, 10)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ..core.errors import SmoothflowError
+from ..core.errors import RenamedWarning, SmoothflowError
 from ..runs.stopping import Terminated, terminable
 from . import (
     bench,
@@ -89,6 +89,7 @@ def main() -> None:
     """
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
+        warnings.simplefilter("default", RenamedWarning)
         with terminable(), careful_streams() as output:
             code = _run()
             output.flush()
@@ -110,7 +111,7 @@ def _renamed(arguments: list[str]) -> list[str]:
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name in renamed:
-            warnings.warn(f"{name} is now called {renamed[name]}.", DeprecationWarning, stacklevel=1)
+            warnings.warn(f"{name} is now called {renamed[name]}.", RenamedWarning, stacklevel=1)
             argument = renamed[name] + equals + value
         found.append(argument)
     return found
@@ -120,10 +121,7 @@ def _run() -> int:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        with warnings.catch_warnings():
-            # Python shows these to programmers alone
-            warnings.simplefilter("default", DeprecationWarning)
-            arguments = _renamed(arguments)
+        arguments = _renamed(arguments)
         code: int | None = app(arguments, prog_name="smoothflow", standalone_mode=False)
         return code or 0
     except (KeyboardInterrupt, _Interrupted):

@@ -30,14 +30,14 @@ def run(
     engine: Annotated[
         str,
         typer.Option(
-            help="verlet (ours), openmm, ase, ipi, lammps, or a plug-in's.", autocompletion=completion.ENGINES
+            help="native (ours), openmm, ase, ipi, lammps, or a plug-in's.", autocompletion=completion.ENGINES
         ),
-    ] = "verlet",
+    ] = "native",
     ensemble: Annotated[Literal["nve", "nvt"], typer.Option(help="Constant energy, or constant temperature.")] = "nvt",
     integrator: Annotated[
         str,
         typer.Option(
-            help="Integrator of our own engine, instead of the ensemble's.", autocompletion=completion.INTEGRATORS
+            help="Integrator of the engine native, instead of the ensemble's.", autocompletion=completion.INTEGRATORS
         ),
     ] = "",
     steps: Annotated[int, typer.Option(min=1, help="Time steps.")] = 1000,
@@ -68,7 +68,7 @@ def run(
     dtype: DType = Precision.float64,
     as_json: AsJson = False,
 ) -> None:
-    """Run molecular dynamics with a model as the potential; in the engine verlet the same command goes on where it was.
+    """Run molecular dynamics with a model as the potential; in the engine native the same command goes on where it was.
 
     Example: smoothflow md ala2-smooth --engine ase --ensemble nve --steps 100
     """
@@ -89,7 +89,7 @@ def run(
         require_distinct([compiled, *(path for path in (output, trajectory, log) if path is not None)])
     torch.set_num_threads(threads)
     where = require_device(device)
-    registry().engine(engine)
+    engine = registry().entry("engine", engine).name
     potential = load(model, dtype.torch, where)
     topology = potential.coordinates.topology
     run_with = potential if compiled is None else potential.compile(compiled)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .errors import ConfigurationError, SimulationError
+from .errors import ConfigurationError, PluginError, SimulationError
 from .finite import first_not_finite
 from .integrator import State
 from .potential import Potential
@@ -23,6 +22,9 @@ Ensemble = Literal["nve", "nvt"]
 
 OnReport = Callable[[int, State], None]
 """Called at each recorded frame with the number of steps done and the state there; raises to stop the run."""
+
+Advance = Callable[[int], State]
+"""Goes on by a number of steps and gives the state there; by none, that of the start with its energies and forces."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +91,45 @@ class Trajectory:
         return self.potential_energy + self.kinetic_energy
 
 
-class Engine(ABC):
-    """Runs molecular dynamics of any potential."""
+class Engine:
+    """Runs molecular dynamics of any potential.
+
+    A subclass gives `begin`; the checks of the start, the frames and the search for numbers that are not finite are the
+    same for all. One that overrides `run` as a whole is an engine too, and does all of this itself.
+    """
 
     name: ClassVar[str]
     """The name by which the command line asks for it."""
     thermostat: ClassVar[str] = "Langevin"
     """What ``nvt`` is in this engine; kept with the frames that it makes."""
+    ensembles: ClassVar[tuple[Ensemble, ...]] = get_args(Ensemble)
+    """What it runs."""
 
-    @abstractmethod
+    def begin(
+        self,
+        potential: Potential,
+        masses: Float[Tensor, "atoms"],
+        positions: Float[Tensor, "replicas atoms 3"],
+        velocities: Float[Tensor, "replicas atoms 3"],
+        settings: DynamicsSettings,
+    ) -> Advance:
+        """Prepare a run from a start that has been checked.
+
+        Args:
+            potential: Any potential of these atoms.
+            masses: amu.
+            positions: nm.
+            velocities: nm/ps at the same instant.
+            settings: What to run, in one of `ensembles`.
+
+        Returns:
+            What makes the steps; velocities that it gives belong to the instant of the positions.
+
+        Raises:
+            SimulationError: In a step that cannot be made; the message names replica and time.
+        """
+        raise PluginError(f"The engine {type(self).__name__} has neither begin nor a run of its own. Give it begin.")
+
     def run(
         self,
         potential: Potential,
@@ -118,11 +150,20 @@ class Engine(ABC):
             on_report: Sees the number of steps done and the state at each recorded frame; what it raises ends the run.
 
         Raises:
-            ConfigurationError: If a run cannot start from these.
+            ConfigurationError: If a run cannot start from these, or the engine does not run the ensemble.
             GeometryError: If the positions are not a configuration of the molecule: in another order, or mirrored.
             SimulationError: If an energy or a force is not finite, or the kinetic energy is one that no temperature of
                 the run explains.
         """
+        if settings.ensemble not in self.ensembles:
+            raise ConfigurationError(
+                f"The engine {self.name} runs {' and '.join(self.ensembles)} only, not {settings.ensemble}. "
+                "Use another engine."
+            )
+        check_start(potential, masses, positions, velocities)
+        check_configurations(potential, positions)
+        advance = self.begin(potential, masses, positions, velocities, settings)
+        return record(advance(0), lambda _, n_steps: advance(n_steps), settings, on_report, potential.topology)
 
 
 def check_start(
@@ -198,7 +239,7 @@ def require_kinetic(state: State, limit: float) -> None:
 def require_finite(state: State, topology: Topology | None = None) -> None:
     """Raise a `SimulationError` that names replica, atom and time unless energies and forces are finite."""
     # one sum each: cheap at every step, and the sum of finite numbers of physical size is finite
-    if bool(torch.isfinite(state.total_energy.sum() + state.forces.sum())):
+    if isfinite(float(state.total_energy.sum() + state.forces.sum())):
         return
     for what, values in (("force", state.forces), ("position", state.positions), ("velocity", state.velocities)):
         bad = first_not_finite(values)

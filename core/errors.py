@@ -104,3 +104,7 @@ class ConformanceError(SmoothflowError):
         parts += [f"Input: {inputs}."] if inputs else []
         parts += [advice] if advice else []
         super().__init__(" ".join(parts))
+
+
+class RenamedWarning(DeprecationWarning):
+    """Something was asked for by an old name; the command line shows it, though Python keeps it for programmers."""

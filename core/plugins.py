@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,17 +15,14 @@ from typing import Any, Literal, Protocol
 import pluggy
 
 from .engine import Engine
-from .errors import FileFormatError, PluginError, UnknownNameError
+from .errors import FileFormatError, PluginError, RenamedWarning, UnknownNameError
+from .hooks import GROUP
+from .hooks import hookimpl as hookimpl
 from .integrator import Integrator
 from .potential import Potential
 from .transforms import Transform
 
-GROUP = "smoothflow"
-"""The entry-point group of plug-ins, and the name of the hooks' project."""
-
 hookspec = pluggy.HookspecMarker(GROUP)
-hookimpl = pluggy.HookimplMarker(GROUP)
-"""Marks the functions of a plug-in that implement a hook of `Hooks`."""
 
 Kind = Literal["transform", "provider", "integrator", "engine", "loader", "model"]
 
@@ -80,6 +78,15 @@ KINDS: dict[Kind, str] = {
     "loader": "smoothflow_loaders",
     "model": "smoothflow_models",
 }
+
+
+RENAMED: dict[tuple[Kind, str], str] = {("engine", "verlet"): "native"}
+"""Names that have changed, and what to ask for now; the old ones work, with a warning, for two minor releases."""
+
+
+def name_of_today(kind: Kind, name: str) -> str:
+    """The name that something goes by now, which may not be the one that an older file has."""
+    return RENAMED.get((kind, name), name)
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,7 @@ class Registry:
         return sorted(name for entry_kind, name in self.entries if entry_kind == kind)
 
     def entry(self, kind: Kind, name: str) -> Registered:
-        """What is registered under a name.
+        """What is registered under a name; an old one gives what goes by a new one, with a `RenamedWarning`.
 
         Raises:
             UnknownNameError: If nothing is.
@@ -203,6 +210,13 @@ class Registry:
                 raise PluginError(
                     f'The plug-in "{name}" of {broken.distribution} {broken.version} is broken: {broken.error}'
                 )
+        if key in RENAMED:
+            warnings.warn(
+                f'The {kind} "{name}" is called "{RENAMED[key]}" now. Ask for it by that name.',
+                RenamedWarning,
+                stacklevel=2,
+            )
+            return self.entry(kind, RENAMED[key])
         raise UnknownNameError(kind, name, self.names(kind), self.meant(name) if kind == "provider" else None)
 
     def meant(self, name: str) -> str | None:

@@ -50,6 +50,19 @@ def unchecked(potential: Potential, name: str) -> Callable[..., Any]:
     return functools.partial(function.__wrapped__, potential) if _is_checked(function) else method
 
 
+def next_forces(
+    potential: Potential, positions: Float[Tensor, "batch *shape"]
+) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch *shape"]]:
+    """What `Potential.energy_and_forces` gives, for an integrator's next positions.
+
+    The start of a run was checked, and a step keeps its shape; positions that are not finite have energies or forces
+    that are not, which the run looks for.
+    """
+    if positions.dtype == potential.dtype and positions.device == potential.device:
+        return unchecked(potential, "energy_and_forces")(positions)  # type: ignore[no-any-return]
+    return potential.energy_and_forces(positions)
+
+
 def _is_checked(function: Any) -> bool:
     return function is not None and getattr(function, "takes_positions", None) is function
 

@@ -113,7 +113,7 @@ def energy_figure(smooth: FlowPotential, spline: FlowPotential, positions: Tenso
 
         settings = DynamicsSettings(n_steps=1000, timestep=0.001, report_every=4)
         try:
-            registry().engine("verlet")().run(potential, mass, positions, velocities, settings, keep)
+            registry().engine("native")().run(potential, mass, positions, velocities, settings, keep)
         except SimulationError as error:
             print(f"{name}: {error}")
         ax.plot(times, torch.stack(energies) - energies[0], color=colour, lw=0.9)

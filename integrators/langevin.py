@@ -10,7 +10,7 @@ import torch
 
 from ..core.integrator import Integrator, State
 from ..core.plugins import hookimpl
-from ..core.potential import Potential
+from ..core.potential import Potential, next_forces
 from ..core.units import thermal_energy
 
 
@@ -57,7 +57,7 @@ class Langevin(Integrator):
         positions = state.positions + 0.5 * self.timestep * velocities
         velocities = damping * velocities + (variance / state.masses)[:, None].sqrt() * noise.to(velocities.device)
         positions = positions + 0.5 * self.timestep * velocities
-        energy, forces = potential.energy_and_forces(positions)
+        energy, forces = next_forces(potential, positions)
         return replace(
             state,
             positions=positions,

@@ -13,14 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.engine import (
+    Advance,
     DynamicsSettings,
     Engine,
-    OnReport,
-    Trajectory,
     check_configurations,
     check_start,
     kinetic_limit,
-    record,
     require_finite,
     require_kinetic,
 )
@@ -219,33 +217,32 @@ def advance(potential: Potential, integrator: Integrator, state: State, n_steps:
     return state
 
 
-class VerletEngine(Engine):
+class NativeEngine(Engine):
     """Our own velocity Verlet (``nve``) and BAOAB Langevin (``nvt``), in the precision of the positions."""
 
-    name = "verlet"
+    name = "native"
     thermostat = "Langevin, BAOAB"
 
-    def run(
+    def begin(
         self,
         potential: Potential,
         masses: Float[Tensor, "atoms"],
         positions: Float[Tensor, "replicas atoms 3"],
         velocities: Float[Tensor, "replicas atoms 3"],
         settings: DynamicsSettings,
-        on_report: OnReport | None = None,
-    ) -> Trajectory:
-        check_start(potential, masses, positions, velocities)
-        check_configurations(potential, positions)
+    ) -> Advance:
         integrator = make_integrator(ENSEMBLE_INTEGRATORS[settings.ensemble], settings, positions.device)
         # masses in float64 would turn a float32 run into float64 from the second step on
-        start = State.start(potential, positions, velocities.to(positions), masses.to(positions))
+        state = State.start(potential, positions, velocities.to(positions), masses.to(positions))
 
-        def later(state: State, n_steps: int) -> State:
-            return advance(potential, integrator, state, n_steps)
+        def later(n_steps: int) -> State:
+            nonlocal state
+            state = advance(potential, integrator, state, n_steps)
+            return state
 
-        return record(start, later, settings, on_report, potential.topology)
+        return later
 
 
 @hookimpl
 def smoothflow_engines() -> Mapping[str, type[Engine]]:
-    return {VerletEngine.name: VerletEngine}
+    return {NativeEngine.name: NativeEngine}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..core.integrator import Integrator, State
 from ..core.plugins import hookimpl
-from ..core.potential import Potential
+from ..core.potential import Potential, next_forces
 
 
 class VelocityVerlet(Integrator):
@@ -33,7 +33,7 @@ class VelocityVerlet(Integrator):
         half_kick = (0.5 * self.timestep / state.masses)[:, None]
         velocities = state.velocities + half_kick * state.forces
         positions = state.positions + self.timestep * velocities
-        energy, forces = potential.energy_and_forces(positions)
+        energy, forces = next_forces(potential, positions)
         return replace(
             state,
             positions=positions,

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,14 @@ from ..core.engine import DynamicsSettings
 from ..core.errors import ConfigurationError, SimulationError
 from ..core.files import require_distinct
 from ..core.integrator import State
-from ..core.plugins import registry
+from ..core.plugins import name_of_today, registry
 from ..core.potential import Potential
 from ..core.reporter import EnergyRecord, Reporter, reporting
 from ..core.topology import Topology
 from ..core.units import thermal_energy
 from ..integrators.checkpoint import read_checkpoint
 from ..integrators.making import ENSEMBLE_INTEGRATORS
-from ..integrators.simulation import CHECKPOINT_SECONDS, Simulation, VerletEngine
+from ..integrators.simulation import CHECKPOINT_SECONDS, NativeEngine, Simulation
 from ..runs.locks import lock_file
 from ..runs.progress import OnProgress, Progress, silent
 from ..runs.provenance import require_same_run
@@ -61,7 +61,7 @@ class DynamicsPlan:
     """
 
     settings: DynamicsSettings
-    engine: str = VerletEngine.name
+    engine: str = NativeEngine.name
     integrator: str = ""
     energy_bound: float | None = None
     frames: Path | None = None
@@ -126,14 +126,16 @@ def run_dynamics(
 
     Raises:
         ConfigurationError: If files exist that this run cannot go on with, or another process writes them.
+        UnknownNameError: If there is no engine of that name.
         FileFormatError: If a file cannot be written, or is damaged.
         SimulationError: If an energy leaves its bounds, or is not finite; the message names replica and time.
     """
+    plan = replace(plan, engine=registry().entry("engine", plan.engine).name)
     settings = plan.settings
-    if plan.integrator and plan.engine != VerletEngine.name:
+    if plan.integrator and plan.engine != NativeEngine.name:
         raise ConfigurationError(
             f'The engine "{plan.engine}" has its own integrators. Leave out "{plan.integrator}", or use the '
-            "engine verlet."
+            "engine native."
         )
     origin = {**(provenance or {}), **_identity(plan, positions)}
     files = plan.files(len(positions))
@@ -150,7 +152,7 @@ def run_dynamics(
     reporters.append(EnergyBounds(start, settings, plan.energy_bound))
     path = plan.checkpoint
     with nullcontext() if path is None else lock_file(path), stop_requests() as asked:
-        if plan.engine == VerletEngine.name:
+        if plan.engine == NativeEngine.name:
             simulation = _simulation(plan, potential, start, reporters, origin)
             resumed_from = simulation.step
             simulation.run(plan.checkpoint, lambda: asked() is not None, plan.checkpoint_seconds)
@@ -164,7 +166,7 @@ def run_dynamics(
                     engine.run(potential, masses, positions, velocities, settings, observer)
             resumed_from, steps = 0, observer.step
         stopped_by = asked() if steps < settings.n_steps else None
-    goes_on = plan.checkpoint is not None and plan.engine == VerletEngine.name
+    goes_on = plan.checkpoint is not None and plan.engine == NativeEngine.name
     return DynamicsReport(energies, steps, resumed_from, stopped_by, goes_on)
 
 
@@ -259,7 +261,7 @@ def _identity(plan: DynamicsPlan, positions: Float[Tensor, "replicas atoms 3"]) 
     integrator = plan.integrator or ENSEMBLE_INTEGRATORS[plan.settings.ensemble]
     return {
         "engine": plan.engine,
-        **({"integrator": integrator} if plan.engine == VerletEngine.name else {}),
+        **({"integrator": integrator} if plan.engine == NativeEngine.name else {}),
         **settings,
         "replicas": len(positions),
         "dtype": str(positions.dtype).removeprefix("torch."),
@@ -277,7 +279,8 @@ def _simulation(
         integrator = plan.integrator or ENSEMBLE_INTEGRATORS[plan.settings.ensemble]
         kept = {**origin, WRITTEN: [file.name for file in files]}
         return Simulation(potential, integrator, start, plan.settings, reporters, kept)
-    there = read_checkpoint(path).provenance
+    there = dict(read_checkpoint(path).provenance)
+    there["engine"] = name_of_today("engine", there.get("engine", ""))
     require_same_run(f'"{path.name.removesuffix(".checkpoint")}"', there, origin)
     for file in files:
         # to go on with a file is to cut it where the checkpoint was written

@@ -120,6 +120,8 @@ def check_declaration(case: EngineCase) -> Numbers:
         value = getattr(engine, what, None)
         if not isinstance(value, str) or not value:
             violated(f"{what} must be a non-empty string; it is {value!r}.")
+    if type(engine).begin is Engine.begin and type(engine).run is Engine.run:
+        violated("it has neither begin nor a run of its own.")
     return {}
 
 
@@ -294,11 +296,8 @@ def check_refusal(case: EngineCase) -> Numbers:
         except SmoothflowError:
             continue
         except Exception as error:
-            violated(
-                f"{what} must be refused with a SmoothflowError (call check_start); it raised "
-                f"{type(error).__name__}: {error}"
-            )
-        violated(f"{what} must be refused with a SmoothflowError (call check_start).")
+            violated(f"{what} must be refused with a SmoothflowError; it raised {type(error).__name__}: {error}")
+        violated(f"{what} must be refused with a SmoothflowError.")
     return {}
 
 
@@ -328,22 +327,24 @@ def check_observer(case: EngineCase) -> Numbers:
 _CLAUSES: tuple[Clause[EngineCase], ...] = (
     Clause(
         "declaration",
-        "name and thermostat are declared",
+        "name and thermostat are declared, and there is a begin",
         check_declaration,
-        "The command line asks for an engine by name, and frames keep the thermostat's. Set both as class attributes.",
+        "The command line asks for an engine by name, and frames keep the thermostat's. Set both as class attributes, "
+        "and give begin, or replicas if the engine is another program (CONTRIBUTING.md has one worked out).",
     ),
     Clause(
         "refusal",
         "starts that do not fit the potential are refused",
         check_refusal,
-        "Another molecule would run without a word. Call smoothflow.core.engine.check_start first.",
+        "Another molecule would run without a word. Give begin and leave run as it is, or call "
+        "smoothflow.core.engine.check_start first.",
     ),
     Clause(
         "frames",
         "frame 0 is the start, reports come as asked for, and the last step is recorded",
         check_frames,
-        "Trajectories, restarts and averages would be of other times than they say. Let smoothflow.core.engine.record "
-        "call what advances the run.",
+        "Trajectories, restarts and averages would be of other times than they say. Give begin and leave run as it is, "
+        "or let smoothflow.core.engine.record call what advances the run.",
     ),
     Clause(
         "energies",
@@ -382,8 +383,8 @@ _CLAUSES: tuple[Clause[EngineCase], ...] = (
         "failure",
         "what is not finite ends the run with a SimulationError that says when",
         check_failure,
-        "A run that failed would go on with made-up numbers. Call smoothflow.core.engine.require_finite at each "
-        "report, and turn the program's own exceptions into a SimulationError.",
+        "A run that failed would go on with made-up numbers. Turn the program's own exceptions into a SimulationError; "
+        "in a run of your own, call smoothflow.core.engine.require_finite at each report.",
     ),
     Clause(
         "observer",

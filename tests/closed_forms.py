@@ -74,7 +74,7 @@ def peroxide_frames(force_field: Peroxide) -> Frames:
     weights = masses(PEROXIDE)
     velocities = maxwell_boltzmann(weights, 100, 300.0, generator)
     settings = DynamicsSettings(n_steps=1000, ensemble="nvt", friction=10.0, report_every=50, seed=3)
-    trajectory = registry().engine("verlet")().run(force_field, weights, positions, velocities, settings)
+    trajectory = registry().engine("native")().run(force_field, weights, positions, velocities, settings)
     chosen = trajectory.positions[5:].transpose(0, 1).flatten(0, 1).float()
     energy, forces = force_field.energy_and_forces(chosen.double())
     return Frames(

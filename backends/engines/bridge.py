@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib
 import math
-from abc import abstractmethod
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core.errors import ConfigurationError, MissingDependencyError, SimulationError
+from ...core.engine import Advance, DynamicsSettings, Engine
+from ...core.errors import ConfigurationError, MissingDependencyError, SimulationError, SmoothflowError
 from ...core.external import attach_forces
 from ...core.finite import first_not_finite
+from ...core.integrator import State
 from ...core.potential import Potential, unchecked
 from ...core.topology import Topology, atom_name
 
@@ -73,6 +76,7 @@ class Evaluator:
         self._compute = unchecked(potential, "energy_and_forces")
         self._last: Float[np.ndarray, "atoms 3"] = np.full(self._shape, np.nan)
         self._begun = False
+        self._ones = np.ones(math.prod(self._shape))
 
     def is_new(self, positions: Float[np.ndarray, "atoms 3"]) -> bool:
         """Whether positions (nm) are not those of a step after the last ones; also if they are not finite.
@@ -87,7 +91,7 @@ class Evaluator:
             )
         moved = (positions - self._last).ravel()
         # the sum bounds the largest, and is cheaper; NaN fails both
-        return not (moved @ moved < JUMP**2 or np.abs(moved).max() < JUMP)
+        return not (moved.dot(moved) < JUMP**2 or np.abs(moved).max() < JUMP)
 
     def require(self, positions: Float[np.ndarray, "atoms 3"]) -> None:
         """Check positions (nm) if they are new.
@@ -98,11 +102,14 @@ class Evaluator:
         """
         if self.is_new(positions):
             self.potential.require_configuration(positions)
-        np.copyto(self._last, positions)
+        self._last = positions
         self._begun = True
 
     def __call__(self, positions: Float[np.ndarray, "atoms 3"]) -> tuple[float, Float[np.ndarray, "atoms 3"]]:
         """Energy in kJ/mol and forces in kJ/mol/nm, float64, of one configuration in nm; checked if it is new.
+
+        Args:
+            positions: An array that nobody changes afterwards; the next one is compared with it.
 
         Raises:
             ConfigurationError: If the number of atoms is not the potential's.
@@ -118,14 +125,16 @@ class Evaluator:
             new = False
         energy, forces = self._compute(self.as_batch(positions))
         value: float = energy.item()
-        array: Float[np.ndarray, "atoms 3"] = forces.to("cpu", torch.float64).numpy()[0]
-        # one sum: cheap at every step, and the sum of finite numbers of physical size is finite
-        if not math.isfinite(value + array.sum()):
+        if forces.dtype is not torch.float64 or not forces.is_cpu:
+            forces = forces.to("cpu", torch.float64)
+        array: Float[np.ndarray, "atoms 3"] = forces.numpy()[0]
+        # one sum: cheap at every step, most of all as a product, and that of finite numbers of physical size is finite
+        if not math.isfinite(value + array.ravel().dot(self._ones)):
             raise SimulationError(self._not_finite(positions, array))
         # of an atom that flies away in a run the energy tells more, and comes first
         if new:
             self.potential.require_configuration(positions)
-        np.copyto(self._last, positions)
+        self._last = positions
         return value, array
 
     def as_batch(self, positions: Float[np.ndarray, "atoms 3"]) -> Float[Tensor, "1 atoms 3"]:
@@ -143,6 +152,77 @@ class Evaluator:
             f"In this configuration {what} is not finite. {explanation}{' ' if explanation else ''}"
             "Use a smaller time step, or start from positions closer to those that the potential was made for."
         )
+
+
+class Replica(ABC):
+    """One replica in another program; what it gives is in our units, whatever the program's are."""
+
+    @property
+    @abstractmethod
+    def step(self) -> int:
+        """The step of the run that it is in, for messages."""
+
+    @abstractmethod
+    def advance(self, n_steps: int) -> None:
+        """Make steps; of none, what the program does before its first."""
+
+    @abstractmethod
+    def read(
+        self,
+    ) -> tuple[Float[np.ndarray, "atoms 3"], Float[np.ndarray, "atoms 3"], Float[np.ndarray, "atoms 3"], float]:
+        """Positions (nm), velocities (nm/ps), forces (kJ/mol/nm) and potential energy (kJ/mol) of one instant."""
+
+
+class ProgramEngine(Engine, ABC):
+    """An engine that is another program, in NumPy and float64: replicas take turns from report to report.
+
+    A subclass gives `replicas`. Results are float64 on the CPU.
+    """
+
+    program: ClassVar[str]
+    """The program's own name, for messages."""
+
+    @abstractmethod
+    def replicas(
+        self,
+        potential: Potential,
+        masses: Float[np.ndarray, "atoms"],
+        positions: Float[np.ndarray, "replicas atoms 3"],
+        velocities: Float[np.ndarray, "replicas atoms 3"],
+        settings: DynamicsSettings,
+    ) -> Sequence[Replica]:
+        """Each replica in the program, at its start (amu, nm, nm/ps)."""
+
+    def begin(
+        self,
+        potential: Potential,
+        masses: Float[Tensor, "atoms"],
+        positions: Float[Tensor, "replicas atoms 3"],
+        velocities: Float[Tensor, "replicas atoms 3"],
+        settings: DynamicsSettings,
+    ) -> Advance:
+        # copies: what a program does to its arrays is not seen by the caller
+        masses, positions, velocities = (
+            x.detach().to("cpu", torch.float64, copy=True) for x in (masses, positions, velocities)
+        )
+        replicas = self.replicas(potential, masses.numpy(), positions.numpy(), velocities.numpy(), settings)
+        done = 0
+
+        def advance(n_steps: int) -> State:
+            nonlocal done
+            found = []
+            for i, replica in enumerate(replicas):
+                try:
+                    replica.advance(n_steps)
+                    found.append(replica.read())
+                except SmoothflowError as error:
+                    time = replica.step * settings.timestep
+                    raise SimulationError(f"{self.program} stopped in replica {i} at {time:.6g} ps: {error}") from error
+            done += n_steps
+            x, v, forces, energies = (torch.from_numpy(np.stack(part)) for part in zip(*found, strict=True))
+            return State(x, v, forces, energies, masses, done * settings.timestep)
+
+        return advance
 
 
 class ExternalPotential(Potential):

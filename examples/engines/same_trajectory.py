@@ -30,7 +30,7 @@ def main(model: str, n_steps: int) -> None:
             found[name] = registry().engine(name)().run(potential, mass, positions, velocities, settings)
         except MissingDependencyError as error:
             print(f"{name}: {error}")
-    ours = found.pop("verlet")
+    ours = found.pop("native")
     for name, theirs in found.items():
         apart = float((theirs.positions - ours.positions).abs().max())
         energy = float(((theirs.potential_energy - ours.potential_energy) / ours.potential_energy).abs().max())

@@ -164,7 +164,7 @@ def show(
     flow = PotentialSource(model=model)
     dynamics = DynamicsSettings(n_steps=round(settings.nve_duration / 0.001), report_every=5, seed=settings.seed)
     plan = [
-        ("flow in our velocity Verlet", flow, "verlet", settings.n_replicas),
+        ("flow in our velocity Verlet", flow, "native", settings.n_replicas),
         *((f"flow in {TITLES[engine]}", flow, engine, 1) for engine in settings.engines),
         ("Amber in OpenMM", reference, "openmm", settings.n_replicas),
     ]

@@ -164,9 +164,9 @@ def test_an_integrator_and_an_engine_are_checked_by_name(smoothflow: Smoothflow)
     report = json.loads(found.out)
     assert (found.code, report["subject"], report["passed"]) == (0, 'Integrator "velocity_verlet"', True)
     assert "conservation" in [row["clause"] for row in report["clauses"]]
-    found = smoothflow("check", "verlet", "--json")
+    found = smoothflow("check", "native", "--json")
     report = json.loads(found.out)
-    assert (found.code, report["subject"], report["passed"]) == (0, 'Engine "verlet"', True)
+    assert (found.code, report["subject"], report["passed"]) == (0, 'Engine "native"', True)
 
 
 @pytest.mark.slow

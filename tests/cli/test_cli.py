@@ -49,13 +49,13 @@ def test_weights_of_samples_are_those_of_the_force_field(smoothflow: Smoothflow,
     np.testing.assert_allclose(samples.log_weights, expected, rtol=1e-3, atol=0.05)
 
 
-@pytest.mark.parametrize("engine", ["verlet", "openmm", "ase"])
+@pytest.mark.parametrize("engine", ["native", "openmm", "ase"])
 def test_dynamics_in_every_engine_gives_one_trajectory(
     smoothflow: Smoothflow, chain: Chain, tmp_path: Path, engine: str
 ) -> None:
     ours, theirs = tmp_path / "ours.h5", tmp_path / "theirs.h5"
     options = ["--start", chain.frames, "--ensemble", "nve", "--steps", 10, "--timestep", 0.1, "--report-every", 5]
-    assert smoothflow("md", chain.model, *options, "--engine", "verlet", "--out", ours).code == 0
+    assert smoothflow("md", chain.model, *options, "--engine", "native", "--out", ours).code == 0
     assert smoothflow("md", chain.model, *options, "--engine", engine, "--out", theirs).code == 0
     # one ulp of float32 at 1 nm
     np.testing.assert_allclose(read_frames(theirs).positions, read_frames(ours).positions, atol=1.3e-7)
@@ -164,7 +164,7 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         (["train", "{frames}", "--out", "{tmp}/run", "--transform", "smoth"], 'Did you mean "smooth"'),
         (["train", "{frames}", "--out", "{tmp}/run", "--device", "cuda:77"], "cannot be used here"),
         (["train", "{frames}", "--out", "{tmp}/run", "--config", "{tmp}/none.yaml"], "There is no file"),
-        (["md", "{model}", "--engine", "gromacs"], "Known: ase, ipi, lammps, openmm, torchsim, verlet"),
+        (["md", "{model}", "--engine", "gromacs"], "Known: ase, ipi, lammps, native, openmm, torchsim"),
         (["md", "{model}", "--start", "{water}"], "22 atoms"),
         (["simulate", "no-such-molecule", "--out", "{tmp}/x.h5"], "Known: .*capped-alanine"),
         (["simulate", "{tmp}/none.pdb", "--out", "{tmp}/x.h5"], "There is no file"),

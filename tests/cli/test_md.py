@@ -61,7 +61,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(smoothflow: Smoothflow, cha
     assert "another run: timestep is 0.001 there and 0.0005 here" in other.err
 
 
-@pytest.mark.parametrize("engine", ["verlet", "openmm", "ase"])
+@pytest.mark.parametrize("engine", ["native", "openmm", "ase"])
 def test_files_of_every_engine_are_complete(smoothflow: Smoothflow, chain: Chain, tmp_path: Path, engine: str) -> None:
     files = ["--out", tmp_path / "run.h5", "--log", tmp_path / "run.csv", "--trajectory", tmp_path / "run.dcd"]
     options = ["--start", PDB, "--steps", 5, "--timestep", 0.1, "--report-every", 2, "--engine", engine]
@@ -82,6 +82,16 @@ def test_files_of_every_engine_are_complete(smoothflow: Smoothflow, chain: Chain
     assert steps == [0, 2, 4, 5]
     dcd = mdtraj.load_dcd(str(tmp_path / "run.dcd"), top=str(PDB))
     np.testing.assert_allclose(dcd.xyz, frames.positions, atol=1e-6)
+
+
+def test_the_engine_by_its_old_name_runs_with_a_line_that_names_the_new_one(
+    smoothflow: Smoothflow, chain: Chain, tmp_path: Path
+) -> None:
+    options = ["--start", PDB, "--steps", 2, "--timestep", 0.1, "--engine", "verlet", "--out", tmp_path / "run.h5"]
+    found = smoothflow("md", chain.model, *options)
+    assert found.code == 0, found.err
+    assert 'The engine "verlet" is called "native" now' in " ".join(found.err.split())
+    assert read_frames(tmp_path / "run.h5").provenance["engine"] == "native"
 
 
 def test_an_integrator_by_name_is_that_of_the_ensemble(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
@@ -106,7 +116,7 @@ def test_an_integrator_by_name_is_that_of_the_ensemble(smoothflow: Smoothflow, c
         (["--start", "{frames}", "--ensemble", "nve", "--energy-bound", "1e-9"], "total energy .* more than 1e-09 kT"),
         (["--timestep", "0"], "timestep is 0.0 ps"),
         (["--energy-bound", "-1"], "must be positive"),
-        (["--engine", "verlett"], 'Did you mean "verlet"'),
+        (["--engine", "nativ"], 'Did you mean "native"'),
         (["--integrator", "langevim"], 'Did you mean "langevin"'),
         (["--integrator", "velocity_verlet"], "has no thermostat: it samples nve, not nvt"),
         (["--integrator", "langevin", "--engine", "ase"], "has its own integrators"),

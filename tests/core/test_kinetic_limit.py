@@ -34,7 +34,7 @@ def test_the_limit_is_far_beyond_what_a_temperature_gives(n_atoms: int) -> None:
     assert float(tail) < math.exp(-100)
 
 
-@pytest.mark.parametrize("engine", ["verlet", "openmm"])
+@pytest.mark.parametrize("engine", ["native", "openmm"])
 def test_a_run_that_falls_is_stopped_by_its_kinetic_energy(engine: str) -> None:
     x = torch.zeros(1, 2, 3, dtype=torch.float64)
     with pytest.raises(SimulationError, match=r"At 0\.05 ps replica 0 has a kinetic energy of .*more than the temp"):
@@ -44,7 +44,7 @@ def test_a_run_that_falls_is_stopped_by_its_kinetic_energy(engine: str) -> None:
 def test_a_run_that_starts_hot_is_measured_by_its_own_temperature() -> None:
     x = torch.zeros(1, 2, 3, dtype=torch.float64)
     fast = torch.full_like(x, 50.0)
-    registry().engine("verlet")().run(_Free(), MASSES, x, fast, DynamicsSettings(20))
+    registry().engine("native")().run(_Free(), MASSES, x, fast, DynamicsSettings(20))
 
 
 class _Free(Potential):

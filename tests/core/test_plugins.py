@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from smoothflow.core.engine import Engine
 from smoothflow.core.errors import FileFormatError, PluginError, UnknownNameError
 from smoothflow.core.manifolds import Line
 from smoothflow.core.plugins import Registry, hookimpl, registry
@@ -56,6 +57,24 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all_known() -> None:
     found.register(identity_plugin(), "mine")
     with pytest.raises(UnknownNameError, match=r'called "identty"\. Did you mean "identity"\? Known: identity'):
         found.transform("identty")
+
+
+def test_an_engine_by_its_old_name_is_found_with_a_warning_unless_a_plugin_bears_it() -> None:
+    with pytest.warns(DeprecationWarning, match='The engine "verlet" is called "native" now'):
+        assert registry().entry("engine", "verlet").name == "native"
+    assert "verlet" not in registry().names("engine")
+
+    class Verlet(Engine):
+        name = "verlet"
+
+    class Plugin:
+        @hookimpl
+        def smoothflow_engines(self) -> dict[str, type[Engine]]:
+            return {"verlet": Verlet}
+
+    other = Registry()
+    other.register(Plugin(), "theirs")
+    assert other.engine("verlet") is Verlet
 
 
 def test_two_plugins_with_one_name_are_an_error_that_names_both() -> None:

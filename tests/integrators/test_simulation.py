@@ -63,7 +63,7 @@ def test_frames_are_what_the_integrator_visits() -> None:
     potential, (x, v) = Bond(), start()
     seen: dict[int, State] = {}
     settings = DynamicsSettings(n_steps=25, timestep=0.0005, report_every=10)
-    trajectory = registry().engine("verlet")().run(potential, MASSES, x, v, settings, seen.__setitem__)
+    trajectory = registry().engine("native")().run(potential, MASSES, x, v, settings, seen.__setitem__)
     reports = list(seen)
     assert reports == [0, 10, 20, 25]
     for state, positions in zip(seen.values(), trajectory.positions, strict=True):
@@ -89,21 +89,21 @@ def test_an_observer_stops_a_run() -> None:
 
     x, v = start()
     with pytest.raises(SimulationError, match=r"enough at 0\.020 ps"):
-        registry().engine("verlet")().run(Bond(), MASSES, x, v, DynamicsSettings(1000), stop)
+        registry().engine("native")().run(Bond(), MASSES, x, v, DynamicsSettings(1000), stop)
 
 
 def test_replicas_do_not_feel_each_other() -> None:
     potential, (x, v) = Bond(), start()
     settings = DynamicsSettings(n_steps=50)
-    together = registry().engine("verlet")().run(potential, MASSES, x, v, settings)
-    alone = registry().engine("verlet")().run(potential, MASSES, x[1:2], v[1:2], settings)
+    together = registry().engine("native")().run(potential, MASSES, x, v, settings)
+    alone = registry().engine("native")().run(potential, MASSES, x[1:2], v[1:2], settings)
     torch.testing.assert_close(together.positions[:, 1:2], alone.positions, rtol=0, atol=1e-15)
 
 
 def test_two_runs_with_one_seed_are_the_same_and_another_seed_is_not() -> None:
     potential, (x, v) = Bond(), start()
     runs = [
-        registry().engine("verlet")().run(potential, MASSES, x, v, DynamicsSettings(20, ensemble="nvt", seed=seed))
+        registry().engine("native")().run(potential, MASSES, x, v, DynamicsSettings(20, ensemble="nvt", seed=seed))
         for seed in (1, 1, 2)
     ]
     assert torch.equal(runs[0].positions, runs[1].positions)
@@ -112,14 +112,14 @@ def test_two_runs_with_one_seed_are_the_same_and_another_seed_is_not() -> None:
 
 def test_a_run_stays_in_the_precision_of_its_positions() -> None:
     x, v = start()
-    trajectory = registry().engine("verlet")().run(Bond(), MASSES, x.float(), v, DynamicsSettings(5, ensemble="nvt"))
+    trajectory = registry().engine("native")().run(Bond(), MASSES, x.float(), v, DynamicsSettings(5, ensemble="nvt"))
     assert trajectory.positions.dtype == trajectory.velocities.dtype == torch.float32
 
 
 def test_a_force_that_is_not_finite_stops_the_run_and_is_named() -> None:
     x, v = flying_apart()
     with pytest.raises(SimulationError, match=r"At 0\.001 ps the force on atom 0 \(MOL1-C1\) in replica 1 "):
-        registry().engine("verlet")().run(Breaking(), MASSES, x, v, DynamicsSettings(100))
+        registry().engine("native")().run(Breaking(), MASSES, x, v, DynamicsSettings(100))
 
 
 def test_a_configuration_that_the_potential_refuses_stops_the_run_and_says_when() -> None:
@@ -132,7 +132,7 @@ def test_a_start_that_is_not_finite_is_refused() -> None:
     x, v = start()
     x[2, 1, 0] = torch.nan
     with pytest.raises(ConfigurationError, match="position of atom 1 in replica 2"):
-        registry().engine("verlet")().run(Bond(), MASSES, x, v, DynamicsSettings(1))
+        registry().engine("native")().run(Bond(), MASSES, x, v, DynamicsSettings(1))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_start_that_is_not_finite_is_refused() -> None:
 def test_a_start_of_the_wrong_kind_is_refused(change: dict[str, Tensor], message: str) -> None:
     x, v = start()
     with pytest.raises(ConfigurationError, match=message):
-        registry().engine("verlet")().run(
+        registry().engine("native")().run(
             Bond(), **({"masses": MASSES, "positions": x, "velocities": v} | change), settings=DynamicsSettings(1)
         )
 

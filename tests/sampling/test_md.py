@@ -15,6 +15,7 @@ from smoothflow.core.errors import ConfigurationError, SimulationError
 from smoothflow.core.integrator import State
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
+from smoothflow.integrators.checkpoint import read_checkpoint, write_checkpoint
 from smoothflow.molecules.elements import masses
 from smoothflow.molecules.frames import Frames
 from smoothflow.molecules.frames_file import read_frames
@@ -79,7 +80,7 @@ def test_energies_temperature_and_speed_are_told(force_field: Potential, peroxid
     told: list[Progress] = []
     report = run(DynamicsPlan(NVT), force_field, peroxide_frames, told.append)
     assert [progress.done for progress in told] == [0, 10, 20, 30, 40]
-    assert (told[-1].stage, told[-1].total) == ("nvt in verlet", 40)
+    assert (told[-1].stage, told[-1].total) == ("nvt in native", 40)
     values = told[-1].values
     assert values["E (kJ/mol)"] == pytest.approx(float(report.energies.potential_energy[-1].mean()))
     kinetic = float(report.energies.kinetic_energy[-1].mean())
@@ -87,7 +88,7 @@ def test_energies_temperature_and_speed_are_told(force_field: Potential, peroxid
     assert values["ns/day"] > 0
 
 
-@pytest.mark.parametrize("engine", ["verlet", "ase", "openmm"])
+@pytest.mark.parametrize("engine", ["native", "ase", "openmm"])
 def test_a_signal_ends_a_run_with_its_files_complete(
     tmp_path: Path, force_field: Potential, peroxide_frames: Frames, engine: str
 ) -> None:
@@ -100,12 +101,12 @@ def test_a_signal_ends_a_run_with_its_files_complete(
     files = {"frames": tmp_path / "run.h5", "log": tmp_path / "run.csv"}
     plan = DynamicsPlan(NVT, engine, **files)
     report = run(plan, force_field, peroxide_frames, interrupt)
-    assert (report.stopped_by, report.goes_on) == (signal.SIGTERM, engine == "verlet")
+    assert (report.stopped_by, report.goes_on) == (signal.SIGTERM, engine == "native")
     assert report.steps == 20
     assert len(read_frames(tmp_path / "run.h5")) == 6
     assert len((tmp_path / "run.csv").read_text().splitlines()) == 7
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
-    if engine == "verlet":
+    if engine == "native":
         assert run(plan, force_field, peroxide_frames).resumed_from == 20
         whole = DynamicsPlan(NVT, frames=tmp_path / "whole.h5")
         run(whole, force_field, peroxide_frames)
@@ -130,6 +131,22 @@ def test_an_energy_out_of_bounds_keeps_what_was_recorded(
         allowed = 10 * 6 * thermal_energy(300.0)
         assert rise[-1].max() > allowed
         assert rise[:-1].max() <= allowed
+
+
+def test_a_run_of_the_engine_by_its_old_name_goes_on(
+    tmp_path: Path, force_field: Potential, peroxide_frames: Frames
+) -> None:
+    plan = DynamicsPlan(NVT, frames=tmp_path / "run.h5")
+    assert plan.checkpoint is not None
+    run(replace(plan, settings=replace(NVT, n_steps=20)), force_field, peroxide_frames)
+    before = read_checkpoint(plan.checkpoint)
+    write_checkpoint(plan.checkpoint, replace(before, provenance={**before.provenance, "engine": "verlet"}))
+    with pytest.warns(DeprecationWarning, match='called "native"'):
+        report = run(replace(plan, engine="verlet"), force_field, peroxide_frames)
+    assert (report.resumed_from, report.steps) == (20, 40)
+    again = replace(plan, frames=tmp_path / "again.h5")
+    run(again, force_field, peroxide_frames)
+    assert read_frames(tmp_path / "run.h5").digest() == read_frames(tmp_path / "again.h5").digest()
 
 
 def test_one_process_at_a_time(tmp_path: Path, force_field: Potential, peroxide_frames: Frames) -> None:

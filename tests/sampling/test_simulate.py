@@ -210,7 +210,7 @@ def test_any_engine_and_potential(force_field: Potential) -> None:
     walker = Walker(0, 0, positions, np.zeros_like(positions), none, none)
     assert force_field.topology is not None
     weights = masses(force_field.topology)
-    for engine in ("verlet", "ase", "openmm"):
+    for engine in ("native", "ase", "openmm"):
         moved, found = advance_walker(walker, 3, force_field, registry().engine(engine)(), weights, protocol)
         assert found.positions.shape == (6, 4, 3)
         np.testing.assert_array_equal(found.positions[-1], moved.positions[0].astype(np.float32))

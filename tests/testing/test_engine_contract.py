@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from smoothflow.core.engine import DynamicsSettings, Engine, OnReport, Trajectory
-from smoothflow.core.errors import ConfigurationError, MissingDependencyError, SimulationError
+from smoothflow.core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_start, record
+from smoothflow.core.errors import ConfigurationError, MissingDependencyError, SimulationError, SmoothflowError
+from smoothflow.core.integrator import State
+from smoothflow.core.plugins import Registry
 from smoothflow.core.potential import Potential
-from smoothflow.integrators.simulation import VerletEngine
+from smoothflow.integrators.simulation import NativeEngine
+from smoothflow.integrators.velocity_verlet import VelocityVerlet
 from smoothflow.testing import ENGINE_CLAUSES, check_engine, examine_engine
 from torch import Tensor
 
 
-class Nameless(VerletEngine):
+class Nameless(NativeEngine):
     name = ""
 
 
-class Accepting(VerletEngine):
+class Accepting(NativeEngine):
     """Cuts what is given to the atoms that there are masses for."""
 
     def run(
@@ -28,7 +35,7 @@ class Accepting(VerletEngine):
         return super().run(potential, masses, positions, velocities, *rest)
 
 
-class Truncated(VerletEngine):
+class Truncated(NativeEngine):
     """Loses the last frame of a run whose length is not a multiple of the interval."""
 
     def run(
@@ -44,7 +51,7 @@ class Truncated(VerletEngine):
         return super().run(potential, masses, positions, velocities, replace(settings, n_steps=n_steps), on_report)
 
 
-class Around(VerletEngine):
+class Around(NativeEngine):
     """Changes what was recorded."""
 
     def changed(self, trajectory: Trajectory) -> Trajectory:
@@ -71,7 +78,7 @@ class Leapfrog(Around):
         )
 
 
-class Mixing(VerletEngine):
+class Mixing(NativeEngine):
     """The first of several replicas starts a little aside, which only a replica alone does not."""
 
     def run(
@@ -82,7 +89,7 @@ class Mixing(VerletEngine):
         return super().run(potential, masses, positions, velocities, *rest)
 
 
-class Other(VerletEngine):
+class Other(NativeEngine):
     """Other settings than those asked for."""
 
     def asked(self, settings: DynamicsSettings) -> DynamicsSettings:
@@ -115,7 +122,7 @@ class Cold(Other):
         return replace(settings, temperature=0.97 * settings.temperature)
 
 
-class Vague(VerletEngine):
+class Vague(NativeEngine):
     def run(self, *arguments: Any) -> Trajectory:
         try:
             return super().run(*arguments)
@@ -123,7 +130,7 @@ class Vague(VerletEngine):
             raise ConfigurationError("It failed.") from None
 
 
-class Deaf(VerletEngine):
+class Deaf(NativeEngine):
     """Goes on when its observer raises."""
 
     def run(
@@ -168,10 +175,10 @@ def test_a_broken_engine_fails_on_the_right_clause(engine: type[Engine], clause:
 
 
 def test_our_own_engine_keeps_the_contract() -> None:
-    assert check_engine(VerletEngine).passed
+    assert check_engine(NativeEngine).passed
 
 
-class WithoutThermostat(VerletEngine):
+class WithoutThermostat(NativeEngine):
     def run(
         self,
         potential: Potential,
@@ -193,7 +200,72 @@ def test_clauses_on_a_thermostat_are_left_out_with_the_reason_where_there_is_non
     assert "left out" in str(report)
 
 
-class Absent(VerletEngine):
+class NothingOfItsOwn(Engine):
+    name = "nothing"
+
+
+def test_an_engine_without_begin_fails_its_declaration_and_its_run_says_so() -> None:
+    report = examine_engine(NothingOfItsOwn, ["declaration", "trajectory"])
+    assert [result.error is not None for result in report.results] == [True, True]
+    assert all("neither begin nor a run of its own" in str(result.error) for result in report.results)
+
+
+class Whole(Engine):
+    """Written when an engine was a run as a whole."""
+
+    name = "whole"
+
+    def run(
+        self,
+        potential: Potential,
+        masses: Tensor,
+        positions: Tensor,
+        velocities: Tensor,
+        settings: DynamicsSettings,
+        on_report: OnReport | None = None,
+    ) -> Trajectory:
+        if settings.ensemble != "nve":
+            raise ConfigurationError("No thermostat here.")
+        check_start(potential, masses, positions, velocities)
+        integrator = VelocityVerlet(settings.timestep)
+
+        def later(state: State, n_steps: int) -> State:
+            for _ in range(n_steps):
+                try:
+                    state = integrator.step(potential, state)
+                except SmoothflowError as error:
+                    raise SimulationError(f"At {state.time:.6g} ps: {error}") from error
+            return state
+
+        start = State.start(potential, positions, velocities, masses)
+        return record(start, later, settings, on_report, potential.topology)
+
+
+def test_an_engine_that_is_a_run_as_a_whole_keeps_the_contract() -> None:
+    assert check_engine(Whole).passed
+
+
+@pytest.fixture
+def worked_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The engine in CONTRIBUTING.md, as a module."""
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (listing,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    (tmp_path / "leapfrog_of_contributing.py").write_text(listing, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("leapfrog_of_contributing")
+    del sys.modules["leapfrog_of_contributing"]
+
+
+def test_the_engine_in_contributing_keeps_the_contract_and_can_be_registered(worked_out: Any) -> None:
+    report = check_engine(worked_out.LeapfrogEngine)
+    assert [result.clause for result in report.results if result.left_out] == ["seed", "temperature"]
+    registry = Registry()
+    registry.register(worked_out, "leapfrog", "smoothflow-leapfrog", "0.1.0")
+    assert registry.broken == []
+    assert registry.engine("leapfrog") is worked_out.LeapfrogEngine
+
+
+class Absent(NativeEngine):
     def run(self, *arguments: Any) -> Trajectory:
         raise MissingDependencyError("This engine", "absent", "absent")
 

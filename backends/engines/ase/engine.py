@@ -6,113 +6,91 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from ....core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_configurations, check_start, record
-from ....core.errors import SimulationError, SmoothflowError
-from ....core.integrator import State
+from ....core.engine import DynamicsSettings
 from ....core.potential import Potential
 from ....core.units import ANGSTROM, ELECTRONVOLT, thermal_energy
-from ..bridge import import_optional
+from ..bridge import ProgramEngine, Replica, import_optional
 
 TIME_UNIT = ANGSTROM / math.sqrt(ELECTRONVOLT)
 """ASE's unit of time, Å (amu/eV)^1/2, in ps."""
 
 
-class ASEEngine(Engine):
+class ASEEngine(ProgramEngine):
     """ASE's velocity Verlet (``nve``) and Langevin (``nvt``) dynamics.
-
-    Replicas take turns from report to report. Results are float64 on the CPU.
 
     Reference: Vanden-Eijnden, Ciccotti, Chem. Phys. Lett. 429, 310 (2006).
     """
 
     name = "ase"
+    program = "ASE"
     thermostat = "Langevin, Vanden-Eijnden and Ciccotti"
 
-    def run(
+    def replicas(
         self,
         potential: Potential,
-        masses: Float[Tensor, "atoms"],
-        positions: Float[Tensor, "replicas atoms 3"],
-        velocities: Float[Tensor, "replicas atoms 3"],
+        masses: Float[np.ndarray, "atoms"],
+        positions: Float[np.ndarray, "replicas atoms 3"],
+        velocities: Float[np.ndarray, "replicas atoms 3"],
         settings: DynamicsSettings,
-        on_report: OnReport | None = None,
-    ) -> Trajectory:
+    ) -> list[_Replica]:
         import_optional("ase", "The engine ase", "ase")
-        check_start(potential, masses, positions, velocities)
-        check_configurations(potential, positions)
-        masses, positions, velocities = (x.detach().to("cpu", torch.float64) for x in (masses, positions, velocities))
         seeds = np.random.SeedSequence(settings.seed).spawn(len(positions))
-        runs = [
-            _dynamics(potential, masses, x, v, settings, np.random.default_rng(seed))
+        return [
+            _Replica(potential, masses, x, v, settings, np.random.default_rng(seed))
             for x, v, seed in zip(positions, velocities, seeds, strict=True)
         ]
 
-        def advance(time: float, n_steps: int) -> State:
-            found = []
-            for replica, run in enumerate(runs):
-                try:
-                    run.run(n_steps)
-                    found.append(
-                        (
-                            run.atoms.get_positions(),
-                            run.atoms.get_velocities(),
-                            run.atoms.get_forces(),
-                            np.array(run.atoms.get_potential_energy()),
-                        )
-                    )
-                except SmoothflowError as error:
-                    raise SimulationError(
-                        f"ASE stopped in replica {replica} at {time + run.nsteps * settings.timestep:.6g} ps: {error}"
-                    ) from error
-            x, v, forces, energies = (torch.from_numpy(np.stack(part)) for part in zip(*found, strict=True))
-            return State(
-                x * ANGSTROM,
-                v * (ANGSTROM / TIME_UNIT),
-                forces * (ELECTRONVOLT / ANGSTROM),
-                energies * ELECTRONVOLT,
-                masses,
-                time + n_steps * settings.timestep,
+
+class _Replica(Replica):
+    def __init__(
+        self,
+        potential: Potential,
+        masses: Float[np.ndarray, "atoms"],
+        positions: Float[np.ndarray, "atoms 3"],
+        velocities: Float[np.ndarray, "atoms 3"],
+        settings: DynamicsSettings,
+        rng: np.random.Generator,
+    ) -> None:
+        import ase
+        import ase.units
+        from ase.md.langevin import Langevin
+        from ase.md.verlet import VelocityVerlet
+
+        from .calculator import SmoothflowCalculator
+
+        elements = potential.topology.elements if potential.topology is not None else ("X",) * len(masses)
+        self._atoms = ase.Atoms(elements, positions=positions / ANGSTROM, masses=masses)
+        self._atoms.set_velocities(velocities * (TIME_UNIT / ANGSTROM))
+        self._atoms.calc = SmoothflowCalculator(potential)
+        timestep = settings.timestep / TIME_UNIT
+        self._dynamics: Any
+        if settings.ensemble == "nve":
+            self._dynamics = VelocityVerlet(self._atoms, timestep)
+        else:
+            self._dynamics = Langevin(
+                self._atoms,
+                timestep,
+                # in K of ASE's Boltzmann constant, which is that of an earlier SI
+                temperature_K=thermal_energy(settings.temperature) / ELECTRONVOLT / ase.units.kB,
+                friction=settings.friction * TIME_UNIT,
+                fixcm=False,
+                rng=rng,
             )
 
-        def later(state: State, n_steps: int) -> State:
-            return advance(state.time, n_steps)
+    @property
+    def step(self) -> int:
+        # ASE counts a step when it is done, and takes none before the first one begins
+        return int(self._dynamics.nsteps) + 1
 
-        return record(advance(0.0, 0), later, settings, on_report, potential.topology)
+    def advance(self, n_steps: int) -> None:
+        self._dynamics.run(n_steps)
 
-
-def _dynamics(
-    potential: Potential,
-    masses: Float[Tensor, "atoms"],
-    positions: Float[Tensor, "atoms 3"],
-    velocities: Float[Tensor, "atoms 3"],
-    settings: DynamicsSettings,
-    rng: np.random.Generator,
-) -> Any:
-    """ASE's dynamics object of one replica."""
-    import ase
-    import ase.units
-    from ase.md.langevin import Langevin
-    from ase.md.verlet import VelocityVerlet
-
-    from .calculator import SmoothflowCalculator
-
-    elements = potential.topology.elements if potential.topology is not None else ("X",) * len(masses)
-    atoms = ase.Atoms(elements, positions=positions.numpy() / ANGSTROM, masses=masses.numpy())
-    atoms.set_velocities(velocities.numpy() * (TIME_UNIT / ANGSTROM))
-    atoms.calc = SmoothflowCalculator(potential)
-    timestep = settings.timestep / TIME_UNIT
-    if settings.ensemble == "nve":
-        return VelocityVerlet(atoms, timestep)
-    return Langevin(
-        atoms,
-        timestep,
-        # in K of ASE's Boltzmann constant, which is that of an earlier SI
-        temperature_K=thermal_energy(settings.temperature) / ELECTRONVOLT / ase.units.kB,
-        friction=settings.friction * TIME_UNIT,
-        fixcm=False,
-        rng=rng,
-    )
+    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        return (
+            self._atoms.get_positions() * ANGSTROM,
+            self._atoms.get_velocities() * (ANGSTROM / TIME_UNIT),
+            self._atoms.get_forces() * (ELECTRONVOLT / ANGSTROM),
+            self._atoms.get_potential_energy() * ELECTRONVOLT,
+        )

@@ -6,16 +6,12 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from ....core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_configurations, check_start, record
-from ....core.errors import SimulationError, SmoothflowError
-from ....core.integrator import State
+from ....core.engine import DynamicsSettings
 from ....core.potential import Potential
 from ....core.units import thermal_energy
-from ..bridge import import_optional
+from ..bridge import ProgramEngine, Replica, import_optional
 from .pes import BOHR, HARTREE, PES
 
 ELECTRON_MASS = 1 / 1822.888486209
@@ -45,101 +41,80 @@ INPUT = """
 """
 
 
-class IPIEngine(Engine):
+class IPIEngine(ProgramEngine):
     """i-PI's dynamics of one bead: velocity Verlet (``nve``) and BAOAB Langevin (``nvt``).
 
-    i-PI's objects make the steps in this process, without i-PI's main loop: no threads, no sockets, no files. Replicas
-    take turns from report to report. Results are float64 on the CPU.
+    i-PI's objects make the steps in this process, without i-PI's main loop: no threads, no sockets, no files.
     """
 
     name = "ipi"
+    program = "i-PI"
     thermostat = "Langevin, BAOAB"
 
-    def run(
+    def replicas(
         self,
         potential: Potential,
-        masses: Float[Tensor, "atoms"],
-        positions: Float[Tensor, "replicas atoms 3"],
-        velocities: Float[Tensor, "replicas atoms 3"],
+        masses: Float[np.ndarray, "atoms"],
+        positions: Float[np.ndarray, "replicas atoms 3"],
+        velocities: Float[np.ndarray, "replicas atoms 3"],
         settings: DynamicsSettings,
-        on_report: OnReport | None = None,
-    ) -> Trajectory:
+    ) -> list[_Replica]:
         import_optional("ipi", "The engine ipi", "ipi")
-        check_start(potential, masses, positions, velocities)
-        check_configurations(potential, positions)
-        masses, positions, velocities = (x.detach().to("cpu", torch.float64) for x in (masses, positions, velocities))
         seeds = np.random.SeedSequence(settings.seed).generate_state(len(positions))
-        systems = [
-            _system(potential, masses, x, v, settings, int(seed))
+        return [
+            _Replica(potential, masses, x, v, settings, int(seed))
             for x, v, seed in zip(positions, velocities, seeds, strict=True)
         ]
 
-        def advance(time: float, n_steps: int) -> State:
-            found = []
-            for replica, system in enumerate(systems):
-                done = 0
-                try:
-                    while done < n_steps:
-                        system.motion.step()
-                        done += 1
-                    found.append([np.array(part) for part in _read(system)])
-                except SmoothflowError as error:
-                    raise SimulationError(
-                        f"i-PI stopped in replica {replica} at {time + (done + 1) * settings.timestep:.6g} ps: {error}"
-                    ) from error
-            x, p, forces, energies = (torch.from_numpy(np.stack(part)) for part in zip(*found, strict=True))
-            return State(
-                x.reshape(positions.shape) * BOHR,
-                p.reshape(positions.shape) * (ELECTRON_MASS * BOHR / TIME_UNIT) / masses[:, None],
-                forces.reshape(positions.shape) * (HARTREE / BOHR),
-                energies * HARTREE,
-                masses,
-                time + n_steps * settings.timestep,
-            )
 
-        def later(state: State, n_steps: int) -> State:
-            return advance(state.time, n_steps)
-
-        return record(advance(0.0, 0), later, settings, on_report, potential.topology)
-
-
-def _read(system: Any) -> tuple[Any, Any, Any, Any]:
-    """Positions, momenta, forces and energy of one bead, atomic units."""
-    return system.beads.q[0], system.beads.p[0], system.forces.f[0], system.forces.pot
-
-
-def _system(
-    potential: Potential,
-    masses: Float[Tensor, "atoms"],
-    positions: Float[Tensor, "atoms 3"],
-    velocities: Float[Tensor, "atoms 3"],
-    settings: DynamicsSettings,
-    seed: int,
-) -> Any:
+class _Replica(Replica):
     """i-PI's system of one replica, with its forces and its motion."""
-    from ipi.engine.beads import Beads
-    from ipi.engine.simulation import Simulation
-    from ipi.inputs.beads import InputBeads
 
-    beads = Beads(natoms=len(masses), nbeads=1)
-    beads.m = masses.numpy() / ELECTRON_MASS
-    beads.names = np.array(potential.topology.elements if potential.topology is not None else ["X"] * len(masses))
-    given = InputBeads()
-    given.store(beads)
-    simulation = Simulation.load_from_xml(
-        INPUT.format(
-            seed=seed,
-            beads=given.write("beads"),
-            temperature=thermal_energy(settings.temperature) / HARTREE,
-            ensemble=settings.ensemble,
-            timestep=settings.timestep / TIME_UNIT,
-            tau=1 / (settings.friction * TIME_UNIT) if settings.friction else math.inf,
-        ),
-        read_only=True,  # else i-PI takes over signals and writes files
-    )
-    simulation.fflist["potential"].driver = PES(potential)
-    (system,) = simulation.syslist
-    system.beads.m = beads.m  # the text kept fewer digits
-    system.beads.q[0] = positions.numpy().ravel() / BOHR
-    system.beads.p[0] = (masses[:, None] * velocities).numpy().ravel() * (TIME_UNIT / (ELECTRON_MASS * BOHR))
-    return system
+    step = 0
+
+    def __init__(
+        self,
+        potential: Potential,
+        masses: Float[np.ndarray, "atoms"],
+        positions: Float[np.ndarray, "atoms 3"],
+        velocities: Float[np.ndarray, "atoms 3"],
+        settings: DynamicsSettings,
+        seed: int,
+    ) -> None:
+        from ipi.engine.beads import Beads
+        from ipi.engine.simulation import Simulation
+        from ipi.inputs.beads import InputBeads
+
+        beads = Beads(natoms=len(masses), nbeads=1)
+        beads.m = masses / ELECTRON_MASS
+        beads.names = np.array(potential.topology.elements if potential.topology is not None else ["X"] * len(masses))
+        given = InputBeads()
+        given.store(beads)
+        simulation = Simulation.load_from_xml(
+            INPUT.format(
+                seed=seed,
+                beads=given.write("beads"),
+                temperature=thermal_energy(settings.temperature) / HARTREE,
+                ensemble=settings.ensemble,
+                timestep=settings.timestep / TIME_UNIT,
+                tau=1 / (settings.friction * TIME_UNIT) if settings.friction else math.inf,
+            ),
+            read_only=True,  # else i-PI takes over signals and writes files
+        )
+        simulation.fflist["potential"].driver = PES(potential)
+        self._system: Any
+        (self._system,) = simulation.syslist
+        self._system.beads.m = beads.m  # the text kept fewer digits
+        self._momentum_unit = masses[:, None] * (TIME_UNIT / (ELECTRON_MASS * BOHR))
+        self._system.beads.q[0] = positions.ravel() / BOHR
+        self._system.beads.p[0] = (velocities * self._momentum_unit).ravel()
+
+    def advance(self, n_steps: int) -> None:
+        for _ in range(n_steps):
+            self.step += 1
+            self._system.motion.step()
+
+    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        beads, forces = self._system.beads, self._system.forces
+        x, p, f = (np.array(of_bead).reshape(-1, 3) for of_bead in (beads.q[0], beads.p[0], forces.f[0]))
+        return x * BOHR, p / self._momentum_unit, f * (HARTREE / BOHR), float(forces.pot) * HARTREE

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ....core.engine import DynamicsSettings, Engine, OnReport, Trajectory, check_configurations, check_start, record
+from ....core.engine import Advance, DynamicsSettings, Engine
 from ....core.errors import ConfigurationError, SimulationError, SmoothflowError
 from ....core.integrator import State
 from ....core.potential import Potential
@@ -47,18 +47,15 @@ class TorchSimEngine(Engine):
 
     name = "torchsim"
 
-    def run(
+    def begin(
         self,
         potential: Potential,
         masses: Float[Tensor, "atoms"],
         positions: Float[Tensor, "replicas atoms 3"],
         velocities: Float[Tensor, "replicas atoms 3"],
         settings: DynamicsSettings,
-        on_report: OnReport | None = None,
-    ) -> Trajectory:
+    ) -> Advance:
         torch_sim = import_torch_sim("The engine torchsim")
-        check_start(potential, masses, positions, velocities)
-        check_configurations(potential, positions)
         from .model import TorchSimModel
 
         masses, positions, velocities = (
@@ -81,30 +78,27 @@ class TorchSimEngine(Engine):
 
         md = _start(torch_sim, model, masses, positions, velocities, settings.seed)
 
-        def state(time: float) -> State:
+        done = 0
+
+        def advance(n_steps: int) -> State:
+            nonlocal md, done
+            try:
+                for _ in range(n_steps):
+                    done += 1
+                    md = step(md)
+            except SmoothflowError as error:
+                reason = str(error).replace("In system", "In replica")  # replicas are TorchSim's systems
+                raise SimulationError(f"TorchSim stopped at {done * settings.timestep:.6g} ps. {reason}") from error
             return State(
                 md.positions.reshape(shape) * ANGSTROM,
                 md.momenta.reshape(shape) * (ANGSTROM / TIME_UNIT) / masses[:, None],
                 md.forces.reshape(shape) * (ELECTRONVOLT / ANGSTROM),
                 md.energy * ELECTRONVOLT,
                 masses,
-                time,
+                done * settings.timestep,
             )
 
-        def advance(before: State, n_steps: int) -> State:
-            nonlocal md
-            done = 0
-            try:
-                while done < n_steps:
-                    md = step(md)
-                    done += 1
-            except SmoothflowError as error:
-                time = before.time + (done + 1) * settings.timestep
-                reason = str(error).replace("In system", "In replica")  # replicas are TorchSim's systems
-                raise SimulationError(f"TorchSim stopped at {time:.6g} ps. {reason}") from error
-            return state(before.time + n_steps * settings.timestep)
-
-        return record(state(0.0), advance, settings, on_report, potential.topology)
+        return advance
 
 
 def _start(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 F64 = torch.float64
 CHAIN_MASSES = torch.tensor([12.011, 14.007, 15.999, 1.008], dtype=F64)
-ENGINES = ["verlet", "openmm", "ase", "ipi"]
+ENGINES = ["native", "openmm", "ase", "ipi"]
 if sys.version_info >= (3, 12):  # what TorchSim needs
     ENGINES.append("torchsim")
 NVE_ENGINES = [*ENGINES, "lammps"]
@@ -54,7 +55,7 @@ def test_nve_of_a_potential_of_ours_is_one_trajectory(name: str, chain: Potentia
     settings = DynamicsSettings(n_steps=200, timestep=0.001, report_every=30)
     assert_same(
         run(name, chain, CHAIN_MASSES, chain_positions, settings),
-        run("verlet", chain, CHAIN_MASSES, chain_positions, settings),
+        run("native", chain, CHAIN_MASSES, chain_positions, settings),
     )
 
 
@@ -62,7 +63,7 @@ def test_nve_of_a_potential_of_ours_is_one_trajectory(name: str, chain: Potentia
 def test_nve_of_a_force_field_is_one_trajectory(name: str, amber: OpenMMPotential, positions: Tensor) -> None:
     masses = torch.tensor([amber.system.getParticleMass(i)._value for i in range(22)], dtype=F64)
     settings = DynamicsSettings(n_steps=200, timestep=0.001, report_every=50)
-    assert_same(run(name, amber, masses, positions, settings), run("verlet", amber, masses, positions, settings))
+    assert_same(run(name, amber, masses, positions, settings), run("native", amber, masses, positions, settings))
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -71,7 +72,7 @@ def test_nvt_without_friction_is_nve(name: str, chain: Potential, chain_position
     nvt = DynamicsSettings(n_steps=100, timestep=0.001, report_every=30, ensemble="nvt", friction=0.0)
     nve = DynamicsSettings(n_steps=100, timestep=0.001, report_every=30)
     assert_same(
-        run(name, chain, CHAIN_MASSES, chain_positions, nvt), run("verlet", chain, CHAIN_MASSES, chain_positions, nve)
+        run(name, chain, CHAIN_MASSES, chain_positions, nvt), run("native", chain, CHAIN_MASSES, chain_positions, nve)
     )
 
 
@@ -128,6 +129,26 @@ def test_a_run_that_fails_says_where_and_when(name: str, not_finite: Potential, 
 
 
 @pytest.mark.parametrize("name", NVE_ENGINES)
+def test_a_run_that_fails_late_is_dated_from_its_start(
+    name: str, not_finite: Potential, chain_positions: Tensor
+) -> None:
+    v = torch.zeros_like(chain_positions)
+    v[1, :, 0] = 20.0  # replica 1 is beyond 1 nm after 43 to 50 steps of 1 fs: in the fifth stretch of ten
+    seen: list[int] = []
+    with pytest.raises(SimulationError, match=r"(?s)replica 1") as failure:
+        registry().engine(name)().run(
+            not_finite, CHAIN_MASSES, chain_positions, v, DynamicsSettings(100), lambda step, _: seen.append(step)
+        )
+    (time,) = re.findall(r"(\d\.\d+) ps", str(failure.value))
+    assert seen[-1] < 1000 * float(time) <= seen[-1] + 10 + 1e-9
+
+
+def test_an_ensemble_that_an_engine_does_not_run_is_refused(chain: Potential, chain_positions: Tensor) -> None:
+    with pytest.raises(ConfigurationError, match="lammps runs nve only, not nvt"):
+        run("lammps", chain, CHAIN_MASSES, chain_positions, DynamicsSettings(1, ensemble="nvt"))
+
+
+@pytest.mark.parametrize("name", NVE_ENGINES)
 def test_a_start_of_the_wrong_shape_is_refused(name: str, chain: Potential, chain_positions: Tensor) -> None:
     with pytest.raises(ConfigurationError, match="the potential needs"):
         registry().engine(name)().run(
@@ -156,7 +177,7 @@ def test_plugins_load_without_the_engines() -> None:
         f"print([b for b in registry().broken if b.plugin in {list(PACKAGES)}], registry().names('engine'))\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[] ['ase', 'ipi', 'lammps', 'openmm', 'torchsim', 'verlet']"
+    assert found.stdout.strip() == "[] ['ase', 'ipi', 'lammps', 'native', 'openmm', 'torchsim']"
 
 
 def test_an_engine_that_is_missing_names_its_extra() -> None:

@@ -48,7 +48,7 @@ def test_nve_is_one_trajectory(name: str, flow: FlowPotential, positions: Tensor
     velocities = maxwell_boltzmann(masses, 2, 300.0, torch.Generator().manual_seed(0))
     settings = DynamicsSettings(n_steps=100, timestep=0.0005, report_every=25)
     start = (flow, masses, positions[:2], velocities, settings)
-    ours, theirs = (registry().engine(engine)().run(*start) for engine in ("verlet", name))
+    ours, theirs = (registry().engine(engine)().run(*start) for engine in ("native", name))
     # rounding, grown by the instability of the motion over 100 steps
     torch.testing.assert_close(theirs.positions, ours.positions, rtol=0, atol=1e-10)
     torch.testing.assert_close(theirs.total_energy, ours.total_energy, rtol=0, atol=1e-6)
@@ -59,6 +59,6 @@ def test_a_flow_in_float32_runs_in_float32(flow: FlowPotential, positions: Tenso
     masses = torch.tensor([MASSES[element] for element in flow.topology.elements], dtype=F64)
     settings = DynamicsSettings(n_steps=10, timestep=0.0005)
     start = (flow, masses, positions[:1].float(), torch.zeros_like(positions[:1]).float(), settings)
-    ours, theirs = (registry().engine(engine)().run(*start) for engine in ("verlet", "openmm"))
+    ours, theirs = (registry().engine(engine)().run(*start) for engine in ("native", "openmm"))
     # float32 positions are 1e-8 nm apart, and forces of 1e4 kJ/mol/nm move hydrogens by 1e-3 nm in 10 steps
     torch.testing.assert_close(theirs.positions.float(), ours.positions, rtol=0, atol=1e-6)

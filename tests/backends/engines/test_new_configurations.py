@@ -28,7 +28,7 @@ from smoothflow.core.potential import Potential
 from torch import Tensor
 
 MIRROR = np.array([1.0, 1.0, -1.0])
-ENGINES = ["verlet", "openmm", "ase", "ipi", "lammps"]
+ENGINES = ["native", "openmm", "ase", "ipi", "lammps"]
 
 
 def mirrored(x: np.ndarray) -> np.ndarray:

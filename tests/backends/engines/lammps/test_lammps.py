@@ -85,7 +85,7 @@ def test_nve_is_our_velocity_verlet(lammps_of: NewLammps, flow: FlowPotential, p
     masses = torch.tensor([MASSES[element] for element in elements], dtype=torch.float64)
     v = maxwell_boltzmann(masses, 1, 300.0, torch.Generator().manual_seed(0))
     settings = DynamicsSettings(n_steps=50, timestep=0.0005, report_every=50)
-    ours = registry().engine("verlet")().run(flow, masses, positions[:1], v, settings)
+    ours = registry().engine("native")().run(flow, masses, positions[:1], v, settings)
     lmp = lammps_of(elements, positions[0], v[0], units)
     attach_to_lammps(lmp, flow, ELEMENTS)
     lmp.command(f"timestep {0.0005 * (1000 if units == 'real' else 1)}")
