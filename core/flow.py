@@ -15,6 +15,7 @@ from .charts import LOG_SQRT_FULL_TURN
 from .conditioners import take_columns
 from .layers import Layer
 from .manifolds import Interval, Line, Product
+from .randomness import generator_of
 
 if TYPE_CHECKING:
     from .architecture import FlowSettings
@@ -95,9 +96,19 @@ class Flow(nn.Module):
         return reduce(torch.logical_or, beyond) if beyond else None
 
     def sample(
-        self, n_samples: int, generator: torch.Generator
+        self, n_samples: int, generator: torch.Generator | None = None, *, seed: int | None = None
     ) -> tuple[Float[Tensor, "n_samples dim"], Float[Tensor, "n_samples"]]:
-        """Samples and their log-densities, differentiable with respect to the flow's parameters."""
+        """Samples and their log-densities, differentiable with respect to the flow's parameters.
+
+        Args:
+            n_samples: How many to draw.
+            generator: Of the random numbers; by default a new one.
+            seed: Seed of the new generator; without it the numbers are different at every call.
+
+        Raises:
+            ConfigurationError: If there is both a generator and a seed, or a number is not one that can be used.
+        """
+        generator = generator_of(n_samples, generator, seed)
         parameter = next(self.parameters())
         z = self.base.sample(n_samples, generator, parameter.dtype).to(parameter.device)
         x, log_abs_det = self.decode(z)

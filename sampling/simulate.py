@@ -26,6 +26,7 @@ from ..molecules.frames import Frames
 from ..molecules.frames_file import FramesReader, FramesWriter
 from ..molecules.topologies import topology_from_pdb
 from ..molecules.topology_checks import require_molecule
+from ..potentials.reference import reference
 from ..runs.progress import OnProgress, Progress, silent
 from ..runs.workers import n_cores, stopped, worker_processes
 from .walkers import Found, Protocol, Walker, advance_walker, start_walker
@@ -321,8 +322,7 @@ def _require_same(path: Path, settings: SimulateSettings, kind: Frames) -> None:
 @lru_cache(maxsize=1)
 def _potential(name: str, structure: Path) -> Potential:
     """The potential of a provider, made once in each process."""
-    provider, _, argument = name.partition(":")
-    return registry().provider(provider)(argument, structure)
+    return reference(name, structure)
 
 
 def _start(index: int, settings: SimulateSettings, positions: np.ndarray) -> Walker:

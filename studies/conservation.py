@@ -20,6 +20,7 @@ from ..core.plugins import registry
 from ..core.potential import Potential
 from ..molecules.elements import masses
 from ..molecules.frames import Frames
+from ..potentials.reference import reference
 from ..potentials.shipped import load
 from ..runs.randomness import generator
 
@@ -44,8 +45,7 @@ class PotentialSource:
         """The potential, in float64."""
         if self.model is not None:
             return load(self.model)
-        name, _, argument = self.reference.partition(":")
-        return registry().provider(name)(argument, self.structure or Path())
+        return reference(self.reference, self.structure)
 
 
 @dataclass(frozen=True)

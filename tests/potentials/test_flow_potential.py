@@ -60,9 +60,8 @@ def test_energy_is_invariant_under_rigid_motion_but_not_under_reflection(make_po
 def test_a_flow_on_other_columns_is_refused(make_potential: MakePotential) -> None:
     coordinates: InternalCoordinates = make_potential("smooth").coordinates
     flow = build_flow(FlowSettings(hidden=4), Product.of(Circle(2 * math.pi), ["a"]).replace({0: Circle()}))
-    topology = coordinates.topology
     with pytest.raises(ManifoldError, match="build both from one topology"):
-        FlowPotential(flow, coordinates, topology, 300.0)
+        FlowPotential(flow, coordinates, 300.0)
 
 
 @pytest.mark.parametrize("name", ["smooth", "affine"])
