@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from .charts import LOG_SQRT_FULL_TURN
 from .conditioners import take_columns
-from .layers import Layer
+from .display import counted, described, html_table, n_weights
+from .layers import Coupling, Layer, Sequential
 from .manifolds import Interval, Line, Product
 from .randomness import generator_of
 
@@ -60,6 +61,29 @@ class Flow(nn.Module):
         self.layer = layer
         self.settings = settings
         self.base = Base(layer.codomain)
+
+    def __repr__(self) -> str:
+        return described(self, *(f"{name}: {value}" for name, value in self._rows()))
+
+    def _repr_html_(self) -> str:
+        layers = self.layer.layers if isinstance(self.layer, Sequential) else [self.layer]
+        return html_table("Flow", [*self._rows(), *((f"layer {i}", repr(layer)) for i, layer in enumerate(layers))])
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """What the flow is, by name."""
+        couplings = [layer for layer in self.layer.modules() if isinstance(layer, Coupling)]
+        used = dict.fromkeys(
+            f"{group.transform.name} on {'arc' if group.on_arcs else group.transform.manifold.name}"
+            for coupling in couplings
+            for group in coupling.groups
+        )
+        layers = list(self.layer.layers) if isinstance(self.layer, Sequential) else [self.layer]
+        return [
+            ("columns", f"{len(self.domain)} ({self.domain.kinds})"),
+            ("layers", f"{len(layers)} ({counted(type(layer).__name__ for layer in layers)})"),
+            ("transforms", ", ".join(used) or "none"),
+            ("weights", n_weights(self)),
+        ]
 
     @property
     def domain(self) -> Product:

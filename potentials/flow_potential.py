@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..coordinates.internal import InternalCoordinates
 from ..core.charts import Chart
+from ..core.display import html_table
 from ..core.errors import CompilationError, ManifoldError, TopologyError
 from ..core.files import require_free
 from ..core.flow import Flow
@@ -82,6 +83,13 @@ class FlowPotential(Potential):
         self.temperature = temperature
         self.shape = (len(coordinates.topology), 3)
         self._geometry: Geometry | None = None
+
+    def extra_repr(self) -> str:
+        return f"{self.temperature:g} K, {self.flow!r}"
+
+    def _repr_html_(self) -> str:
+        rows = [*self._rows(), ("temperature", f"{self.temperature:g} K")]
+        return html_table(type(self).__name__, rows) + self.flow._repr_html_()
 
     @property
     def kT(self) -> float:

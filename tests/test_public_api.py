@@ -26,6 +26,8 @@ def public_names() -> Iterator[str]:
     for module in (smoothflow, smoothflow.testing):
         for name in module.__all__:
             yield f"{module.__name__}.{name}"
+    for name in smoothflow.DEPRECATED:
+        yield f"smoothflow.{name}"
     for hook in KINDS.values():
         yield f"hook {hook} of the entry points {GROUP}"
     program = typer.main.get_command(app)
