@@ -80,7 +80,7 @@ def run(
     provenance = provenance_of(model)
     potential = load_flow(model, dtype.torch, where)
     held_out = read_frames(frames)
-    name = with_electrons(reference or model_reference(model), charge, multiplicity)
+    name = with_electrons(reference or model_reference(model, potential.coordinates.topology), charge, multiplicity)
     with model_structure(potential, structure) as (path, _):
         target = provider_potential(name, path, where)
     with progress("evaluate", len(held_out) + n_samples) as advance:

@@ -98,25 +98,22 @@ def require_device(name: str) -> torch.device:
     return device
 
 
-def model_reference(model: str) -> str:
-    """The force field that a model was trained on frames of, as its header says.
+def model_reference(model: str, topology: Topology) -> str:
+    """The force field that a model was trained on frames of, as its file says.
 
     Raises:
         ConfigurationError: If it does not say.
     """
-    from ..core.plugins import registry
-    from ..core.topology import Topology
-    from ..potentials.model_file import read_header
+    from ..potentials.shipped import provenance_of
 
-    header = read_header(registry().model_path(model))
-    frames = header["provenance"].get("frames", {})
+    frames = provenance_of(model).get("frames", {})
     said = [frames.get(key) for key in ("potential", "weighted to", "energies and forces")] if frames else []
     for text in said:
         # "openmm:FILES of STRUCTURE", "recomputed with openmm:FILES"
         words = str(text).removeprefix("recomputed with ").split(" of ")[0] if text else ""
         if ":" in words and " " not in words:
             return words
-    if shipped_structure(Topology.from_dict(header["topology"])) == molecule_path("capped-alanine"):
+    if shipped_structure(topology) == molecule_path("capped-alanine"):
         return AMBER
     raise ConfigurationError(
         f'The model "{model}" does not say which force field its frames are of. Name it: --reference PROVIDER:ARGUMENT.'
