@@ -275,7 +275,9 @@ def _unpack(state: dict[str, np.ndarray]) -> list[Walker]:
 def _provenance(settings: SimulateSettings) -> dict[str, Any]:
     engine = registry().entry("engine", settings.engine)
     # the provider and, in "ase:tblite:GFN2-xTB", the package that it asks
-    asked = (part.partition(".")[0] for part in settings.potential.split(":") if part)
+    asked = [part.partition(".")[0] for part in settings.potential.split(":") if part]
+    if asked[0] == "torch":
+        asked.append("openmm")  # which built the System
     versions = {}
     for name in dict.fromkeys(("smoothflow", engine.distribution, settings.engine, *asked)):
         try:

@@ -8,11 +8,8 @@ from __future__ import annotations
 import sys
 
 import torch
-from smoothflow import load, registry
-from smoothflow.core.engine import DynamicsSettings
+from smoothflow import DynamicsSettings, load, masses, maxwell_boltzmann, registry
 from smoothflow.core.errors import MissingDependencyError
-from smoothflow.core.integrator import maxwell_boltzmann
-from smoothflow.molecules.elements import masses
 
 
 def main(model: str, n_steps: int) -> None:

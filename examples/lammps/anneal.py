@@ -11,7 +11,7 @@ import argparse
 import smoothflow
 import torch
 from ase.io import read
-from smoothflow.backends.engines.lammps import attach_to_lammps, new_lammps
+from smoothflow import attach_to_lammps, new_lammps
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("model", help="a model file")

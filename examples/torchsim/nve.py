@@ -12,7 +12,7 @@ from smoothflow.backends.engines.torchsim import TorchSimModel
 
 model = load(sys.argv[1])
 with torch.no_grad():
-    positions, _ = model.sample(8, torch.Generator().manual_seed(0))
+    positions, _ = model.sample(8, seed=0)
 elements = model.coordinates.topology.elements
 start = [ase.Atoms(elements, positions=10 * x.numpy()) for x in positions]  # nm to Å
 end = torch_sim.integrate(
