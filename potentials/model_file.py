@@ -68,7 +68,7 @@ def save_model(
         settings: The same by keyword.
 
     Raises:
-        ConfigurationError: If settings are given that are not the flow's.
+        ConfigurationError: If the potential is not a flow, or settings are given that are not the flow's.
         FileFormatError: If the model could not be loaded again, or the file cannot be written.
     """
     if isinstance(path, FlowSettings):
@@ -77,6 +77,8 @@ def save_model(
         warnings.warn("The flow knows its settings: call save_model(potential, path).", DeprecationWarning, 2)
     if not isinstance(path, str | Path) or isinstance(provenance, str | Path):
         raise ConfigurationError("A model is saved by save_model(potential, path), or with its provenance behind.")
+    if not isinstance(potential, FlowPotential):
+        raise ConfigurationError(f"A model file holds a flow, and this is a {type(potential).__name__}. Save its flow.")
     own = potential.flow.settings
     if own is None:
         raise FileFormatError("Only flows that build_flow made can be saved: others do not know their architecture.")
