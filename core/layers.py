@@ -32,6 +32,8 @@ class Layer(nn.Module, ABC):
     """The columns on the latent side."""
 
     def __repr__(self) -> str:
+        if not (hasattr(self, "domain") and hasattr(self, "codomain")):  # not made yet
+            return described(self, self.extra_repr())
         ends = self.domain.kinds if self.domain == self.codomain else f"{self.domain.kinds} to {self.codomain.kinds}"
         return described(self, f"{len(self.domain)} columns: {ends}", self.extra_repr())
 
