@@ -274,7 +274,7 @@ def observe_targets(potential: FlowPotential, frames: Frames, reference: Potenti
     def blocks() -> Iterable[tuple[Frames, Tensor, Tensor]]:
         for start in range(0, len(frames), BLOCK):
             block = frames[start : start + BLOCK]
-            positions = torch.from_numpy(block.positions).double()
+            positions = torch.from_numpy(block.positions).to(reference.device, torch.float64)
             energy = reference.energy(positions) if block.energies is None else torch.from_numpy(block.energies)
             log_prob = potential.log_prob(like(potential, block.positions)).double().cpu()
             yield block, energy, -energy.double().cpu() / potential.kT - log_prob

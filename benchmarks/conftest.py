@@ -17,7 +17,7 @@ from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from smoothflow.molecules.shipped import molecule_path
 from smoothflow.potentials.flow_potential import FlowPotential
-from smoothflow.potentials.model_file import load_model
+from smoothflow.potentials.model_file import read_model
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -96,7 +96,7 @@ def flow(request: pytest.FixtureRequest) -> Flows:
 
     @cache
     def make(dtype: torch.dtype) -> FlowPotential:
-        potential = untrained_potential(*capped_polyalanine(1)) if path is None else load_model(path)
+        potential = untrained_potential(*capped_polyalanine(1)) if path is None else read_model(path)
         return potential.requires_grad_(False).to(dtype)
 
     return make

@@ -52,7 +52,7 @@ def untrained_potential(topology: Topology, positions: Tensor, settings: FlowSet
         for module in flow.modules():
             if isinstance(module, MLPConditioner):
                 module.network[-1].weight.mul_(30)
-    return FlowPotential(flow.double(), coordinates, topology, 300.0)
+    return FlowPotential(flow.double(), coordinates, 300.0)
 
 
 def is_amide(topology: Topology, bond: tuple[int, ...]) -> bool:

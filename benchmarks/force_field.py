@@ -23,7 +23,7 @@ from smoothflow.molecules.shipped import molecule_path
 from smoothflow.molecules.topologies import topology_from_pdb
 from smoothflow.potentials.force_field import ForceField
 
-BATCHES = (1, 100, 10_000)
+BATCHES = (1, 100, 1000, 10_000)
 
 
 def best_of(call: Callable[[], object], min_seconds: float = 2.0, min_calls: int = 3) -> float:

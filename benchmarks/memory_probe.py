@@ -15,7 +15,7 @@ from contenders import PEERS, untrained_potential
 from measuring import jittered
 from peptides import capped_polyalanine
 from smoothflow.core.potential import Potential
-from smoothflow.potentials.model_file import load_model
+from smoothflow.potentials.model_file import read_model
 from torch import Tensor
 
 BATCHES = {"forces": 1000, "training": 128}
@@ -27,7 +27,7 @@ def make(contender: str, model: str) -> tuple[Potential, Tensor]:
     if contender != "flow":
         peer = PEERS[contender](3 * len(topology) - 6)
         return peer, 0.25 + 0.5 * torch.rand(max(BATCHES.values()), *peer.shape)
-    potential = load_model(Path(model), torch.float32) if model else untrained_potential(topology, start).float()
+    potential = read_model(Path(model), torch.float32) if model else untrained_potential(topology, start).float()
     return potential, jittered(start, max(BATCHES.values()), torch.float32)
 
 

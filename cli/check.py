@@ -15,7 +15,7 @@ from ..runs.stopping import Terminated
 from ..studies.physics.settings import PHYSICS_TESTS, PhysicsSettings
 from . import completion
 from .console import note, print_json, print_table, task_progress
-from .options import AsJson, Seed, Structure, provider_potential, structure_path, tell_code
+from .options import AsJson, Seed, Structure, provider_potential, tell_code
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,7 @@ def run(
         seed=seed,
     )
     chosen = [test.strip() for test in tests.split(",")]
-    beside = None if reference is None else provider_potential(reference, structure_path(structure))
+    beside = None if reference is None else provider_potential(reference, structure)
     planned = plan_physics(potential, positions, settings, chosen)
     for plan in planned:
         note(f"{plan.test}: left out, {plan.left_out}" if plan.left_out else f"{plan.test}: {_duration(plan.seconds)}")
@@ -173,6 +173,7 @@ def _load(
 
     from ..core.plugins import registry
     from ..molecules.frames_file import read_frames
+    from ..molecules.structure_names import structure_file
     from ..molecules.topologies import topology_from_pdb
     from ..potentials.flow_potential import FlowPotential
 
@@ -180,16 +181,16 @@ def _load(
     potential: Potential
     topology: Topology | None
     if ":" in name:
-        path = structure_path(structure)
-        potential = provider_potential(name, path)
-        topology, positions = topology_from_pdb(path)
+        with structure_file(structure) as path:
+            potential = provider_potential(name, path)
+            topology, positions = topology_from_pdb(path)
     else:
         potential = tell_code(name, registry().load(name))
         topology = potential.topology
         if isinstance(potential, FlowPotential):
             temperature = potential.temperature
             with torch.no_grad():
-                positions, _ = potential.sample(n_samples, torch.Generator().manual_seed(seed))
+                positions, _ = potential.sample(n_samples, seed=seed)
         elif frames is None:
             raise ConfigurationError(f'"{name}" cannot be sampled from. Give --frames to start from.')
     if topology is None:

@@ -12,7 +12,7 @@ from ..core.errors import ConfigurationError
 from ..core.units import FEMTOSECOND
 from . import completion
 from .console import note, print_json, print_table, task_progress
-from .options import AMBER_NAME, AsJson, structure_path
+from .options import AMBER_NAME, AsJson
 
 if TYPE_CHECKING:
     from ..studies.comparison.comparison import Comparison
@@ -159,12 +159,13 @@ def _on_frames(
     output: Path,
 ) -> Comparison:
     from ..molecules.frames_file import read_frames
+    from ..molecules.structure_names import structure_file
     from ..runs.provenance import origin
     from ..studies.comparison.comparison import compare, made_frames, split_frames
     from ..studies.conservation import PotentialSource
 
-    source = PotentialSource(reference=settings.reference, structure=structure_path(settings.structure))
-    with task_progress() as on_progress:
+    with structure_file(settings.structure) as path, task_progress() as on_progress:
+        source = PotentialSource(reference=settings.reference, structure=path)
         if frames is not None:
             data = read_frames(frames)
             training, test = split_frames(data) if held_out is None else (data, read_frames(held_out))

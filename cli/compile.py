@@ -43,13 +43,13 @@ def run(
     from ..core.files import require_free
     from ..molecules.frames_file import read_frames
     from ..potentials.compilation import compile_potential
-    from ..potentials.shipped import load
+    from ..potentials.shipped import load_flow
 
     require_free(output)
-    potential = load(model)
+    potential = load_flow(model)
     if frames is None:
         with torch.no_grad():
-            positions, _ = potential.sample(N_CONFIGURATIONS, torch.Generator().manual_seed(seed))
+            positions, _ = potential.sample(N_CONFIGURATIONS, seed=seed)
     else:
         data = read_frames(frames)
         data.require_potential(potential, "the model")

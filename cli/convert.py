@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from ..core.errors import ConfigurationError
 from . import completion
 from .console import print_json, print_table, task_progress
-from .options import AsJson, Charge, Multiplicity, provider_potential, structure_path, with_electrons
+from .options import AsJson, Charge, Multiplicity, provider_potential
 
 if TYPE_CHECKING:
     from ..molecules.frames import Frames
@@ -51,22 +52,27 @@ def run(
     from ..molecules.foreign_hdf5 import is_frames_file
     from ..molecules.formats import export_frames, import_frames, recompute
     from ..molecules.frames_file import write_frames
+    from ..molecules.structure_names import structure_file
+    from ..potentials.reference import with_electrons
 
     require_free(destination)
-    pdb = None if structure is None else structure_path(structure)
-    if source.suffix in OURS and is_frames_file(source):
-        frames = _ours(source, pdb, {"temperature": temperature, "energy-key": energy_key, "forces-key": forces_key})
-    else:
-        frames = import_frames(source, temperature, pdb, energy_key, forces_key)
-        warn_of_bends(frames.topology, torch.from_numpy(frames.positions))
-    if reference is not None:
-        if pdb is None:
-            raise ConfigurationError("Recomputing forces needs the molecule: give --structure.")
-        reference = with_electrons(reference, charge, multiplicity)
-        with task_progress() as on_progress:
-            frames = recompute(frames, provider_potential(reference, pdb), reference, on_progress)
-    elif charge is not None or multiplicity is not None:
-        raise ConfigurationError("A charge and a multiplicity are for a reference. Name it with --reference.")
+    with ExitStack() as opened:
+        pdb = None if structure is None else opened.enter_context(structure_file(structure))
+        if source.suffix in OURS and is_frames_file(source):
+            frames = _ours(
+                source, pdb, {"temperature": temperature, "energy-key": energy_key, "forces-key": forces_key}
+            )
+        else:
+            frames = import_frames(source, temperature, pdb, energy_key, forces_key)
+            warn_of_bends(frames.topology, torch.from_numpy(frames.positions))
+        if reference is not None:
+            if pdb is None:
+                raise ConfigurationError("Recomputing forces needs the molecule: give --structure.")
+            reference = with_electrons(reference, charge, multiplicity)
+            with task_progress() as on_progress:
+                frames = recompute(frames, provider_potential(reference, pdb), reference, on_progress)
+        elif charge is not None or multiplicity is not None:
+            raise ConfigurationError("A charge and a multiplicity are for a reference. Name it with --reference.")
     if destination.suffix in OURS:
         write_frames(destination, frames)
     else:

@@ -22,7 +22,6 @@ from .options import (
     model_structure,
     provider_potential,
     require_device,
-    with_electrons,
 )
 
 COLUMNS = ("quantity", "value", "unit, remark")
@@ -69,7 +68,8 @@ def run(
     from ..analysis.evaluation import evaluate
     from ..molecules.frames_file import read_frames
     from ..molecules.sketch import without_sketches
-    from ..potentials.shipped import load, provenance_of
+    from ..potentials.reference import with_electrons
+    from ..potentials.shipped import load_flow, provenance_of
     from ..studies.gallery import evaluation_pictures
     from ..studies.report import Report, Table, require_report, write_report
 
@@ -78,11 +78,11 @@ def run(
         require_report(report)
     where = require_device(device)
     provenance = provenance_of(model)
-    potential = load(model, dtype.torch, where)
+    potential = load_flow(model, dtype.torch, where)
     held_out = read_frames(frames)
-    name = with_electrons(reference or model_reference(model, potential), charge, multiplicity)
+    name = with_electrons(reference or model_reference(model, potential.coordinates.topology), charge, multiplicity)
     with model_structure(potential, structure) as (path, _):
-        target = provider_potential(name, path)
+        target = provider_potential(name, path, where)
     with task_progress() as on_progress:
         result = evaluate(
             potential,

@@ -67,10 +67,10 @@ def _list(as_json: bool) -> None:
 
 def _model(name: str, path: Path, as_json: bool) -> None:
     from ..molecules.sketch import without_sketches
-    from ..potentials.model_file import load_model, read_header
+    from ..potentials.model_file import read_header, read_model
 
     header = read_header(path)
-    model = load_model(path)
+    model = read_model(path)
     n_parameters = sum(parameter.numel() for parameter in model.flow.parameters())
     if as_json:
         print_json({**header, "n_parameters": n_parameters})

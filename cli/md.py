@@ -81,7 +81,7 @@ def run(
     from ..core.integrator import maxwell_boltzmann
     from ..core.plugins import registry
     from ..molecules.elements import masses
-    from ..potentials.shipped import load
+    from ..potentials.shipped import load_flow
     from ..sampling.md import DynamicsPlan, run_dynamics
     from ..sampling.starting import origin_of, starting_positions
 
@@ -90,7 +90,7 @@ def run(
     torch.set_num_threads(threads)
     where = require_device(device)
     engine = registry().entry("engine", engine).name
-    potential = load(model, dtype.torch, where)
+    potential = load_flow(model, dtype.torch, where)
     topology = potential.coordinates.topology
     run_with = potential if compiled is None else potential.compile(compiled)
     settings = DynamicsSettings(

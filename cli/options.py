@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..core.errors import ConfigurationError, FileFormatError
+from ..core.errors import ConfigurationError
 from ..molecules.shipped import molecule_names, molecule_path
+from ..molecules.structure_names import structure_file
 from . import completion
 from .console import note
 
@@ -59,7 +60,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 Structure = Annotated[
     str,
     typer.Option(
-        help="PDB, mmCIF, SDF or SMILES file, or the name of a molecule that ships with the package.",
+        help="PDB, mmCIF, SDF or SMILES file, the name of a molecule that ships with the package, or a SMILES string.",
         autocompletion=completion.STRUCTURES,
     ),
 ]
@@ -97,63 +98,7 @@ def require_device(name: str) -> torch.device:
     return device
 
 
-def structure_path(name: str) -> Path:
-    """A structure file by its path, or a shipped molecule by its name.
-
-    Raises:
-        FileFormatError: If it is neither.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    if path.suffix or len(path.parts) > 1:
-        raise FileFormatError(f'There is no file "{name}". Give the path of a PDB, mmCIF, SDF or SMILES file.')
-    return molecule_path(name)
-
-
-def require_provider(reference: str) -> None:
-    """Say what is meant where a reference names a calculator of ASE or a force field without its provider.
-
-    Raises:
-        ConfigurationError: If it does.
-    """
-    from ..core.plugins import registry
-
-    name = reference.partition(":")[0]
-    if name in registry().names("provider"):
-        return
-    provider = "openmm" if name.endswith(".xml") else "ase" if name in _ase_calculators() else None
-    if provider is not None:
-        raise ConfigurationError(f'No provider is called "{name}". Did you mean "{provider}:{reference}"?')
-
-
-def _ase_calculators() -> tuple[str, ...]:
-    """Calculators that ASE knows by name, and those that our provider does."""
-    try:
-        from ase.calculators.calculator import names
-    except ImportError:
-        return ("tblite",)
-    return ("tblite", *names)
-
-
-def with_electrons(reference: str, charge: int | None, multiplicity: int | None) -> str:
-    """A reference with the charge and multiplicity that it computes.
-
-    Raises:
-        ConfigurationError: If it knows neither.
-    """
-    require_provider(reference)
-    given = {"charge": charge, "multiplicity": multiplicity}
-    parts = [f"{name}={value}" for name, value in given.items() if value is not None]
-    if parts and not reference.startswith("ase:"):
-        raise ConfigurationError(
-            f'"{reference}" does not compute electrons: leave --charge and --multiplicity out. Calculators of ASE do, '
-            "like ase:tblite:GFN2-xTB."
-        )
-    return ",".join([reference, *parts])
-
-
-def model_reference(model: str, potential: FlowPotential) -> str:
+def model_reference(model: str, topology: Topology) -> str:
     """The force field that a model was trained on frames of, as its file says.
 
     Raises:
@@ -168,7 +113,7 @@ def model_reference(model: str, potential: FlowPotential) -> str:
         words = str(text).removeprefix("recomputed with ").split(" of ")[0] if text else ""
         if ":" in words and " " not in words:
             return words
-    if shipped_structure(potential.coordinates.topology) == molecule_path("capped-alanine"):
+    if shipped_structure(topology) == molecule_path("capped-alanine"):
         return AMBER
     raise ConfigurationError(
         f'The model "{model}" does not say which force field its frames are of. Name it: --reference PROVIDER:ARGUMENT.'
@@ -179,7 +124,8 @@ def model_reference(model: str, potential: FlowPotential) -> str:
 def model_structure(model: FlowPotential, name: str | None) -> Iterator[tuple[Path, str]]:
     """A structure file of a model's molecule, and what it is called: the one named, or else one of the model itself."""
     if name is not None:
-        yield structure_path(name), name
+        with structure_file(name) as path:
+            yield path, name
         return
     topology = model.coordinates.topology
     shipped = shipped_structure(topology)
@@ -191,8 +137,7 @@ def model_structure(model: FlowPotential, name: str | None) -> Iterator[tuple[Pa
     from ..molecules.pdb import write_pdb
 
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
-        positions, _ = model.sample(1, generator)
+        positions, _ = model.sample(1, seed=0)
         path = Path(folder) / "model.pdb"
         write_pdb(topology, positions, path, "SAMPLE OF A MODEL")
         yield path, "the model's molecule"
@@ -210,13 +155,11 @@ def shipped_structure(topology: Topology) -> Path | None:
     return None
 
 
-def provider_potential(reference: str, structure: Path) -> Potential:
-    """The potential that ``PROVIDER:ARGUMENT`` names, for the molecule in a PDB file."""
-    from ..core.plugins import registry
+def provider_potential(name: str, structure: str | Path | None, device: torch.device | None = None) -> Potential:
+    """The potential that ``PROVIDER:ARGUMENT`` names, for the molecule of a structure; see `reference`."""
+    from ..potentials.reference import reference
 
-    require_provider(reference)
-    name, _, argument = reference.partition(":")
-    return tell_code(reference, registry().provider(name)(argument, structure))
+    return tell_code(name, reference(name, structure, device=device))
 
 
 def tell_code(name: str, potential: Potential) -> Potential:

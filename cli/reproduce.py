@@ -11,7 +11,7 @@ import typer
 from ..core.errors import ConfigurationError
 from . import completion
 from .console import note, print_json, print_table, task_progress
-from .options import AsJson, provider_potential, structure_path
+from .options import AsJson, provider_potential
 
 if TYPE_CHECKING:
     from ..molecules.frames import Frames
@@ -58,11 +58,11 @@ def run(
     target = None
     kept: dict[str, object] = {}
     if "target" in recorded:
-        named, structure = str(recorded["target"]), structure_path(str(recorded.get("structure")))
+        named, structure = str(recorded["target"]), str(recorded.get("structure"))
         if reference is None and not names_no_code(named):
             raise ConfigurationError(f'The force field of "{folder}": {only_typed(named, "--reference")}.')
         target = provider_potential(reference or named, structure)
-        kept = {"target": reference or named, "structure": str(structure)}
+        kept = {"target": reference or named, "structure": structure}
     elif reference is not None:
         raise ConfigurationError(f'The run "{folder}" was not trained on a force field. Leave out --reference.')
     source: dict[str, object] = {**origin(["smoothflow", *sys.argv[1:]]), "frames": str(frames.resolve()), **kept}

@@ -21,7 +21,6 @@ from .options import (
     model_structure,
     provider_potential,
     require_device,
-    with_electrons,
 )
 
 
@@ -81,7 +80,8 @@ def run(
     from ..core.files import require_distinct, require_free
     from ..core.plugins import registry
     from ..molecules.frames_file import read_frames
-    from ..potentials.shipped import load
+    from ..potentials.reference import with_electrons
+    from ..potentials.shipped import load_flow
     from ..sampling.draws import SamplingPlan, draw_samples
     from ..sampling.starting import origin_of
 
@@ -93,13 +93,14 @@ def run(
         require_free(metropolis)
         require_distinct([output, metropolis])
     basins = [Basin.parse(text) for text in basin or ()]
-    potential = load(model, dtype.torch, require_device(device))
+    where = require_device(device)
+    potential = load_flow(model, dtype.torch, where)
     torsions = require_torsions(potential, basins)
     target, weighted = None, "nothing: samples of the model"
     if reference is not None:
         reference = with_electrons(reference, charge, multiplicity)
         with model_structure(potential, structure) as (path, molecule):
-            target, weighted = provider_potential(reference, path), f"{reference} of {molecule}"
+            target, weighted = provider_potential(reference, path, where), f"{reference} of {molecule}"
     seen = None
     if frames is not None and target is not None:
         seen = observe_targets(potential, read_frames(frames), target, torsions)

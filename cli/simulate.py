@@ -11,14 +11,15 @@ from ..core.errors import ConfigurationError
 from ..core.units import FEMTOSECOND
 from . import completion
 from .console import print_json, print_table, task_progress
-from .options import AMBER, AsJson, Charge, Multiplicity, Reference, Seed, structure_path, with_electrons
+from .options import AMBER, AsJson, Charge, Multiplicity, Reference, Seed
 
 
 def run(
     structure: Annotated[
         str,
         typer.Argument(
-            help="PDB, mmCIF, SDF or SMILES file, or the name of a molecule that ships with the package.",
+            help="PDB, mmCIF, SDF or SMILES file, the name of a molecule that ships with the package, or a SMILES "
+            "string.",
             autocompletion=completion.STRUCTURES,
         ),
     ],
@@ -69,32 +70,34 @@ def run(
     from ..analysis.estimates import fraction, percent
     from ..coordinates.internal import slow_torsions
     from ..molecules.frames_file import read_frames
+    from ..molecules.structure_names import structure_file
+    from ..potentials.reference import with_electrons
     from ..sampling.simulate import SimulateSettings, simulate
 
     if calculator is not None and reference is not None:
         raise ConfigurationError(
             "--calculator is short for --reference ase:...: give one of the two, since only one can be simulated."
         )
-    path = structure_path(structure)
     potential = f"ase:{calculator}" if calculator is not None else reference or AMBER
-    settings = SimulateSettings(
-        structure=path,
-        potential=with_electrons(potential, charge, multiplicity),
-        engine=engine,
-        n_frames=n_frames,
-        frame_interval=interval,
-        temperature=temperature,
-        ladder=_ladder(ladder, temperature, path),
-        walkers=walkers,
-        timestep=timestep * FEMTOSECOND,
-        friction=friction,
-        equilibration=equilibration,
-        start_temperature=start_temperature,
-        seed=seed,
-        workers=workers,
-    )
-    with task_progress() as on_progress:
-        report = simulate(settings, output, on_progress)
+    with structure_file(structure) as path:
+        settings = SimulateSettings(
+            structure=path,
+            potential=with_electrons(potential, charge, multiplicity),
+            engine=engine,
+            n_frames=n_frames,
+            frame_interval=interval,
+            temperature=temperature,
+            ladder=_ladder(ladder, temperature, path),
+            walkers=walkers,
+            timestep=timestep * FEMTOSECOND,
+            friction=friction,
+            equilibration=equilibration,
+            start_temperature=start_temperature,
+            seed=seed,
+            workers=workers,
+        )
+        with task_progress() as on_progress:
+            report = simulate(settings, output, on_progress)
     rows = [["file", str(output)], ["frames", str(report.n_frames)], ["of an earlier run", str(report.resumed_from)]]
     temps = settings.temperatures
     rows += [

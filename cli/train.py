@@ -12,7 +12,7 @@ import typer
 from ..core.errors import ConfigurationError
 from . import completion
 from .console import print_json, say, task_progress
-from .options import AsJson, Precision, provider_potential, require_device, shipped_structure, structure_path
+from .options import AsJson, Precision, provider_potential, require_device, shipped_structure
 
 
 def run(
@@ -71,6 +71,7 @@ def run(
     """
     from ..core.architecture import transforms_for
     from ..molecules.frames_file import read_frames
+    from ..molecules.structure_names import absolute_name
     from ..runs.provenance import origin
     from ..training.config import TrainSettings, read_settings
     from ..training.run import train
@@ -106,15 +107,16 @@ def run(
     if structure is not None and reference is None:
         raise ConfigurationError("A structure is for a force field. Name it with --reference.")
     data = read_frames(frames)
-    path = None if reference is None else structure_path(structure) if structure else shipped_structure(data.topology)
-    if reference is not None and path is None:
+    molecule = None if reference is None else structure or shipped_structure(data.topology)
+    if reference is not None and molecule is None:
         raise ConfigurationError(
             f'"{frames}" is not of a molecule that ships with the package: give its structure file with --structure.'
         )
-    potential = None if reference is None or path is None else provider_potential(reference, path)
+    where = require_device(settings.device)
+    potential = None if reference is None or molecule is None else provider_potential(reference, molecule, where)
     source = {**origin(["smoothflow", *sys.argv[1:]]), "frames": str(frames.resolve())}
-    if reference is not None and path is not None:
-        source |= {"target": reference, "structure": str(path.resolve())}
+    if reference is not None and molecule is not None:
+        source |= {"target": reference, "structure": absolute_name(molecule)}
     with task_progress() as on_progress:
         model = train(data, settings, output, potential, on_progress, source)
     if as_json:

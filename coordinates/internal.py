@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..core.display import described
 from ..core.manifolds import FULL_TURN, Circle, Column, Interval, Product
 from ..core.topology import Topology
 from ..molecules.geometry import norm, take_rows
@@ -77,6 +78,9 @@ class InternalCoordinates(nn.Module):
         self.order: Tensor
         self.references: Tensor
         self.place: Tensor
+
+    def __repr__(self) -> str:
+        return described(self, self.topology.summary, f"{len(self.codomain)} columns: {self.codomain.kinds}")
 
     def _add(self, name: str, indices: Tensor) -> None:
         # derived from the z-matrix, so not part of the weights

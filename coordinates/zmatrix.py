@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..core.display import described
 from ..core.errors import TopologyError
 from ..core.topology import Topology
 from .spanning_tree import automatic_rows
@@ -32,6 +33,9 @@ class ZMatrix:
     """
 
     rows: tuple[Row, ...]
+
+    def __repr__(self) -> str:
+        return described(self, f"{len(self.rows)} rows")
 
     def __post_init__(self) -> None:
         try:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .conditioners import take_columns
+from .display import counted
 from .errors import ConfigurationError
 from .layers import Layer
 from .manifolds import FULL_TURN, Arc, Circle, Column, Interval, Line, Manifold, Product
@@ -99,6 +100,9 @@ class Chart(Layer):
         self.upper: Tensor
         self.grouped: Tensor
         self.order: Tensor
+
+    def extra_repr(self) -> str:
+        return counted(column.kind for column in self.columns) + " charts"
 
     def _add(self, name: str, values: Tensor) -> None:
         # not part of the weights: the charts are written with the architecture, in float64

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from .charts import LOG_SQRT_FULL_TURN
 from .conditioners import take_columns
-from .layers import Layer
+from .display import counted, described, html_table, n_weights
+from .layers import Coupling, Layer, Sequential
 from .manifolds import Interval, Line, Product
+from .randomness import generator_of
 
 if TYPE_CHECKING:
     from .architecture import FlowSettings
@@ -60,6 +62,29 @@ class Flow(nn.Module):
         self.settings = settings
         self.base = Base(layer.codomain)
 
+    def __repr__(self) -> str:
+        return described(self, *(f"{name}: {value}" for name, value in self._rows()))
+
+    def _repr_html_(self) -> str:
+        layers = self.layer.layers if isinstance(self.layer, Sequential) else [self.layer]
+        return html_table("Flow", [*self._rows(), *((f"layer {i}", repr(layer)) for i, layer in enumerate(layers))])
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """What the flow is, by name."""
+        couplings = [layer for layer in self.layer.modules() if isinstance(layer, Coupling)]
+        used = dict.fromkeys(
+            f"{group.transform.name} on {'arc' if group.on_arcs else group.transform.manifold.name}"
+            for coupling in couplings
+            for group in coupling.groups
+        )
+        layers = list(self.layer.layers) if isinstance(self.layer, Sequential) else [self.layer]
+        return [
+            ("columns", f"{len(self.domain)} ({self.domain.kinds})"),
+            ("layers", f"{len(layers)} ({counted(type(layer).__name__ for layer in layers)})"),
+            ("transforms", ", ".join(used) or "none"),
+            ("weights", n_weights(self)),
+        ]
+
     @property
     def domain(self) -> Product:
         """The columns on the data side."""
@@ -95,9 +120,19 @@ class Flow(nn.Module):
         return reduce(torch.logical_or, beyond) if beyond else None
 
     def sample(
-        self, n_samples: int, generator: torch.Generator
+        self, n_samples: int, generator: torch.Generator | None = None, *, seed: int | None = None
     ) -> tuple[Float[Tensor, "n_samples dim"], Float[Tensor, "n_samples"]]:
-        """Samples and their log-densities, differentiable with respect to the flow's parameters."""
+        """Samples and their log-densities, differentiable with respect to the flow's parameters.
+
+        Args:
+            n_samples: How many to draw.
+            generator: Of the random numbers; by default a new one.
+            seed: Seed of the new generator; without it the numbers are different at every call.
+
+        Raises:
+            ConfigurationError: If there is both a generator and a seed, or a number is not one that can be used.
+        """
+        generator = generator_of(n_samples, generator, seed)
         parameter = next(self.parameters())
         z = self.base.sample(n_samples, generator, parameter.dtype).to(parameter.device)
         x, log_abs_det = self.decode(z)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .conditioners import Conditioner, take_columns
+from .display import counted, described, n_weights
 from .errors import ConfigurationError, ManifoldError
 from .manifolds import Arc, Manifold, Product
 from .transforms import Transform
@@ -29,6 +30,12 @@ class Layer(nn.Module, ABC):
 
     codomain: Product
     """The columns on the latent side."""
+
+    def __repr__(self) -> str:
+        if not (hasattr(self, "domain") and hasattr(self, "codomain")):  # not made yet
+            return described(self, self.extra_repr())
+        ends = self.domain.kinds if self.domain == self.codomain else f"{self.domain.kinds} to {self.codomain.kinds}"
+        return described(self, f"{len(self.domain)} columns: {ends}", self.extra_repr())
 
     @abstractmethod
     def encode(self, x: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
@@ -49,12 +56,15 @@ class Sequential(Layer):
         for first, second in pairwise(layers):
             if first.codomain != second.domain:
                 raise ManifoldError(
-                    f"{type(first).__name__} maps onto {first.codomain}, but the next layer, "
-                    f"{type(second).__name__}, starts from {second.domain}."
+                    f"{type(first).__name__} maps onto other columns than those from which the next layer, "
+                    f"{type(second).__name__}, starts: first {first.codomain.first_difference(second.domain)}."
                 )
         self.layers = nn.ModuleList(layers)
         self.domain = layers[0].domain
         self.codomain = layers[-1].codomain
+
+    def extra_repr(self) -> str:
+        return f"{len(self.layers)} layers: {counted(type(layer).__name__ for layer in self.layers)}"
 
     def encode(self, x: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
         total = x.new_zeros(x.shape[0])
@@ -157,6 +167,13 @@ class Coupling(Layer):
         self.order: Tensor
         self.periods: Tensor
         self.arc_constants: Tensor
+
+    def extra_repr(self) -> str:
+        parts = [
+            f"{group.n_columns} {'arc' if group.on_arcs else group.transform.manifold.name} by {group.transform!r}"
+            for group in self.groups
+        ]
+        return f"{' and '.join(parts)} given {len(self.conditioning)}, analytic {self.analytic}, {n_weights(self)}"
 
     @staticmethod
     def initial_outputs(

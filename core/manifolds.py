@@ -6,11 +6,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .display import counted, described
 from .errors import ManifoldError, UnknownNameError
 
 
@@ -112,6 +114,21 @@ class Product:
 
     def __len__(self) -> int:
         return len(self.columns)
+
+    def __repr__(self) -> str:
+        return described(self, f"{len(self)} columns: {self.kinds}" if self.columns else "no columns")
+
+    @property
+    def kinds(self) -> str:
+        """How many columns live on each kind of manifold, like ``39 interval, 21 circle``."""
+        return counted(column.manifold.name for column in self)
+
+    def first_difference(self, other: Product) -> str:
+        """Where another product differs first, as part of a sentence; empty if it is equal."""
+        for mine, theirs in zip_longest(self.columns, other.columns):
+            if mine != theirs:
+                return " and ".join("nothing" if c is None else f'"{c.name}" on {c.manifold}' for c in (mine, theirs))
+        return ""
 
     def __iter__(self) -> Iterator[Column]:
         return iter(self.columns)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .display import described, html_table
 from .errors import ConfigurationError, GeometryError
 from .finite import first_not_finite
 from .identity import Geometry
@@ -98,6 +99,20 @@ class Potential(nn.Module, ABC):
             method = vars(cls).get(name)
             if callable(method) and not _is_checked(method):
                 setattr(cls, name, takes_positions(method))
+
+    def __repr__(self) -> str:
+        rows = self._rows()
+        return described(self, *(value for _, value in rows), self.extra_repr())
+
+    def _repr_html_(self) -> str:
+        rows = [*self._rows(), ("", self.extra_repr())]
+        return html_table(type(self).__name__, [row for row in rows if row[1]])
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """What the potential is of and where it computes, by name."""
+        shape = getattr(self, "shape", None)
+        what = f"shape {shape}" if self.topology is None else self.topology.summary
+        return [("system", what), ("computes", f"{str(self.dtype).removeprefix('torch.')} on {self.device}")]
 
     @property
     def dtype(self) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from .display import described
 from .errors import GeometryError, TopologyError
 
 BOND_LENGTHS = (0.05, 0.4)
@@ -62,6 +64,17 @@ class Topology:
 
     def __len__(self) -> int:
         return len(self.atoms)
+
+    def __repr__(self) -> str:
+        return described(self, self.summary, f"{len(self.bonds)} bonds")
+
+    @property
+    def summary(self) -> str:
+        """How many atoms of which elements, like ``22 atoms C6H12N2O2`` (in Hill's order)."""
+        count = Counter(self.elements)
+        first = [symbol for symbol in ("C", "H") if "C" in count and symbol in count]
+        order = [*first, *sorted(set(count) - set(first))]
+        return f"{len(self)} atoms {''.join(f'{s}{count[s] if count[s] > 1 else str()}' for s in order)}".rstrip()
 
     @cached_property
     def elements(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .display import described
 from .errors import ManifoldError, PluginError
 from .inversion import DEFAULT_SOLVER, N_NEWTON_STEPS, invert
 from .manifolds import Circle, Interval, Manifold
@@ -65,6 +66,9 @@ class Transform(ABC):
         if manifold != type(manifold)():
             raise ManifoldError(f"Transforms act on unit manifolds, not on {manifold}; put a chart before them.")
         self.manifold = manifold
+
+    def __repr__(self) -> str:
+        return described(self, self.manifold.name, f"{self.n_params} parameters")
 
     @property
     @abstractmethod

@@ -188,7 +188,8 @@ def recompute(frames: Frames, potential: Potential, name: str, on_progress: OnPr
     forces = np.empty_like(frames.positions)
     for start in range(0, len(frames), BLOCK):
         part = slice(start, start + BLOCK)
-        energy, force = potential.energy_and_forces(torch.from_numpy(frames.positions[part]).double())
+        positions = torch.from_numpy(frames.positions[part]).to(potential.device, torch.float64)
+        energy, force = potential.energy_and_forces(positions)
         energies[part] = energy.cpu().numpy()
         forces[part] = force.cpu().numpy()
         on_progress(Progress("Energies and forces", min(start + BLOCK, len(frames)), len(frames)))

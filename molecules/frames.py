@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from ..core.display import described, html_table
 from ..core.errors import FileFormatError, GeometryError
 from ..core.potential import Potential
 from ..core.topology import Topology
@@ -83,6 +84,23 @@ class Frames:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def __repr__(self) -> str:
+        return described(self, *(value for _, value in self._rows()))
+
+    def _repr_html_(self) -> str:
+        said = [(name, str(value)) for name, value in self.provenance.items()]
+        return html_table("Frames", [*self._rows(), *said])
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """What the frames are, by name."""
+        held = [name for name in COLUMNS if getattr(self, name) is not None]
+        return [
+            ("frames", f"{len(self)} frames"),
+            ("molecule", self.topology.summary),
+            ("temperature", f"{self.temperature:g} K"),
+            ("columns", " + ".join(held)),
+        ]
 
     def __getitem__(self, index: slice | Int[ndarray, "chosen"]) -> Frames:
         """The frames of a slice or of an array of indices."""

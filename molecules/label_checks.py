@@ -256,7 +256,8 @@ def describe_difference(frames: Frames, reference: Potential) -> str:
     if len(frames) == 0 or (frames.forces is None and frames.energies is None):
         return ""
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(N_COMPARED, len(frames))).astype(int))
-    energy, force = reference.energy_and_forces(torch.from_numpy(frames.positions[chosen]).double())
+    positions = torch.from_numpy(frames.positions[chosen]).to(reference.device, torch.float64)
+    energy, force = reference.energy_and_forces(positions)
     energies, forces = energy.detach().double().cpu().numpy(), force.detach().double().cpu().numpy()
     if not (np.isfinite(energies).all() and np.isfinite(forces).all()):
         return ""

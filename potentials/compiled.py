@@ -137,7 +137,7 @@ def _restore(
     return CompiledPotential(header, content, topology).to(dtype)
 
 
-def load_compiled(path: str | Path) -> CompiledPotential:
+def read_compiled(path: str | Path) -> CompiledPotential:
     """The potential in a package written by ``smoothflow compile``, in less than a second and without a compiler.
 
     A package is native code: load only those that you trust.
@@ -158,4 +158,4 @@ def load_compiled(path: str | Path) -> CompiledPotential:
 
 @hookimpl
 def smoothflow_loaders() -> Mapping[str, PotentialLoader]:
-    return {".pt2": load_compiled}
+    return {".pt2": read_compiled}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,7 +14,8 @@ from torch import Tensor
 
 from ..coordinates.internal import InternalCoordinates
 from ..core.charts import Chart
-from ..core.errors import CompilationError, ManifoldError
+from ..core.display import html_table
+from ..core.errors import CompilationError, ManifoldError, TopologyError
 from ..core.files import require_free
 from ..core.finite import first_not_finite
 from ..core.flow import Flow
@@ -20,6 +24,30 @@ from ..core.potential import Potential, takes_positions, unchecked
 from ..core.topology import Topology
 from ..core.units import thermal_energy
 from ..runs.progress import OnProgress, silent
+
+
+def _without_topology(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that still takes the topology of version 0.1, third or by its name, with a warning."""
+
+    @functools.wraps(init)
+    def constructed(self: FlowPotential, *given: Any, **named: Any) -> None:
+        topology = named.pop("topology", None)
+        if len(given) > 2 and isinstance(given[2], Topology):
+            topology, given = given[2], (*given[:2], *given[3:])
+        init(self, *given, **named)
+        if topology is not None:
+            warnings.warn(
+                "The coordinates know the topology: call FlowPotential(flow, coordinates, temperature).",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            if topology != self.topology:
+                raise TopologyError(
+                    "The topology is not that of the internal coordinates. Leave it out, and make the coordinates of "
+                    "the topology that is meant."
+                )
+
+    return constructed
 
 
 class FlowPotential(Potential):
@@ -33,16 +61,18 @@ class FlowPotential(Potential):
     Args:
         flow: A flow on the internal coordinates (nm, radians).
         coordinates: Between positions and internal coordinates.
-        topology: The molecule.
         temperature: K; of the distribution.
 
     Raises:
         ManifoldError: If the flow does not live on the coordinates' columns.
 
+    Version 0.1 took the topology before the temperature; the coordinates know it.
+
     Reference: Köhler, Krämer, Noé, Smooth Normalizing Flows, NeurIPS 2021, section 3, arXiv 2110.00351.
     """
 
-    def __init__(self, flow: Flow, coordinates: InternalCoordinates, topology: Topology, temperature: float) -> None:
+    @_without_topology
+    def __init__(self, flow: Flow, coordinates: InternalCoordinates, temperature: float) -> None:
         super().__init__()
         if flow.domain != coordinates.codomain:
             raise ManifoldError(
@@ -51,10 +81,17 @@ class FlowPotential(Potential):
             )
         self.flow = flow
         self.coordinates = coordinates
-        self.topology = topology
+        self.topology = coordinates.topology
         self.temperature = temperature
-        self.shape = (len(topology), 3)
+        self.shape = (len(coordinates.topology), 3)
         self._geometry: Geometry | None = None
+
+    def extra_repr(self) -> str:
+        return f"{self.temperature:g} K, {self.flow!r}"
+
+    def _repr_html_(self) -> str:
+        rows = [*self._rows(), ("temperature", f"{self.temperature:g} K")]
+        return html_table(type(self).__name__, rows) + self.flow._repr_html_()
 
     @property
     def kT(self) -> float:
@@ -112,10 +149,22 @@ class FlowPotential(Potential):
         )
 
     def sample(
-        self, n_samples: int, generator: torch.Generator
+        self, n_samples: int, generator: torch.Generator | None = None, *, seed: int | None = None
     ) -> tuple[Float[Tensor, "n_samples atoms 3"], Float[Tensor, "n_samples"]]:
-        """Positions (nm) drawn without molecular dynamics, and their log-densities as `log_prob` defines them."""
-        q, log_prob = self.flow.sample(n_samples, generator)
+        """Positions drawn without molecular dynamics, and their log-densities.
+
+        Args:
+            n_samples: How many to draw.
+            generator: Of the random numbers; by default a new one.
+            seed: Seed of the new generator; without it the numbers are different at every call.
+
+        Returns:
+            Positions (nm), and their log-densities as `log_prob` defines them.
+
+        Raises:
+            ConfigurationError: If there is both a generator and a seed, or a number is not one that can be used.
+        """
+        q, log_prob = self.flow.sample(n_samples, generator, seed=seed)
         positions, log_abs_det = self.coordinates.decode(q)
         return positions, log_prob - log_abs_det
 
@@ -141,13 +190,13 @@ class FlowPotential(Potential):
         """
         # compiling imports much that nothing else needs
         from .compilation import compile_potential
-        from .compiled import load_compiled
+        from .compiled import read_compiled
         from .package import fingerprint
 
         try:
             if Path(package).is_file():
                 try:
-                    compiled = load_compiled(package)
+                    compiled = read_compiled(package)
                 except CompilationError as error:
                     warnings.warn(f"{error} It is compiled anew.", stacklevel=2)
                 else:
@@ -158,9 +207,9 @@ class FlowPotential(Potential):
                 require_free(Path(package))
             if positions is None:
                 with torch.no_grad():
-                    positions, _ = self.sample(N_CHECKED, torch.Generator().manual_seed(0))
+                    positions, _ = self.sample(N_CHECKED, seed=0)
             compile_potential(self, positions, package, [self.dtype], on_progress=on_progress)
-            return load_compiled(package).to(self.dtype)
+            return read_compiled(package).to(self.dtype)
         except CompilationError as error:
             warnings.warn(f"The potential runs uncompiled. {error}", stacklevel=2)
             return self

@@ -1,16 +1,18 @@
-"""A molecular-mechanics force field as a batched, differentiable potential."""
+"""A molecular-mechanics force field as a batched, differentiable potential: the provider ``torch``."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.errors import ConfigurationError, TopologyError
+from ..core.plugins import registry
 from ..core.potential import Potential
 from ..core.topology import Topology
 from .force_terms import GeneralizedBorn, HarmonicAngles, HarmonicBonds, Nonbonded, Torsions, norms
@@ -124,6 +126,20 @@ class ForceField(Potential):
             for term in self.pairwise:
                 energy = energy + term(distances)
         return energy
+
+
+def torch_provider(argument: str, structure: Path) -> ForceField:
+    """The force field of a molecule in free space, read with OpenMM and evaluated in torch.
+
+    Args:
+        argument: Force-field files, or a serialized System, as the provider ``openmm`` takes them.
+        structure: PDB, mmCIF, SDF or SMILES file with all hydrogens.
+
+    Raises:
+        ConfigurationError: If the force field has a force or a feature that `ForceField` does not know.
+        SmoothflowError: Whatever the provider ``openmm`` raises.
+    """
+    return ForceField.from_potential(cast("HasSystem", registry().provider("openmm")(argument, structure)))
 
 
 def _require_plain(system: Any) -> None:

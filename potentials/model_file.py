@@ -59,7 +59,7 @@ def save_model(
     *deprecated: Mapping[str, Any],
     settings: FlowSettings | None = None,
 ) -> None:
-    """Write a model file, complete or not at all; what `load_model` would refuse is not written.
+    """Write a model file, complete or not at all; what `read_model` would refuse is not written.
 
     Args:
         potential: What to save; its flow must have been built by `build_flow` and begin with a `Chart`.
@@ -69,7 +69,7 @@ def save_model(
         settings: The same by keyword.
 
     Raises:
-        ConfigurationError: If settings are given that are not the flow's.
+        ConfigurationError: If the potential is not a flow, or settings are given that are not the flow's.
         FileFormatError: If the model could not be loaded again, or the file cannot be written.
     """
     if isinstance(path, FlowSettings):
@@ -78,6 +78,8 @@ def save_model(
         warnings.warn("The flow knows its settings: call save_model(potential, path).", DeprecationWarning, 2)
     if not isinstance(path, str | Path) or isinstance(provenance, str | Path):
         raise ConfigurationError("A model is saved by save_model(potential, path), or with its provenance behind.")
+    if not isinstance(potential, FlowPotential):
+        raise ConfigurationError(f"A model file holds a flow, and this is a {type(potential).__name__}. Save its flow.")
     own = potential.flow.settings
     if own is None:
         raise FileFormatError("Only flows that build_flow made can be saved: others do not know their architecture.")
@@ -91,7 +93,7 @@ def save_model(
         trial = Path(folder) / "model.safetensors"
         write_atomically(trial, content)
         try:
-            load_model(trial)
+            read_model(trial)
         except SmoothflowError as error:
             reason = str(error).replace(str(trial), str(path))
             raise FileFormatError(f"The model cannot be saved, since nobody could load it: {reason}") from error
@@ -138,9 +140,9 @@ def add_provenance(source: str | Path, destination: str | Path, provenance: Mapp
         provenance: What to add, in JSON types; what the model says of itself under the same names is replaced.
 
     Raises:
-        FileFormatError: As `load_model` does, or if the copy cannot be written.
+        FileFormatError: As `read_model` does, or if the copy cannot be written.
     """
-    load_model(source)  # what is damaged is not passed on
+    read_model(source)  # what is damaged is not passed on
     header = read_header(source)
     header["provenance"] = {**header["provenance"], **provenance}
     with safe_open(Path(source), framework="pt") as file:
@@ -201,7 +203,7 @@ def _matches(pattern: re.Pattern[str], value: object) -> bool:
     return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
-def load_model(
+def read_model(
     path: str | Path, dtype: torch.dtype = torch.float64, device: str | torch.device = "cpu"
 ) -> FlowPotential:
     """The potential in a model file, ready to evaluate.
@@ -262,7 +264,7 @@ def load_model(
         if not bool(torch.isfinite(weight).all()):
             raise FileFormatError(f'The weight {name} in "{path}" is not finite. The file is damaged; get it again.')
     flow.load_state_dict(weights)
-    potential = FlowPotential(flow, coordinates, topology, temperature).to(device=device, dtype=dtype)
+    potential = FlowPotential(flow, coordinates, temperature).to(device=device, dtype=dtype)
     return potential.requires_grad_(False).eval()
 
 
@@ -281,4 +283,4 @@ def _require_plugins(header: Mapping[str, Any], path: Path) -> None:
 
 @hookimpl
 def smoothflow_loaders() -> Mapping[str, PotentialLoader]:
-    return {".safetensors": load_model}
+    return {".safetensors": read_model}

@@ -1,7 +1,8 @@
 """Models by name: those that come with the package, and how any model is named.
 
-A model is named by the path of its file, or by the name under which it ships; `Registry.model_path` decides which file
-is meant. ``smoothflow:MODEL`` says the same where a provider of potentials is expected.
+`load` goes from a name to a potential. A model is named by the path of its file, or by the name under which it ships;
+`Registry.model_path` decides which file is meant. ``smoothflow:MODEL`` says the same where a provider of potentials is
+expected.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from ..core.errors import ConfigurationError, GeometryError
 from ..core.plugins import PotentialProvider, hookimpl, registry
 from ..core.potential import Potential
 from ..molecules.topologies import topology_from_pdb
+from .compiled import CompiledPotential
 from .flow_potential import FlowPotential
-from .model_file import load_model, read_header
+from .force_field import torch_provider
+from .model_file import read_header, read_model
 
 FOLDER = Path(__file__).parent.parent / "models"
 
@@ -27,28 +30,54 @@ def shipped_models() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
-def load(model: str | Path, dtype: torch.dtype = torch.float64, device: str | torch.device = "cpu") -> FlowPotential:
-    """A trained flow as a potential, ready to evaluate and to sample.
+def load(model: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Potential:
+    """A potential from a file, or by the name under which it ships: a trained flow, or compiled code.
 
     Args:
-        model: The name of a model that comes with the package, like ``ala2-smooth``, or the path of a model file, of
-            any suffix that a plug-in reads; where there is a file of that name, it is that file.
-        dtype: Precision of weights and coordinates; float64 for molecular dynamics.
-        device: Where to put it.
+        model: The path of a model, of a compiled package, or of a file of any suffix that a plug-in reads; or the name
+            of a model that comes with the package, like ``ala2-smooth``. Where there is a file of that name, it is
+            that file. A compiled package is native code: load only those that you trust.
+        dtype: Precision of weights and coordinates. By default float64 for a flow, and for compiled code where it was
+            compiled in float64.
+        device: Where to put it; compiled code runs on the CPU.
+
+    Returns:
+        A `FlowPotential` of a model file, a `CompiledPotential` of a compiled package.
 
     Raises:
         UnknownNameError: If there is neither a file nor a model of that name.
-        ConfigurationError: If the file holds a potential that is not a flow.
-        FileFormatError: If the file is missing, damaged or no model.
+        ConfigurationError: If the potential cannot compute in that precision or on that device.
+        FileFormatError: If the file is missing, damaged or not a potential.
         PluginError: If a plug-in that supplied a transform is not installed; says which distribution to install.
     """
     path = registry().model_path(model)
     if not _has_own_loader(path):
-        return load_model(path, dtype, device)
+        return read_model(path, dtype or torch.float64, device)
     potential = registry().load(path)
-    if not isinstance(potential, FlowPotential):
-        raise ConfigurationError(f'"{path}" holds a {type(potential).__name__}, which is not a flow. Give a flow.')
+    if isinstance(potential, CompiledPotential):
+        if dtype is not None and not potential.computes_in(dtype):
+            raise ConfigurationError(
+                f'"{path}" was not compiled in {dtype}. Leave dtype out, or compile the model again in that precision.'
+            )
+    elif isinstance(potential, FlowPotential):
+        dtype = dtype or torch.float64
     return potential.to(device=device, dtype=dtype).requires_grad_(False).eval()
+
+
+def load_flow(
+    model: str | Path, dtype: torch.dtype = torch.float64, device: str | torch.device = "cpu"
+) -> FlowPotential:
+    """`load` for what only a flow can do: sampling, likelihoods, training.
+
+    Raises:
+        ConfigurationError: If the file holds another potential.
+        SmoothflowError: As `load` does.
+    """
+    potential = load(model, device=device)
+    if not isinstance(potential, FlowPotential):
+        path = registry().model_path(model)
+        raise ConfigurationError(f'"{path}" holds a {type(potential).__name__}, which is not a flow. Give a flow.')
+    return potential if potential.dtype == dtype else potential.to(dtype)
 
 
 def provenance_of(model: str | Path) -> dict[str, Any]:
@@ -59,7 +88,7 @@ def provenance_of(model: str | Path) -> dict[str, Any]:
 
 def _has_own_loader(path: Path) -> bool:
     """Whether a file is not read as a model file: a plug-in, or compiled code, has its suffix."""
-    return path.suffix in registry().names("loader") and registry().entry("loader", path.suffix).value is not load_model
+    return path.suffix in registry().names("loader") and registry().entry("loader", path.suffix).value is not read_model
 
 
 def model_provider(argument: str, structure: Path) -> Potential:
@@ -88,7 +117,7 @@ def model_provider(argument: str, structure: Path) -> Potential:
 
 @hookimpl
 def smoothflow_providers() -> Mapping[str, PotentialProvider]:
-    return {"smoothflow": model_provider}
+    return {"smoothflow": model_provider, "torch": torch_provider}
 
 
 @hookimpl

@@ -56,6 +56,9 @@ class SumPotential(Potential):
         self.dtype = functools.reduce(torch.promote_types, (potential.dtype for potential in potentials))
         self.device = potentials[0].device
 
+    def extra_repr(self) -> str:
+        return " + ".join(f"{w:g} {type(p).__name__}" for w, p in zip(self.weights, self._parts, strict=True))
+
     @property
     def geometry(self) -> Geometry | None:
         """That of the first potential that knows one."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..core.errors import ConfigurationError
 from ..core.manifolds import FULL_TURN, Circle, Interval, Manifold, Product
 from ..core.potential import Potential, takes_positions
+from ..core.randomness import generator_of
 from ..core.units import BOLTZMANN
 
 N_PANELS = 40
@@ -70,9 +71,13 @@ class Toy(Potential):
         return -self.energy(positions) - self.log_normalizer
 
     def sample(
-        self, n_samples: int, generator: torch.Generator
+        self, n_samples: int, generator: torch.Generator | None = None, *, seed: int | None = None
     ) -> tuple[Float[Tensor, "n_samples dim"], Float[Tensor, "n_samples"]]:
-        """Exact independent samples, by rejection from the uniform distribution, and their log-densities (float64)."""
+        """Exact independent samples, by rejection from the uniform distribution, and their log-densities (float64).
+
+        The arguments are those of `Flow.sample`, and so are the errors.
+        """
+        generator = generator_of(n_samples, generator, seed)
         accepted: list[Tensor] = []
         n_missing = n_samples
         while n_missing > 0:

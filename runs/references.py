@@ -15,13 +15,13 @@ DATA = (
 def names_no_code(reference: str) -> bool:
     """Whether a reference, as ``PROVIDER:ARGUMENT``, makes nothing run but what is installed.
 
-    True for ``openmm:`` with files in XML, which the provider checks, for ``smoothflow:`` with model files or names of
-    models, and for a few calculators of ``ase:``. Whatever else, like ``ase:module:function``, compiled packages,
-    TorchScript and what plug-ins' providers read, may be code.
+    True for ``openmm:`` and ``torch:`` with files in XML, which OpenMM's provider checks, for ``smoothflow:`` with
+    model files or names of models, and for a few calculators of ``ase:``. Whatever else, like ``ase:module:function``,
+    compiled packages, TorchScript and what plug-ins' providers read, may be code.
     """
     provider, _, argument = reference.partition(":")
-    files = argument.split(",") if provider == "openmm" else [argument]
-    suffix = {"openmm": ".xml", "smoothflow": ".safetensors"}.get(provider)
+    suffix = {"openmm": ".xml", "torch": ".xml", "smoothflow": ".safetensors"}.get(provider)
+    files = argument.split(",") if suffix == ".xml" else [argument]
     if suffix is not None and all(PurePath(file.strip()).suffix == suffix for file in files):
         return True
     return any(pattern.fullmatch(reference) for pattern in DATA)

@@ -122,7 +122,7 @@ def _chunk(potential: FlowPotential, plan: SamplingPlan, first: int, origin: Map
             )
         log_weights = None
         if plan.target is not None:
-            energy = plan.target.energy(positions).double().cpu()
+            energy = plan.target.energy(positions.to(plan.target.device)).double().cpu()
             log_weights = torch.where(energy.isfinite(), -energy / potential.kT - log_prob, -math.inf).numpy()
     return Frames(
         positions=positions.numpy(),

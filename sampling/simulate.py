@@ -23,6 +23,7 @@ from ..molecules.frames import Frames
 from ..molecules.frames_file import FramesReader, FramesWriter
 from ..molecules.topologies import topology_from_pdb
 from ..molecules.topology_checks import require_molecule
+from ..potentials.reference import reference
 from ..runs.progress import OnProgress, Progress, silent
 from ..runs.provenance import require_same_run, versions
 from ..runs.workers import n_cores, worker_processes
@@ -263,7 +264,9 @@ def _unpack(state: dict[str, np.ndarray]) -> list[Walker]:
 def _provenance(settings: SimulateSettings) -> dict[str, Any]:
     engine = registry().entry("engine", settings.engine)
     # the provider and, in "ase:tblite:GFN2-xTB", the package that it asks
-    asked = (part.partition(".")[0] for part in settings.potential.split(":") if part)
+    asked = [part.partition(".")[0] for part in settings.potential.split(":") if part]
+    if asked[0] == "torch":
+        asked.append("openmm")  # which built the System
     files = (Path(part.strip()) for part in settings.potential.partition(":")[2].split(","))
     return {
         "potential": settings.potential,
@@ -299,8 +302,7 @@ def _require_same(path: Path, kind: Frames) -> None:
 @lru_cache(maxsize=1)
 def _potential(name: str, structure: Path) -> Potential:
     """The potential of a provider, made once in each process."""
-    provider, _, argument = name.partition(":")
-    return registry().provider(provider)(argument, structure)
+    return reference(name, structure)
 
 
 def _start(index: int, settings: SimulateSettings, positions: np.ndarray) -> Walker:

@@ -16,6 +16,7 @@ from ..core.plugins import registry
 from ..core.potential import Potential
 from ..molecules.elements import masses
 from ..molecules.frames import Frames
+from ..potentials.reference import reference
 from ..potentials.shipped import load
 from ..runs.progress import OnProgress, Progress, silent
 from ..runs.randomness import generator
@@ -40,8 +41,7 @@ class PotentialSource:
         """The potential, in float64."""
         if self.model is not None:
             return load(self.model)
-        name, _, argument = self.reference.partition(":")
-        return registry().provider(name)(argument, self.structure or Path())
+        return reference(self.reference, self.structure)
 
 
 @dataclass(frozen=True)

@@ -36,14 +36,10 @@ def opener(kind: str) -> Callable[[Path], object]:
     """What opens files of a kind."""
     if kind == "frames":
         return read_all_frames
-    if kind == "model":
-        from smoothflow import load_model
+    if kind in ("model", "package"):
+        from smoothflow import load
 
-        return load_model
-    if kind == "package":
-        from smoothflow.potentials.compiled import load_compiled
-
-        return load_compiled
+        return load
     if kind == "checkpoint":
         from smoothflow.integrators.checkpoint import read_checkpoint
 

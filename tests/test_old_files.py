@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from smoothflow import FlowPotential, FlowSettings, Simulation, load_model, registry
+from smoothflow import FlowPotential, FlowSettings, Simulation, load, registry
 from smoothflow.core.errors import FileFormatError
 from smoothflow.integrators.checkpoint import read_checkpoint
 from smoothflow.molecules.frames import COLUMNS
@@ -44,13 +44,13 @@ def require_values(potential: FlowPotential, stored: dict[str, Any], tolerance: 
 @pytest.mark.parametrize("name", ["smooth", "spline", "affine"])
 def test_models_with_arcs_compute_what_they_computed(name: str) -> None:
     stored = json.loads((V2 / "values.json").read_text(encoding="utf-8"))
-    require_values(load_model(V2 / f"{name}.safetensors"), stored[name], 1e-10)
+    require_values(load(V2 / f"{name}.safetensors"), stored[name], 1e-10)
 
 
 @pytest.mark.parametrize("name", sorted(STORED["models"]))
 def test_models_compute_what_they_computed(name: str) -> None:
     # float64 in another order of operations
-    require_values(load_model(V1 / "models" / f"{name}.safetensors"), STORED["models"][name], 1e-10)
+    require_values(load(V1 / "models" / f"{name}.safetensors"), STORED["models"][name], 1e-10)
 
 
 def test_there_is_a_model_of_every_transform() -> None:
@@ -82,11 +82,11 @@ def test_a_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     model = train(read_frames(V1 / "frames.h5"), read_settings(V1 / "config.yaml"), run)
     assert "going on from step 10" in (run / "run.log").read_text(encoding="utf-8")
     # ten steps of Adam in float32, of which another processor rounds each otherwise
-    require_values(load_model(model), STORED["run"], 1e-3)
+    require_values(load(model), STORED["run"], 1e-3)
 
 
 def test_dynamics_goes_on_where_it_was_stopped() -> None:
-    simulation = Simulation.load(V1 / "md.checkpoint", load_model(V1 / "models" / "smooth.safetensors"))
+    simulation = Simulation.load(V1 / "md.checkpoint", load(V1 / "models" / "smooth.safetensors"))
     assert simulation.step == 10
     simulation.run()
     for name, expected in STORED["dynamics"].items():
@@ -97,7 +97,7 @@ def test_dynamics_goes_on_where_it_was_stopped() -> None:
 
 def test_files_of_the_first_code_that_wrote_them() -> None:
     stored = json.loads((FIRST / "values.json").read_text(encoding="utf-8"))
-    require_values(load_model(FIRST / "model.safetensors"), stored, 1e-10)
+    require_values(load(FIRST / "model.safetensors"), stored, 1e-10)
     frames = read_frames(FIRST / "frames.h5")
     np.testing.assert_array_equal(frames.energies, stored["energies"])
     assert frames.times is None
@@ -114,7 +114,7 @@ def rewrite(source: Path, path: Path, change: Callable[[dict[str, Any]], object]
 def test_settings_that_are_younger_than_a_model_have_their_defaults(tmp_path: Path) -> None:
     path = tmp_path / "older.safetensors"
     rewrite(V1 / "models" / "smooth.safetensors", path, lambda header: header["settings"].pop("n_harmonics"))
-    require_values(load_model(path), STORED["models"]["smooth"], 1e-10)
+    require_values(load(path), STORED["models"]["smooth"], 1e-10)
     _, settings = begin_with(path, read_frames(V1 / "frames.h5"), TrainSettings())
     assert settings.flow.n_harmonics == FlowSettings().n_harmonics
 
@@ -133,7 +133,7 @@ def newer_hdf5(source: Path, path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "make_newer", "read"),
     [
-        (V1 / "models" / "smooth.safetensors", newer_safetensors, load_model),
+        (V1 / "models" / "smooth.safetensors", newer_safetensors, load),
         (V1 / "md.checkpoint", newer_safetensors, read_checkpoint),
         (V1 / "frames.h5", newer_hdf5, read_frames),
     ],

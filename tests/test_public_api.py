@@ -8,8 +8,10 @@ Write the list anew when something was added, or when what was deprecated goes:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
+import pytest
 import smoothflow
 import smoothflow.testing
 import typer
@@ -26,6 +28,8 @@ def public_names() -> Iterator[str]:
     for module in (smoothflow, smoothflow.testing):
         for name in module.__all__:
             yield f"{module.__name__}.{name}"
+    for name in smoothflow.DEPRECATED:
+        yield f"smoothflow.{name}"
     for hook in KINDS.values():
         yield f"hook {hook} of the entry points {GROUP}"
     program = typer.main.get_command(app)
@@ -44,6 +48,19 @@ def test_what_is_public_is_what_is_listed() -> None:
     gone, new = sorted(set(listed) - set(found)), sorted(set(found) - set(listed))
     assert not gone, "removed without two minor releases of a DeprecationWarning: docs/reference/compatibility.md"
     assert not new, "public from now on: python tests/test_public_api.py"
+
+
+def test_names_at_the_top_are_those_of_their_modules() -> None:
+    assert list(smoothflow.__all__) == sorted(smoothflow._HOMES)
+    for name in smoothflow.__all__:
+        assert getattr(smoothflow, name) is getattr(import_module(smoothflow._HOMES[name], "smoothflow"), name)
+
+
+@pytest.mark.parametrize("name", sorted(smoothflow.DEPRECATED))
+def test_a_deprecated_name_warns_and_says_what_takes_its_place(name: str) -> None:
+    with pytest.warns(DeprecationWarning, match=rf"smoothflow\.{name} is deprecated: call smoothflow\.load\."):
+        assert callable(getattr(smoothflow, name))
+    assert name not in smoothflow.__all__
 
 
 if __name__ == "__main__":

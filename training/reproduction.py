@@ -16,7 +16,7 @@ from ..core.files import file_digest, read_json
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..molecules.frames import Frames
-from ..potentials.model_file import load_model, read_header
+from ..potentials.model_file import read_header, read_model
 from ..runs.progress import OnProgress, silent
 from .batches import split
 from .config import TrainSettings, read_settings
@@ -197,7 +197,7 @@ def _difference(first: float, second: float) -> float:
 def _weights(run: RunFolder, again: RunFolder) -> Reproduced:
     """The largest weight, and the largest difference of any, relative to it."""
     ours, theirs = (
-        torch.cat([value.double().flatten() for value in load_model(each.model).flow.state_dict().values()])
+        torch.cat([value.double().flatten() for value in read_model(each.model).flow.state_dict().values()])
         for each in (run, again)
     )
     largest = float(ours.abs().max())

@@ -29,7 +29,7 @@ from ..molecules.frames import Frames
 from ..molecules.label_checks import check_labels, compare_labels, warn_of_duplicates
 from ..molecules.sketch import sketch
 from ..potentials.flow_potential import FlowPotential
-from ..potentials.shipped import load, provenance_of
+from ..potentials.shipped import load_flow, provenance_of
 from ..runs.locks import lock_folder
 from ..runs.progress import OnProgress, Progress, silent
 from ..runs.provenance import versions
@@ -167,7 +167,7 @@ def initial_potential(frames: Frames, settings: TrainSettings) -> FlowPotential:
     on_line = settings.flow.cuts_circles or settings.flow.narrow_torsions == "line"
     charts = fit_charts(q, coordinates.codomain, "standard" if on_line else "arc", settings.flow.cuts_circles)
     flow = build_flow(settings.flow, Chart(coordinates.codomain, charts))
-    return FlowPotential(flow, coordinates, frames.topology, frames.temperature)
+    return FlowPotential(flow, coordinates, frames.temperature)
 
 
 def begin_with(model: Path, frames: Frames, settings: TrainSettings) -> tuple[FlowPotential, TrainSettings]:
@@ -178,7 +178,7 @@ def begin_with(model: Path, frames: Frames, settings: TrainSettings) -> tuple[Fl
         FileFormatError: If the file is missing or damaged.
         TopologyError: If the model is of another molecule.
     """
-    potential = load(model)
+    potential = load_flow(model)
     if potential.flow.settings is None:
         raise ConfigurationError(f'The flow in "{model}" was not made by build_flow, and cannot be trained further.')
     flow = asdict(potential.flow.settings)

@@ -48,7 +48,8 @@ class Target:
     def energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
         """Regularized energies in kT of positions in nm, differentiable with respect to these."""
         self.n_evaluations += len(positions)
-        return regularized(self.potential.energy(positions.double()) / self.kT, self.threshold)
+        energy = self.potential.energy(positions.to(self.potential.device, torch.float64)).to(positions.device)
+        return regularized(energy / self.kT, self.threshold)
 
 
 def regularized(energy: Float[Tensor, "batch"], threshold: float) -> Float[Tensor, "batch"]:

@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from smoothflow import SmoothflowError
+from smoothflow import SmoothflowError, add_provenance, read_header
 from smoothflow.core.errors import ConfigurationError, FileFormatError
-from smoothflow.potentials.model_file import add_provenance, read_header
 
 MAX_BYTES = 8_000_000
 """Of a model inside the package."""

@@ -23,7 +23,7 @@ arguments = parser.parse_args()
 torch.set_num_threads(1)  # one small molecule does not fill more
 atoms = read(arguments.structure)
 atoms.pbc = False
-atoms.calc = smoothflow.SmoothflowCalculator(smoothflow.load_model(arguments.model))
+atoms.calc = smoothflow.SmoothflowCalculator(smoothflow.load(arguments.model))
 
 converged = BFGS(atoms, logfile=None).run(fmax=0.001, steps=arguments.steps)
 print(f"energy {atoms.get_potential_energy():.4f} eV, {'converged' if converged else 'not converged'}")

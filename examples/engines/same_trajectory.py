@@ -8,16 +8,13 @@ from __future__ import annotations
 import sys
 
 import torch
-from smoothflow import load_model, registry
-from smoothflow.core.engine import DynamicsSettings
+from smoothflow import DynamicsSettings, load, masses, maxwell_boltzmann, registry
 from smoothflow.core.errors import MissingDependencyError
-from smoothflow.core.integrator import maxwell_boltzmann
-from smoothflow.molecules.elements import masses
 
 
 def main(model: str, n_steps: int) -> None:
     torch.set_num_threads(1)
-    potential = load_model(model)
+    potential = load(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         positions, _ = potential.sample(1, generator)

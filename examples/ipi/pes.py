@@ -1,6 +1,6 @@
 """What i-PI loads to compute energies and forces with a model."""
 
-from smoothflow.backends.engines.ipi import SmoothflowPES
+from smoothflow import SmoothflowPES
 
 __all__ = ["SmoothflowPES"]
 __DRIVER_NAME__ = "smoothflow"

@@ -11,7 +11,7 @@ import argparse
 import smoothflow
 import torch
 from ase.io import read
-from smoothflow.backends.engines.lammps import attach_to_lammps, new_lammps
+from smoothflow import attach_to_lammps, new_lammps
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("model", help="a model file")
@@ -39,7 +39,7 @@ ids = list(range(1, len(atoms) + 1))
 types = [elements.index(symbol) + 1 for symbol in atoms.get_chemical_symbols()]
 lmp.create_atoms(len(atoms), ids, types, atoms.positions.ravel().tolist())
 
-attach_to_lammps(lmp, smoothflow.load_model(arguments.model), elements)
+attach_to_lammps(lmp, smoothflow.load(arguments.model), elements)
 lmp.commands_string("""
 timestep 0.5
 fix move all nve

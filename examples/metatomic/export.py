@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 
 import torch
-from smoothflow import load_model
-from smoothflow.backends.engines.metatomic import to_metatomic
+from smoothflow import load, to_metatomic
 
-model = load_model(sys.argv[1])
+model = load(sys.argv[1])
 with torch.no_grad():
-    positions, _ = model.sample(10, torch.Generator().manual_seed(0))
+    positions, _ = model.sample(10, seed=0)
 to_metatomic(model, sys.argv[2], positions)

@@ -22,7 +22,7 @@ arguments = parser.parse_args()
 
 torch.set_num_threads(1)  # one small molecule does not fill more
 pdb = app.PDBFile(arguments.structure)
-potential = smoothflow.load_model(arguments.model)
+potential = smoothflow.load(arguments.model)
 
 system = openmm.System()
 for atom in pdb.topology.atoms():

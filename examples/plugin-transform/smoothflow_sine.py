@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from smoothflow import Transform, hookimpl
-from smoothflow.core.manifolds import Circle, Manifold
+from smoothflow import Circle, Manifold, Transform, hookimpl
 from torch import Tensor
 
 

@@ -7,12 +7,12 @@ import sys
 import ase
 import torch
 import torch_sim
-from smoothflow import load_model
+from smoothflow import load
 from smoothflow.backends.engines.torchsim import TorchSimModel
 
-model = load_model(sys.argv[1])
+model = load(sys.argv[1])
 with torch.no_grad():
-    positions, _ = model.sample(8, torch.Generator().manual_seed(0))
+    positions, _ = model.sample(8, seed=0)
 elements = model.coordinates.topology.elements
 start = [ase.Atoms(elements, positions=10 * x.numpy()) for x in positions]  # nm to Å
 end = torch_sim.integrate(

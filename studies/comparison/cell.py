@@ -24,7 +24,7 @@ from ...core.potential import Potential
 from ...molecules.elements import masses
 from ...molecules.frames import Frames
 from ...potentials.flow_potential import FlowPotential
-from ...potentials.shipped import load, provenance_of
+from ...potentials.shipped import load_flow, provenance_of
 from ...runs.locks import lock_file
 from ...runs.progress import OnProgress, within
 from ...runs.provenance import differences
@@ -117,7 +117,7 @@ def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, o
         except BREAKDOWNS as error:
             found.breakdowns["training"] = str(error)
             return write_measured(found, path)
-        potential = load(model)
+        potential = load_flow(model)
         found.metrics.update(_cost(potential, RunFolder(folder)))
         provenance = provenance_of(model)
         return write_measured(_measured(found, potential, target, inputs, provenance, on_progress), path)
@@ -137,7 +137,7 @@ def measure_model(model: Path, inputs: Inputs, folder: Path, on_progress: OnProg
         FileFormatError: If the model is missing or damaged, or the folder cannot be written.
         TopologyError: If the model is of another molecule than the frames.
     """
-    potential = load(model)
+    potential = load_flow(model)
     inputs.held_out.require_potential(potential, "the model")
     path = folder / "evaluation.json"
     identity = {"model": file_digest(model), **_identity(inputs)}

@@ -10,7 +10,7 @@ from ...core.plugins import registry
 from ...molecules.frames_file import read_frames
 from ...molecules.shipped import molecule_path
 from ...molecules.topologies import topology_from_pdb
-from ...potentials.shipped import load, provenance_of
+from ...potentials.shipped import load_flow, provenance_of
 from ...runs.progress import OnProgress
 from ...sampling.simulate import SimulateSettings, simulate
 from .showcase import (
@@ -66,7 +66,7 @@ def demonstrate_pretrained(
         SmoothflowError: As the steps do.
     """
     path = registry().model_path(model)
-    potential = load(path)
+    potential = load_flow(path)
     structure = molecule_path(MOLECULE)
     molecule = topology_from_pdb(structure)[0]
     potential.coordinates.topology.require_same(molecule, f'the model "{model}"', f'the molecule "{MOLECULE}"')

@@ -20,7 +20,7 @@ from ...core.files import require_own_folder, write_atomically
 from ...core.plugins import registry
 from ...molecules.frames import Frames
 from ...molecules.shipped import molecule_path
-from ...potentials.shipped import load, provenance_of
+from ...potentials.shipped import load_flow, provenance_of
 from ...runs.progress import OnProgress, within
 from ...runs.workers import n_cores
 from ..conservation import PotentialSource, conservation_run, run_conservation
@@ -151,7 +151,7 @@ def show(
     """
     reference = PotentialSource(reference=AMBER, structure=molecule_path(MOLECULE))
     evaluation = evaluate(
-        load(model),
+        load_flow(model),
         test,
         reference.load(),
         settings.n_samples,

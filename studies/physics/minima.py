@@ -145,7 +145,9 @@ def find_minima(
     lowest = next(i for i in order if is_given[i])
     with torch.no_grad():
         placed, _ = coordinates.decode(ends[[cluster[0] for cluster in clusters] + [lowest]])
-        beside = torch.full((len(placed),), math.nan) if reference is None else reference.energy(placed.double()).cpu()
+        beside = torch.full((len(placed),), math.nan)
+        if reference is not None:
+            beside = reference.energy(placed.to(reference.device, torch.float64)).cpu()
     found = []
     for k, cluster in enumerate(clusters):
         contact, distance = _closest(placed[k], topology)

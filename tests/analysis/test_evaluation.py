@@ -66,7 +66,7 @@ def potential() -> FlowPotential:
         transforms={"circle": "spline", "line": "affine"}, line_pairs=1, interval_pairs=0, circle_pairs=1, hidden=8
     )
     flow = build_flow(settings, Chart(coordinates.codomain, charts)).double().requires_grad_(False)
-    return FlowPotential(flow, coordinates, topology, TEMPERATURE)
+    return FlowPotential(flow, coordinates, TEMPERATURE)
 
 
 def frames_of(potential: FlowPotential, reference: Potential, stored: bool = True) -> Frames:

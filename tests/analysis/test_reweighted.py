@@ -62,7 +62,7 @@ def potential() -> FlowPotential:
         transforms={"circle": "spline", "line": "affine"}, line_pairs=1, interval_pairs=0, circle_pairs=0, hidden=8
     )
     flow = build_flow(settings, Chart(coordinates.codomain, charts)).double().requires_grad_(False)
-    return FlowPotential(flow, coordinates, topology, 300.0)
+    return FlowPotential(flow, coordinates, 300.0)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from smoothflow import load_model, registry
+from smoothflow import load, registry
 from smoothflow.molecules.frames import Frames
 from smoothflow.molecules.frames_file import read_frames, write_frames
 from smoothflow.molecules.shipped import molecule_path
@@ -31,7 +31,7 @@ def test_samples_carry_the_models_energies(smoothflow: Smoothflow, chain: Chain,
     assert found.code == 0
     assert json.loads(found.out)["n_samples"] == 20
     samples = read_frames(out)
-    model = load_model(chain.model)
+    model = load(chain.model)
     energies = model.energy(torch.from_numpy(samples.positions).double())
     # positions are stored in float32: 1e-8 nm times forces of up to 1e4 kJ/mol/nm on 66 coordinates
     np.testing.assert_allclose(samples.energies, energies.numpy(), atol=0.05)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from smoothflow.core.plugins import PotentialLoader, hookimpl, registry
-from smoothflow.potentials.model_file import load_model
+from smoothflow.potentials.model_file import read_model
 
 Smoothflow = Callable[..., Any]
 Chain = Any
@@ -19,7 +19,7 @@ class Formats:
 
     @hookimpl
     def smoothflow_loaders(self) -> Mapping[str, PotentialLoader]:
-        return {".renamed": load_model, ".toyflow": lambda path: load_model(Path(path.read_text())), ".toy": not_a_flow}
+        return {".renamed": read_model, ".toyflow": lambda path: read_model(Path(path.read_text())), ".toy": not_a_flow}
 
 
 def not_a_flow(path: Path) -> Any:

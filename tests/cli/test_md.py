@@ -21,7 +21,7 @@ import torch
 from smoothflow.molecules.frames_file import read_frames, write_frames
 from smoothflow.molecules.shipped import molecule_path
 from smoothflow.molecules.topologies import topology_from_pdb
-from smoothflow.potentials.model_file import load_model
+from smoothflow.potentials.model_file import read_model
 
 Smoothflow = Callable[..., Any]
 Chain = Any
@@ -72,7 +72,7 @@ def test_files_of_every_engine_are_complete(smoothflow: Smoothflow, chain: Chain
     np.testing.assert_array_equal(frames.replica, 0)
     np.testing.assert_allclose(frames.positions[0], topology_from_pdb(PDB)[1][0], atol=1e-7)
     assert frames.provenance["engine"] == engine
-    energy, forces = load_model(chain.model).energy_and_forces(torch.from_numpy(frames.positions).double())
+    energy, forces = read_model(chain.model).energy_and_forces(torch.from_numpy(frames.positions).double())
     assert frames.forces is not None
     # positions are rounded to float32: 3e-8 nm times the curvature of bonds of a hardly trained flow
     np.testing.assert_allclose(frames.energies, energy.numpy(), atol=0.05)

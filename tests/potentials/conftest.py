@@ -44,6 +44,6 @@ def make_potential() -> Callable[[str], FlowPotential]:
         with torch.no_grad():
             for parameter in flow.parameters():
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-        return FlowPotential(flow, coordinates, topology, 300.0).double()
+        return FlowPotential(flow, coordinates, 300.0).double()
 
     return make

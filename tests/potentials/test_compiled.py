@@ -24,7 +24,7 @@ from smoothflow.molecules.shipped import molecule_path
 from smoothflow.molecules.topologies import topology_from_pdb
 from smoothflow.potentials import compilation
 from smoothflow.potentials.compilation import compile_potential
-from smoothflow.potentials.compiled import CompiledPotential, load_compiled
+from smoothflow.potentials.compiled import CompiledPotential, read_compiled
 from torch import Tensor
 
 NO_COMPILER = torch._inductor.config.patch({"cpp.cxx": ("/nonexistent",)})
@@ -67,7 +67,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def morse(package: Path) -> CompiledPotential:
-    return load_compiled(package)
+    return read_compiled(package)
 
 
 @pytest.mark.slow
@@ -161,9 +161,9 @@ def test_a_package_of_another_machine_or_torch_is_refused(package: Path, tmp_pat
         header["machine"]["cpu_flags"].append("avx1024")  # type: ignore[index]
 
     with pytest.raises(CompilationError, match=r"compiled for torch 1\.0\.0, and this is"):
-        load_compiled(rewrite(package, tmp_path / "a.pt2", other_torch))
+        read_compiled(rewrite(package, tmp_path / "a.pt2", other_torch))
     with pytest.raises(CompilationError, match="a processor with avx1024, which this one lacks"):
-        load_compiled(rewrite(package, tmp_path / "b.pt2", other_processor))
+        read_compiled(rewrite(package, tmp_path / "b.pt2", other_processor))
 
 
 @pytest.mark.slow
@@ -173,9 +173,9 @@ def test_damaged_packages_are_refused(package: Path, tmp_path: Path) -> None:
     for damaged in (b"", b"no zip", content[: len(content) // 2], content[:5000] + b"garbage!" + content[5008:]):
         path.write_bytes(damaged)
         with pytest.raises(FileFormatError, match=r"Compile again|not a package"):
-            load_compiled(path)
+            read_compiled(path)
     with pytest.raises(FileFormatError, match="There is no file"):
-        load_compiled(tmp_path / "missing.pt2")
+        read_compiled(tmp_path / "missing.pt2")
 
 
 @pytest.mark.slow
@@ -220,7 +220,7 @@ def test_a_compiled_flow_is_found_again(tmp_path: Path) -> None:
     place = coordinates.encode(positions)[0][0].tolist()
     charts = [ColumnChart("standard", value, width) for value, width in zip(place, (0.005, 0.005, 0.1), strict=True)]
     settings = FlowSettings(line_pairs=1, interval_pairs=1, hidden=8)
-    potential = FlowPotential(build_flow(settings, Chart(coordinates.codomain, charts)), coordinates, topology, 300.0)
+    potential = FlowPotential(build_flow(settings, Chart(coordinates.codomain, charts)), coordinates, 300.0)
     potential = potential.double()
     package = tmp_path / "flow.pt2"
     compiled = potential.compile(package)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from smoothflow import FlowPotential, FlowSettings, InternalCoordinates, build_flow
 from smoothflow.core.charts import Chart
-from smoothflow.core.errors import ManifoldError
+from smoothflow.core.errors import ConfigurationError, ManifoldError, TopologyError
 from smoothflow.core.manifolds import Circle, Product
+from smoothflow.core.topology import Topology
 
 MakePotential = Callable[[str], FlowPotential]
 TRANSFORMS = ["smooth", "spline", "affine"]
@@ -60,9 +61,8 @@ def test_energy_is_invariant_under_rigid_motion_but_not_under_reflection(make_po
 def test_a_flow_on_other_columns_is_refused(make_potential: MakePotential) -> None:
     coordinates: InternalCoordinates = make_potential("smooth").coordinates
     flow = build_flow(FlowSettings(hidden=4), Product.of(Circle(2 * math.pi), ["a"]).replace({0: Circle()}))
-    topology = coordinates.topology
     with pytest.raises(ManifoldError, match="build both from one topology"):
-        FlowPotential(flow, coordinates, topology, 300.0)
+        FlowPotential(flow, coordinates, 300.0)
 
 
 @pytest.mark.parametrize("name", ["smooth", "affine"])
@@ -125,3 +125,34 @@ def test_atoms_that_approach_one_another_meet_a_wall(make_potential: MakePotenti
         assert bool(energy.isfinite().all()), names[column]
         assert bool((energy > potential.energy(x).detach() / potential.kT + 20).all()), names[column]
         assert bool((energy.diff() > 0).all()), (names[column], energy)
+
+
+def test_the_topology_of_version_0_1_is_taken_with_a_warning(make_potential: MakePotential) -> None:
+    potential = make_potential("smooth")
+    flow, coordinates = potential.flow, potential.coordinates
+    topology = coordinates.topology
+    for given, named in [
+        ((flow, coordinates, topology, 310.0), {}),
+        ((flow, coordinates, topology), {"temperature": 310.0}),
+        ((flow, coordinates), {"topology": topology, "temperature": 310.0}),
+    ]:
+        with pytest.warns(DeprecationWarning, match=r"FlowPotential\(flow, coordinates, temperature\)"):
+            old = FlowPotential(*given, **named)
+        assert (old.temperature, old.topology) == (310.0, topology)
+    other = Topology(topology.atoms, topology.bonds[1:])
+    with (
+        pytest.warns(DeprecationWarning, match="know the topology"),
+        pytest.raises(TopologyError, match="not that of the internal coordinates"),
+    ):
+        FlowPotential(flow, coordinates, other, 310.0)
+
+
+def test_samples_need_no_generator(make_potential: MakePotential) -> None:
+    potential = make_potential("smooth")
+    with torch.no_grad():
+        drawn, log_prob = potential.sample(4)
+        torch.testing.assert_close(log_prob, potential.log_prob(drawn), rtol=0, atol=1e-8)  # of the inverse's roots
+        assert not torch.equal(drawn, potential.sample(4)[0])
+        assert torch.equal(potential.sample(4, seed=5)[0], potential.sample(4, torch.Generator().manual_seed(5))[0])
+        with pytest.raises(ConfigurationError, match="not both"):
+            potential.sample(4, torch.Generator(), seed=5)

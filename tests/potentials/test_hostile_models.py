@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     charts = [*[ColumnChart("standard", 0.1, 0.01)] * 5, ColumnChart("circle", 0.0)]
     flow = build_flow(settings, Chart(coordinates.codomain, charts)).double()
     path = tmp_path_factory.mktemp("model") / "good.safetensors"
-    save_model(FlowPotential(flow, coordinates, topology, 300.0), path, {})
+    save_model(FlowPotential(flow, coordinates, 300.0), path, {})
     return path
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from smoothflow import FlowPotential, FlowSettings, load_model, save_model
+from smoothflow import FlowPotential, FlowSettings, load, save_model
 from smoothflow.core.architecture import transforms_for
 from smoothflow.core.errors import ConfigurationError, FileFormatError, PluginError, SmoothflowError, TopologyError
 from smoothflow.core.layers import Sequential
@@ -49,8 +49,8 @@ def test_a_model_is_the_same_after_a_round_trip(make_potential: MakePotential, t
     path = tmp_path / "model.safetensors"
     save_model(potential, path, {})
     x, _ = potential.sample(4, torch.Generator().manual_seed(0))
-    assert torch.equal(load_model(path).log_prob(x), potential.log_prob(x))
-    assert load_model(path).topology == potential.topology
+    assert torch.equal(load(path).log_prob(x), potential.log_prob(x))
+    assert load(path).topology == potential.topology
 
 
 def test_the_header_tells_where_the_model_comes_from(model: Path) -> None:
@@ -69,51 +69,51 @@ def test_a_file_is_complete_or_not_there(make_potential: MakePotential, tmp_path
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match=r'There is no file ".*nothing.safetensors"'):
-        load_model(tmp_path / "nothing.safetensors")
+        load(tmp_path / "nothing.safetensors")
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, 5000])
 def test_a_truncated_file_is_refused(model: Path, keep: int) -> None:
     model.write_bytes(model.read_bytes()[:keep])
     with pytest.raises(FileFormatError, match="not a smoothflow model"):
-        load_model(model)
+        load(model)
 
 
 def test_other_formats_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"PK\x03\x04 this is a zip file" * 10)
     with pytest.raises(FileFormatError, match="does not begin like a safetensors file"):
-        load_model(path)
+        load(path)
     save_file({"weight": torch.zeros(3)}, path)
     with pytest.raises(FileFormatError, match="not a smoothflow model"):
-        load_model(path)
+        load(path)
 
 
 def test_a_header_of_absurd_length_is_refused_without_reading_it(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
     with pytest.raises(FileFormatError, match="does not begin like a safetensors file"):
-        load_model(path)
+        load(path)
 
 
 def test_a_newer_schema_says_to_update(model: Path) -> None:
     rewrite(model, lambda header: header.update(schema=99))
     with pytest.raises(FileFormatError, match="schema 99; this version reads up to 2"):
-        load_model(model)
+        load(model)
 
 
 def test_weights_that_do_not_fit_the_header_are_refused_without_allocating_them(model: Path) -> None:
     # 2^16 hidden units in each of two layers would take 34 GB in every coupling
     rewrite(model, lambda header: header["settings"].update(hidden=2**16))
     with pytest.raises(FileFormatError, match="do not fit the architecture"):
-        load_model(model)
+        load(model)
 
 
 @pytest.mark.parametrize("key", ["settings", "charts", "zmatrix", "topology", "temperature"])
 def test_a_damaged_header_is_refused(model: Path, key: str) -> None:
     rewrite(model, lambda header: header.pop(key))
     with pytest.raises(FileFormatError, match="damaged"):
-        load_model(model)
+        load(model)
 
 
 def test_a_weight_that_is_not_finite_is_refused(model: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_weight_that_is_not_finite_is_refused(model: Path) -> None:
     weights[name].view(-1)[0] = float("nan")
     save_file(weights, model, metadata=metadata)
     with pytest.raises(FileFormatError, match="is not finite"):
-        load_model(model)
+        load(model)
 
 
 def test_a_model_whose_plugin_is_gone_says_what_to_install(model: Path) -> None:
@@ -134,13 +134,13 @@ def test_a_model_whose_plugin_is_gone_says_what_to_install(model: Path) -> None:
 
     rewrite(model, change)
     with pytest.raises(PluginError, match="pip install flow-extras"):
-        load_model(model)
+        load(model)
 
 
 def test_a_model_is_known_by_name(model: Path, tmp_path: Path) -> None:
     provider = registry().provider("smoothflow")
     for structure in (molecule_path("capped-alanine"), tmp_path / "missing.pdb"):
-        assert provider(str(model), structure).topology == load_model(model).topology
+        assert provider(str(model), structure).topology == load(model).topology
     with pytest.raises(TopologyError, match=r"model.safetensors\" has 22 atoms and .*water.pdb\" has"):
         provider(str(model), molecule_path("water"))
     with pytest.raises(FileFormatError, match="There is no file"):
@@ -171,7 +171,7 @@ def test_a_call_of_version_0_1_still_saves(make_potential: MakePotential, tmp_pa
 
 def test_a_loaded_model_is_saved_without_a_word_of_its_settings(model: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.safetensors"
-    save_model(load_model(model), again, read_header(model)["provenance"])
+    save_model(load(model), again, read_header(model)["provenance"])
     first, second = read_header(model), read_header(again)
     assert first == second
 

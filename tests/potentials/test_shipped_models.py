@@ -26,7 +26,7 @@ from smoothflow.core.plugins import Registry
 from smoothflow.integrators.velocity_verlet import VelocityVerlet
 from smoothflow.molecules.elements import masses
 from smoothflow.molecules.shipped import molecule_path
-from smoothflow.potentials.model_file import add_provenance, load_model, read_header
+from smoothflow.potentials.model_file import add_provenance, read_header, read_model
 from smoothflow.potentials.shipped import FOLDER, shipped_models
 from smoothflow.testing import check_potential
 from smoothflow.testing.potentials import POTENTIAL_CLAUSES
@@ -141,7 +141,7 @@ def test_a_model_is_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pytes
     structure = molecule_path("capped-alanine")
     for same in (
         load(path),
-        load_model(path),
+        read_model(path),
         registry().load("ala2-affine"),
         registry().provider("smoothflow")("ala2-affine", structure),
     ):

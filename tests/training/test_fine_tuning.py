@@ -12,7 +12,7 @@ from smoothflow.core.architecture import FlowSettings
 from smoothflow.core.errors import ConfigurationError
 from smoothflow.core.potential import Potential
 from smoothflow.molecules.frames import Frames
-from smoothflow.potentials.model_file import load_model, read_header
+from smoothflow.potentials.model_file import read_header, read_model
 from smoothflow.training.config import AnnealingSettings, LossWeights, TrainSettings
 from smoothflow.training.module import N_VALIDATION_SAMPLES
 from smoothflow.training.run import train
@@ -62,7 +62,7 @@ def test_goes_on_from_a_model_with_its_architecture(
     assert header["charts"] == read_header(model)["charts"]
     assert header["provenance"]["initial_model"]["step"] == read_header(model)["provenance"]["step"]
     # the first steps are taken from there: the weights are still close, and what samples cost is falling
-    before, after = load_model(model).flow.state_dict(), load_model(tuned).flow.state_dict()
+    before, after = read_model(model).flow.state_dict(), read_model(tuned).flow.state_dict()
     assert all(float((after[name] - value).abs().max()) < 0.2 for name, value in before.items())
     first, last = rows(tmp_path / "run")
     for name in ("val_reverse_kl", "val_alpha_two"):
@@ -89,8 +89,8 @@ def test_interrupted_run_on_samples_goes_on_bit_for_bit(
         train(peroxide_frames, settings, tmp_path / "parts", force_field, stop)  # type: ignore[arg-type]
     parts = train(peroxide_frames, settings, tmp_path / "parts", target=force_field)
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
-    for name, value in load_model(whole).flow.state_dict().items():
-        assert torch.equal(value, load_model(parts).flow.state_dict()[name]), name
+    for name, value in read_model(whole).flow.state_dict().items():
+        assert torch.equal(value, read_model(parts).flow.state_dict()[name]), name
 
 
 def test_what_does_not_go_together_is_refused(

@@ -23,7 +23,7 @@ from smoothflow.core.units import thermal_energy
 from smoothflow.molecules.frames import Frames
 from smoothflow.molecules.frames_file import write_frames
 from smoothflow.molecules.topologies import topology_from_smiles
-from smoothflow.potentials.model_file import load_model, read_header
+from smoothflow.potentials.model_file import read_header, read_model
 from smoothflow.runs.progress import Progress
 from smoothflow.training.batches import Batches, split
 from smoothflow.training.config import LossWeights, TrainSettings
@@ -43,7 +43,7 @@ def metrics(run: Path) -> list[dict[str, str]]:
 
 
 def weights(model: Path) -> dict[str, torch.Tensor]:
-    return load_model(model).flow.state_dict()
+    return read_model(model).flow.state_dict()
 
 
 class Stop(Exception):
@@ -70,7 +70,7 @@ def test_training_approaches_the_force_field(tmp_path: Path, peroxide_frames: Fr
     # the numbers in the file are those of the best model on the held-out frames, computed anew in float64
     _, held_out = split(peroxide_frames, settings.validation_fraction, settings.seed)
     best = min(rows, key=lambda row: float(row["val_loss"]))
-    potential = load_model(model)
+    potential = read_model(model)
     nll, forces = likelihood_and_forces(
         potential, torch.from_numpy(peroxide_frames.positions[held_out]).double(), create_graph=False
     )

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from smoothflow.integrators.checkpoint import read_checkpoint
 from smoothflow.molecules.frames import COLUMNS
 from smoothflow.molecules.frames_file import read_frames
-from smoothflow.potentials.model_file import load_model
+from smoothflow.potentials.model_file import read_model
 from smoothflow.studies.comparison.cell import read_measured
 
 
@@ -37,7 +37,7 @@ def content(path: Path) -> dict[str, Any]:
             with kind(str(path)) as file:
                 return {"xyz": file.read()[0]}
         case ".safetensors":
-            load_model(path)
+            read_model(path)
             return dict(load_file(path))
         case ".checkpoint":
             read_checkpoint(path)

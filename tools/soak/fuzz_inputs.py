@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from smoothflow import FlowPotential, FlowSettings, InternalCoordinates, build_flow, load_model, save_model
+from smoothflow import FlowPotential, FlowSettings, InternalCoordinates, build_flow, load, save_model
 from smoothflow.core.charts import Chart, ColumnChart
 from smoothflow.core.topology import Atom, Topology
 from smoothflow.molecules.frames import Frames
@@ -133,7 +133,7 @@ def make_model(path: Path) -> None:
         {"line": "affine"}, line_pairs=1, interval_pairs=0, circle_pairs=0, hidden=1, n_hidden_layers=1
     )
     flow = build_flow(settings, Chart(coordinates.codomain, [ColumnChart("standard", 0.1, 0.01)] * 3))
-    save_model(FlowPotential(flow, coordinates, WATER, 300.0), path, {"a": [1, {"b": "c"}]})
+    save_model(FlowPotential(flow, coordinates, 300.0), path, {"a": [1, {"b": "c"}]})
 
 
 def change_model(seed: bytes, random: Random) -> bytes:
@@ -224,7 +224,7 @@ def change_settings(seed: bytes, random: Random) -> bytes:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("models", ".safetensors", 0.2, make_model, load_model, change_model),
+        Kind("models", ".safetensors", 0.2, make_model, load, change_model),
         Kind("frames", ".h5", 0.3, make_frames, open_frames, change_frames),
         Kind("configurations", ".yaml", 0.5, make_settings, read_settings, change_settings),
     )

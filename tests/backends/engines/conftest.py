@@ -106,7 +106,7 @@ def flow(structure: Path) -> FlowPotential:
     noise = torch.randn(200, *x.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     q, _ = coordinates.encode(x + 0.003 * noise)
     chart = Chart(coordinates.codomain, fit_charts(q, coordinates.codomain))
-    return FlowPotential(build_flow(FLOW_SETTINGS, chart), coordinates, topology, 300.0).double()
+    return FlowPotential(build_flow(FLOW_SETTINGS, chart), coordinates, 300.0).double()
 
 
 @pytest.fixture

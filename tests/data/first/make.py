@@ -20,7 +20,7 @@ from smoothflow.core.topology import Atom, Topology
 from smoothflow.molecules.frames import Frames
 from smoothflow.molecules.frames_file import write_frames
 from smoothflow.potentials.flow_potential import FlowPotential
-from smoothflow.potentials.model_file import load_model, save_model
+from smoothflow.potentials.model_file import read_model, save_model
 
 HERE = Path(__file__).parent
 PEROXIDE = Topology(
@@ -45,8 +45,8 @@ def main() -> None:
         for parameter in flow.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     provenance = {"made": "by tests/data/first/make.py"}
-    save_model(FlowPotential(flow, coordinates, PEROXIDE, 300.0), settings, HERE / "model.safetensors", provenance)
-    potential = load_model(HERE / "model.safetensors")
+    save_model(FlowPotential(flow, coordinates, 300.0), settings, HERE / "model.safetensors", provenance)
+    potential = read_model(HERE / "model.safetensors")
     with torch.no_grad():
         positions, _ = potential.sample(4, generator)
     energies, forces = potential.energy_and_forces(positions)

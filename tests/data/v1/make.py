@@ -26,7 +26,7 @@ from smoothflow.core.topology import Atom, Topology
 from smoothflow.molecules.elements import masses
 from smoothflow.molecules.frames import Frames
 from smoothflow.molecules.frames_file import FramesWriter, read_frames
-from smoothflow.potentials.model_file import load_model, save_model
+from smoothflow.potentials.model_file import read_model, save_model
 from smoothflow.runs.progress import Progress
 from smoothflow.runs.settings_file import write_yaml
 from smoothflow.studies.comparison.settings import ComparisonSettings, FramesPlan
@@ -72,11 +72,11 @@ def make_model(name: str) -> FlowPotential:
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    potential = FlowPotential(flow, coordinates, PEROXIDE, TEMPERATURE)
+    potential = FlowPotential(flow, coordinates, TEMPERATURE)
     path = HERE / "models" / f"{name}.safetensors"
     path.parent.mkdir(exist_ok=True)
     save_model(potential, settings, path, {"name": name, "made": "by tests/data/v1/make.py"})
-    return load_model(path)
+    return read_model(path)
 
 
 def values_of(potential: FlowPotential) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def make_run() -> dict[str, Any]:
     except Stopped:
         (folder / ".lock").unlink()
     whole = HERE / "whole"
-    found = values_of(load_model(train(frames, TRAINING, whole)))
+    found = values_of(read_model(train(frames, TRAINING, whole)))
     shutil.rmtree(whole)
     return found
 

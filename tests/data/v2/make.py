@@ -18,7 +18,7 @@ from smoothflow.core.architecture import transforms_for
 from smoothflow.core.charts import Chart, ColumnChart
 from smoothflow.core.files import write_atomically
 from smoothflow.core.topology import Atom, Topology
-from smoothflow.potentials.model_file import load_model, save_model
+from smoothflow.potentials.model_file import read_model, save_model
 
 HERE = Path(__file__).parent
 AMMONIA = Topology(
@@ -42,8 +42,8 @@ def make_model(name: str) -> dict[str, Any]:
         for parameter in flow.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     path = HERE / f"{name}.safetensors"
-    save_model(FlowPotential(flow, coordinates, AMMONIA, 300.0), settings, path, {"made": "by tests/data/v2/make.py"})
-    potential = load_model(path)
+    save_model(FlowPotential(flow, coordinates, 300.0), settings, path, {"made": "by tests/data/v2/make.py"})
+    potential = read_model(path)
     with torch.no_grad():
         positions, _ = potential.sample(4, torch.Generator().manual_seed(0))
     energies, forces = potential.energy_and_forces(positions)

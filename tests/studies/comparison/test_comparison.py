@@ -15,7 +15,7 @@ import torch
 from smoothflow.core.errors import ConfigurationError, FileFormatError
 from smoothflow.molecules.frames import Frames
 from smoothflow.molecules.shipped import molecule_path
-from smoothflow.potentials.model_file import load_model
+from smoothflow.potentials.model_file import read_model
 from smoothflow.runs.locks import lock_file
 from smoothflow.runs.progress import Progress, silent
 from smoothflow.runs.provenance import origin
@@ -128,7 +128,7 @@ def test_every_cell_and_the_force_field_have_all_their_numbers(folder: Path, dat
     assert set(found.reference.metrics) == dynamic
     # the model file says the same
     smooth = found.cells[2]
-    potential = load_model(smooth.folder / "model.safetensors")
+    potential = read_model(smooth.folder / "model.safetensors")
     held_out = torch.from_numpy(data[1].positions).double()
     nll = -float(potential.log_prob(held_out).mean())
     assert math.isclose(smooth.metrics["nll"].value, nll, rel_tol=1e-9)

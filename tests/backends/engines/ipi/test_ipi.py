@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import smoothflow
 import torch
-from smoothflow import FlowPotential, load_model
+from smoothflow import FlowPotential, load
 from smoothflow.backends.engines.ipi import SmoothflowPES
 from smoothflow.core.engine import DynamicsSettings
 from smoothflow.core.errors import (
@@ -66,7 +66,7 @@ def test_the_example_runs_in_ipi_itself(model: Path, structure: Path, tmp_path: 
     np.testing.assert_allclose(time, [0, 0.0025, 0.005], atol=1e-6)
     # the first frame is the structure, four times; i-PI's constants are of CODATA 2014
     x = torch.from_numpy(ase.io.read(structure).positions)[None] / 10
-    assert energy[0] / 1000 == pytest.approx(load_model(model).energy(x).item(), rel=1e-6)
+    assert energy[0] / 1000 == pytest.approx(load(model).energy(x).item(), rel=1e-6)
 
 
 def test_a_model_gives_ipi_its_own_energy_forces_and_virial(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import smoothflow
 import torch
-from smoothflow import load_model
+from smoothflow import load
 from smoothflow.backends.engines.atomic_numbers import SYMBOLS, atomic_numbers, symbol
 from smoothflow.backends.engines.metatomic import to_metatomic
 from smoothflow.backends.engines.openmm import OpenMMPotential
@@ -57,7 +57,7 @@ def test_a_flow_comes_back_through_the_provider(model: Path, structure: Path, tm
     script = Path(smoothflow.__file__).parent / "examples" / "metatomic" / "export.py"
     path = tmp_path / "model.pt"
     subprocess.run([sys.executable, script, model, path], check=True)
-    model = load_model(model)
+    model = load(model)
     x, _ = model.sample(3, torch.Generator().manual_seed(7))  # not those that it was checked with
     found = registry().provider("metatomic")(str(path), structure)
     energies, forces = found.energy_and_forces(x)
