@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import Peroxide
+from closed_forms import Peroxide
 from smoothflow.molecules.frames_file import read_frames
 from smoothflow.training.config import read_settings
 from smoothflow.training.run import train

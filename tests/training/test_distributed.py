@@ -47,7 +47,10 @@ class Recorded:
         (self.folder / "s.yaml").write_text(settings.model_dump_json(), encoding="utf-8")  # JSON is YAML
         files = [str(self.folder / name) for name in ("s.yaml", "f.h5", run, record)]
         command = [sys.executable, *by.split(), str(HERE / "recorded_training.py"), *files, *killed]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::FutureWarning"}
+        # the script's potential is one of the tests' closed forms
+        paths = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+        environment["PYTHONWARNINGS"] = "error::FutureWarning"
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         return done.returncode, done.stderr
 
