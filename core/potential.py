@@ -237,7 +237,13 @@ def require_positions(potential: Potential, positions: Any) -> Question:
         ConfigurationError: If they are of another shape or type, or on another device.
         GeometryError: If a position is not finite.
     """
-    shape = tuple(potential.shape)
+    declared = getattr(potential, "shape", None)
+    if declared is None:
+        raise ConfigurationError(
+            f"{type(potential).__name__} does not say which shape a configuration has. Set its attribute shape, "
+            "(atoms, 3) for a molecule."
+        )
+    shape = tuple(declared)
     tensor = positions
     if isinstance(positions, np.ndarray) and positions.dtype.kind == "f" and positions.dtype.itemsize >= 4:
         array = positions.astype(np.float64 if positions.dtype.itemsize > 4 else np.float32)

@@ -27,6 +27,10 @@ STIFFNESS, LENGTH, TEMPERATURE = 2e5, 0.15, 300.0
 class Chain(Potential):
     """U = sum over bonds of k (r - r0)^2 / 2: a freely jointed chain of springs."""
 
+    def __init__(self, n_atoms: int = 9) -> None:
+        super().__init__()
+        self.shape = (n_atoms, 3)
+
     def energy(self, positions: Tensor) -> Tensor:
         r = (positions[:, 1:] - positions[:, :-1]).norm(dim=-1)
         return 0.5 * STIFFNESS * ((r - LENGTH) ** 2).sum(-1)
@@ -45,7 +49,7 @@ def chain_frames(n_frames: int, n_atoms: int = 9) -> Frames:
     topology = Topology(
         tuple(Atom("S", f"S{i}", "MOL", 0) for i in range(n_atoms)), tuple((i, i + 1) for i in range(n_atoms - 1))
     )
-    energies, forces = Chain().energy_and_forces(torch.from_numpy(positions))
+    energies, forces = Chain(n_atoms).energy_and_forces(torch.from_numpy(positions))
     return Frames(topology, TEMPERATURE, positions, forces.numpy(), energies.numpy())
 
 

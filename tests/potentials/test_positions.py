@@ -90,7 +90,7 @@ KINDS = [
     "ase",
     "parallel",
     "toy",
-    "bond",
+    "rings",
 ]
 KINDS += ["spring", "layered", "with-forces"]
 
@@ -366,3 +366,12 @@ def test_old_pickles_of_potentials_know_their_precision(tmp_path: Path) -> None:
     del layered.__dict__["_dtype"], layered.__dict__["_device"]
     torch.save(layered, tmp_path / "layered.pt")
     assert torch.load(tmp_path / "layered.pt", weights_only=False).dtype == F64
+
+
+def test_a_potential_without_a_shape_says_that_it_lacks_one() -> None:
+    class Shapeless(Potential):
+        def energy(self, positions: Tensor) -> Tensor:
+            return positions.sum((-1, -2))
+
+    with pytest.raises(ConfigurationError, match="Shapeless does not say which shape"):
+        Shapeless().energy(torch.zeros(1, 3, 3))
