@@ -19,7 +19,10 @@ from ...sampling.simulate import slow_torsions
 from .report import Count, Finding, single
 
 N_GRID = 12
-"""Points along each of two neighbouring slow torsions."""
+"""Cells along each of two neighbouring slow torsions."""
+
+N_OVER_GRIDS = 1500
+"""Starts spread over the cells of all grids: a narrow hole takes in one of ten starts in its cell, by methyl groups."""
 
 N_RANDOM = 50
 """Starts whose slow torsions are all drawn uniformly."""
@@ -88,7 +91,7 @@ def find_minima(
     reference: Potential | None = None,
     count: Count = lambda done, total: None,
 ) -> list[Minimum]:
-    r"""Minimize from the given configurations, from grids of each two neighbouring slow torsions, and at random.
+    r"""Minimize from the given configurations, in the cells of grids of each two neighbouring slow torsions, and at random.
 
     The minimizations run together, in internal coordinates in units of their usual widths :math:`\sigma`, by the fast
     inertial relaxation engine:
@@ -121,7 +124,7 @@ def find_minima(
     widths = q.new_tensor([_width(name) for name in names])
     kT = thermal_energy(temperature)
     stream = torch.Generator().manual_seed(seed)
-    away = torch.cat([*_grids(q[0], slow), _turned(q, slow, N_RANDOM if slow else 0, stream)])
+    away = torch.cat([*_grids(q, slow, stream), _turned(q, slow, N_RANDOM if slow else 0, stream)])
     starts = torch.cat([q, _turned(away, methyls, None, stream)])
     ends, energies, converged = _relaxed(potential, coordinates, starts, widths, kT, lambda i, n: count(i, 2 * n))
     n_given = len(q)
@@ -192,16 +195,19 @@ def _width(name: str) -> float:
     return next((width for kind, width in WIDTHS.items() if name.startswith(kind)), TORSION_WIDTH)
 
 
-def _grids(q: Float[Tensor, "dim"], slow: list[int]) -> list[Float[Tensor, "starts dim"]]:
-    """For each two neighbouring slow torsions all pairs of their values, the rest as it is."""
-    angles = (torch.arange(N_GRID, dtype=q.dtype) + 0.5) * 2 * math.pi / N_GRID - math.pi
+def _grids(
+    q: Float[Tensor, "n dim"], slow: list[int], stream: torch.Generator
+) -> list[Float[Tensor, "starts dim"]]:
+    """For each two neighbouring slow torsions values drawn in all cells of a grid, the rest as given."""
+    width = 2 * math.pi / N_GRID
+    edges = torch.arange(N_GRID, dtype=q.dtype) * width - math.pi
+    together = list(pairwise(slow)) if len(slow) > 1 else [(i,) for i in slow]
     grids = []
-    for first, second in pairwise(slow) if len(slow) > 1 else zip(slow, slow, strict=True):
-        grid = q.repeat(N_GRID * N_GRID if first != second else N_GRID, 1)
-        if first == second:
-            grid[:, first] = angles
-        else:
-            grid[:, [first, second]] = torch.cartesian_prod(angles, angles)
+    for torsions in together:
+        cells = torch.cartesian_prod(*[edges] * len(torsions)).reshape(-1, len(torsions))
+        cells = cells.repeat(max(N_OVER_GRIDS // (len(together) * len(cells)), 1) if len(torsions) > 1 else 1, 1)
+        grid = q[torch.randint(len(q), (len(cells),), generator=stream)]
+        grid[:, list(torsions)] = cells + width * torch.rand(cells.shape, generator=stream, dtype=q.dtype)
         grids.append(grid)
     return grids
 
