@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .core.moved import find_moved_modules
+
 if TYPE_CHECKING:
     from .backends.engines.ase import SmoothflowCalculator
     from .backends.engines.openmm import to_openmm_force
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from .potentials.shipped import load
 
 __version__ = "0.1.0"
+
+find_moved_modules()
 
 __all__ = [
     "CompiledPotential",

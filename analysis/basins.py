@@ -25,7 +25,7 @@ class Basin:
     """Where some torsions lie in ranges; each is passed upwards, through 180 degrees if it ends below its start.
 
     Attributes:
-        name: Of the region.
+        name: Name of the region.
         ranges: For each torsion, by the name of its column, the start and the end in degrees.
     """
 
@@ -36,7 +36,7 @@ class Basin:
         for torsion, (lower, upper) in self.ranges.items():
             if not (abs(lower) <= 360 and abs(upper) <= 360 and lower != upper):
                 raise ConfigurationError(
-                    f'In the basin "{self.name}", {torsion} from {lower:g} to {upper:g} is no range: its ends must '
+                    f'In the basin "{self.name}", {torsion} from {lower:g} to {upper:g} is not a range: its ends must '
                     "differ, and lie between -360 and 360 degrees."
                 )
 
@@ -55,7 +55,7 @@ class Basin:
         found = [_RANGE.fullmatch(part.strip()) for part in written.split(",")]
         ranges = {m["torsion"].strip(): (float(m["lower"]), float(m["upper"])) for m in found if m is not None}
         if not name or len(ranges) < len(found):
-            raise ConfigurationError(f'"{text}" is no basin. Write {SYNTAX}.')
+            raise ConfigurationError(f'"{text}" is not a basin. Write {SYNTAX}.')
         return cls(name, ranges)
 
     def contains(self, torsions: Mapping[str, Float[Tensor, "n"]]) -> Bool[Tensor, "n"]:

@@ -62,7 +62,7 @@ def write_chain(potential: FlowPotential, samples: Path, output: Path, seed: int
         potential: The flow that the samples are of.
         samples: File of samples with log-weights.
         output: Frames file; complete or not there.
-        seed: Of the decisions.
+        seed: Seed of the decisions.
 
     Raises:
         ConfigurationError: If the output exists, or no sample has a weight.

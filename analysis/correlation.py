@@ -13,10 +13,9 @@ from jaxtyping import Complex, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from ..coordinates.internal import InternalCoordinates
+from ..coordinates.internal import InternalCoordinates, is_slow
 from ..core.manifolds import FULL_TURN, Circle, Product
 from ..molecules.frames import Frames
-from ..sampling.simulate import QUICK_TORSIONS
 from .estimates import FEWEST_BLOCKS, Blocks, Estimate, mean_of_series, plain
 
 BLOCK_MEMORIES = 5
@@ -179,7 +178,7 @@ class SlowTorsion:
 
     Attributes:
         independent: Independent frames that all frames are worth.
-        r_hat: Of the walkers' halves; above about 1.1 they disagree.
+        r_hat: R-hat of the walkers' halves; above about 1.1 they disagree.
         transitions: From one well to another, of each walker.
         n_wells: Wells that all walkers together visit.
     """
@@ -206,7 +205,7 @@ class Mixing:
     Attributes:
         n_walkers: Independent walkers.
         torsions: The slow torsions, by name.
-        blocks: Of the frames, for errors.
+        blocks: Blocks of the frames, for errors.
     """
 
     n_walkers: int
@@ -267,7 +266,7 @@ def mixing(
     n_walkers = int(walker_of.max()) + 1
     q = internal.detach().double().cpu().numpy()
     torsions, series = {}, [values.double().numpy().astype(complex) for values in others]
-    slow = [i for i in domain.indices(Circle) if not domain.names[i].startswith(QUICK_TORSIONS)]
+    slow = [i for i in domain.indices(Circle) if is_slow(domain.names[i])]
     for i in domain.indices(Circle):
         turned = np.exp(1j * q[:, i])
         mean = turned.mean()

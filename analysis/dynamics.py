@@ -88,7 +88,7 @@ def scaling_exponent(timesteps: Sequence[float], fluctuations: Sequence[Estimate
 
     Args:
         timesteps: ps; at least two different ones.
-        fluctuations: Of the total energy, one for each time step.
+        fluctuations: Fluctuations of the total energy, one for each time step.
     """
     if len(timesteps) != len(fluctuations) or len(set(timesteps)) < 2:
         raise ConfigurationError(
@@ -130,7 +130,7 @@ def largest_force_gradient(
     Args:
         potential: Any potential, in float64.
         positions: nm.
-        generator: Of the first direction.
+        generator: Generator of the first direction.
         n_iterations: Each costs two evaluations of the forces.
         step: h, nm.
     """
@@ -168,7 +168,7 @@ def path_force_gradient(
         potential: Any potential, in float64.
         positions: nm; the middles of the paths.
         directions: Normalized here.
-        length: Of each path, nm.
+        length: Length of each path, nm.
         n_points: Per path; their energies are computed in one batch per configuration.
     """
     times = torch.linspace(-length / 2, length / 2, n_points, dtype=positions.dtype, device=positions.device)

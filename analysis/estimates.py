@@ -315,7 +315,7 @@ def differing(name: str, estimates: Mapping[str, Estimate]) -> list[str]:
     """Which estimates of one quantity from independent sources are apart by more than their errors, in words.
 
     Args:
-        name: Of the quantity.
+        name: Name of the quantity.
         estimates: By what they are from; those without an error are left out.
     """
     found = []

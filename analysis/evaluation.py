@@ -72,7 +72,7 @@ class Evaluation:
     Attributes:
         temperature: In K.
         nll: Negative log-likelihood of held-out frames, :math:`-\langle \log q \rangle_p`.
-        mean_energy: Of the frames, :math:`\langle u \rangle_p`.
+        mean_energy: Mean energy of the frames, :math:`\langle u \rangle_p`.
         log_z: :math:`\log Z` from frames and samples together, by Bennett's acceptance ratio.
         log_z_importance: :math:`\log Z` from the samples alone, by importance weights.
         nll_floor: The entropy of p, :math:`\langle u \rangle_p + \log Z`: no density can have a smaller likelihood.
@@ -89,18 +89,18 @@ class Evaluation:
         not_finite: Number of samples whose reference energy is not finite; they have weight zero.
         wrong_handedness: Fraction of samples with at least one tetrahedral centre arranged as in no majority of frames.
         handedness_by_atom: The same for each centre.
-        divergences: Of the distributions of phi and psi, residue by residue.
-        populations: Of positive phi, residue by residue.
+        divergences: Divergences of the distributions of phi and psi, residue by residue.
+        populations: Populations of positive phi, residue by residue.
         verdict: Whether errors hold, and if not, why.
         frames_are: Whether the frames are held-out ones.
-        trained_share: Of the frames, those that the flow was trained on; nan if it is not known.
-        largest_weight_share: Of all weight of the samples, that of the largest one.
+        trained_share: Share of the frames that the flow was trained on; nan if it is not known.
+        largest_weight_share: Share of all weight of the samples that the largest one has.
         pareto_k: Shape of the tail of the samples' weights: errors by weights have no basis above 0.7.
-        overlap: Of frames and samples, between 0 and 1: no number by both has a basis below 0.03.
+        overlap: Overlap of frames and samples, between 0 and 1: no number by both has a basis below 0.03.
         mixing: How well the walkers of the frames sample the slow torsions.
         force_median_data: Median over frames of the squared error of the forces, (kT/nm)^2.
         force_median_samples: The same over samples.
-        force_largest_data: Of the sum of squared errors on frames, that of the worst frame.
+        force_largest_data: Share of the sum of squared errors on frames that the worst frame has.
         force_largest_samples: The same over samples.
         frames: What was observed on the frames, for figures.
         samples: What was observed on the samples, for figures.
@@ -216,9 +216,9 @@ def evaluate(
         frames: Frames of the force field at the flow's temperature, in order of time for each walker.
         reference: The force field.
         n_samples: How many samples to draw from the flow.
-        generator: Of the samples.
+        generator: Generator of the samples.
         on_progress: Called with the number of configurations done and the number of all.
-        provenance: Of the flow, as its file's header holds it: says whether it was trained on the frames.
+        provenance: Provenance of the flow, as its file's header holds it: says whether it was trained on the frames.
 
     Raises:
         TopologyError: If the molecules differ.

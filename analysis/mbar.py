@@ -25,8 +25,8 @@ class BothEnsembles:
 
     Args:
         log_weights: :math:`\log w` of n independent draws of the sampler.
-        target_log_weights: Of m draws of the target, in order of time.
-        blocks: Of the draws of the target, for their error and their number.
+        target_log_weights: Target log weights of m draws of the target, in order of time.
+        blocks: Blocks of the draws of the target, for their error and their number.
 
     Reference: Shirts, Chodera, J. Chem. Phys. 129, 124105 (2008), arXiv 0801.1426.
     """

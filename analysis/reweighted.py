@@ -33,7 +33,7 @@ class Draws:
 
     Attributes:
         energy: The force field's, kJ/mol; infinite where it is not finite.
-        log_weights: Of the force field's Boltzmann distribution over the flow's.
+        log_weights: Log weights of the force field's Boltzmann distribution over the flow's.
         torsions: By name, radians.
         n_evaluations: How many of the energies were computed, and not read.
         mixing: How well the walkers mix, of frames.
@@ -55,9 +55,9 @@ class Averages:
 
     Attributes:
         mean_energy: kJ/mol.
-        populations: Of positive phi, residue by residue, and of each basin.
-        free_energies: Of each basin but the first, above the first; kT.
-        log_z: Of the force field, over positions in nm modulo rigid motion; frames alone do not tell.
+        populations: Populations of positive phi, residue by residue, and of each basin.
+        free_energies: Free energies of each basin but the first, above the first; kT.
+        log_z: log Z of the force field, over positions in nm modulo rigid motion; frames alone do not tell.
     """
 
     mean_energy: Estimate
@@ -89,17 +89,17 @@ class Reweighting:
     """Averages over a force field, with what they took.
 
     Attributes:
-        n_samples: Of the flow.
-        not_finite: Of them, those without a finite energy; their weight is zero.
+        n_samples: Number of samples of the flow.
+        not_finite: Number of samples without a finite energy; their weight is zero.
         n_evaluations: Energies of the force field that were computed: for samples, and for frames that held none.
         ess: Kish's fraction of the samples, raw.
         verdict: Whether errors hold, and if not, why.
-        largest_weight_share: Of all weight of the samples, that of the largest one.
+        largest_weight_share: Share of all weight of the samples that the largest one has.
         pareto_k: Shape of the tail of the weights: errors by weights have no basis above 0.7.
         samples: By importance weights.
         frames: By counting frames, if there are some.
         both: By MBAR of both.
-        overlap: Of samples and frames, between 0 and 1: MBAR has no basis below 0.03; nan without frames.
+        overlap: Overlap of samples and frames, between 0 and 1: MBAR has no basis below 0.03; nan without frames.
         mixing: How well the walkers of the frames sample the slow torsions.
     """
 
@@ -250,7 +250,7 @@ def observe_weights(potential: FlowPotential, samples: Path, names: Sequence[str
         for block in reader.blocks():
             if block.energies is None or block.log_weights is None:
                 raise FileFormatError(
-                    f'"{samples}" holds no log-weights. Draw the samples with smoothflow sample --reweight.'
+                    f'"{samples}" holds no log-weights. Draw the samples with smoothflow sample --reference.'
                 )
             log_weights = torch.from_numpy(block.log_weights)
             # log w = -u - log q, and the file's energies are -kT log q

@@ -65,7 +65,7 @@ class WeightTail:
     """Whether a few weights decide.
 
     Attributes:
-        largest_share: Of all weight, that of the largest one.
+        largest_share: Share of all weight that the largest one has.
         pareto_k: Shape of the weights' tail, see `pareto_k`.
     """
 
@@ -111,7 +111,7 @@ def clipped_ess_fraction(log_weights: Float[Tensor, "n"], fraction: float = CLIP
     It shows how much of a low raw value is owed to a few draws, and flatters the sampler.
 
     Args:
-        log_weights: Of draws of the sampler.
+        log_weights: Log weights of draws of the sampler.
         fraction: Share of the draws (at least one) whose weights are lowered.
     """
     if not 0 < fraction < 1:
@@ -188,8 +188,8 @@ def free_energy_difference(
     Args:
         in_first: Which draws are in the first region.
         in_second: Which are in the second one.
-        log_weights: Of independent draws; without them the draws are the target's own, in order of time.
-        blocks: Of the target's own draws.
+        log_weights: Log weights of independent draws; without them the draws are the target's own, in order of time.
+        blocks: Blocks of the target's own draws.
     """
     w = torch.ones(len(in_first), dtype=torch.float64) if log_weights is None else _weights(log_weights)
     first, second = w * in_first.cpu(), w * in_second.cpu()
@@ -214,7 +214,7 @@ class Partition:
         log_z: The estimate.
         samples: Influence of each draw of the sampler; their mean is zero, and their mean over new draws is the error.
         frames: Influence of each draw of the target.
-        overlap: Of draws of both, between 0 and 1; nan where one kind is not used.
+        overlap: Overlap of draws of both, between 0 and 1; nan where one kind is not used.
     """
 
     log_z: Estimate
@@ -249,9 +249,9 @@ def bennett(log_weights: Float[Tensor, "n"], target_log_weights: Float[Tensor, "
     which is what the second eigenvalue of the overlap matrix lacks to 1; below `SMALLEST_OVERLAP` there is no number.
 
     Args:
-        log_weights: Of n independent draws of the sampler q.
+        log_weights: Log weights of n independent draws of the sampler q.
         target_log_weights: The same function of m draws of the target p, in order of time.
-        blocks: Of the draws of the target, for their error and their number.
+        blocks: Blocks of the draws of the target, for their error and their number.
 
     References: Bennett, J. Comput. Phys. 22, 245 (1976); Klimovich, Shirts, Mobley, J. Comput. Aided Mol. Des. 29, 397
     (2015) for the overlap.
@@ -308,8 +308,8 @@ def metropolis_chain(log_weights: Float[Tensor, "n"], generator: torch.Generator
     It samples the target exactly in the long run. The acceptance rate is the fraction of steps that change the index.
 
     Args:
-        log_weights: Of the proposals; the first one is the start.
-        generator: Of the decisions.
+        log_weights: Log weights of the proposals; the first one is the start.
+        generator: Generator of the decisions.
     """
     _weights(log_weights)
     values = log_weights.detach().double().cpu().tolist()

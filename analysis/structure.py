@@ -65,9 +65,9 @@ class TorsionDivergence:
     """How far the samples' distribution of two torsions is from the data's, and how far the data are from themselves.
 
     Attributes:
-        names: Of the two torsions.
-        divergence: Of each half of the data against as many samples, mean of both.
-        noise_floor: Of the halves of the data against each other, mean of both directions.
+        names: Names of the two torsions.
+        divergence: Divergence of each half of the data against as many samples, mean of both.
+        noise_floor: Noise floor of the halves of the data against each other, mean of both directions.
     """
 
     names: tuple[str, str]

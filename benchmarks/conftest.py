@@ -32,7 +32,7 @@ LOAD = pytest.StashKey[float]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--model", type=Path, help="A model file of capped alanine, instead of an untrained flow.")
-    parser.addoption("--threads", type=int, default=1, help="Of torch, for all that is measured.")
+    parser.addoption("--threads", type=int, default=1, help="Threads of torch, for all that is measured.")
 
 
 def pytest_configure(config: pytest.Config) -> None:

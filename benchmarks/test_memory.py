@@ -25,5 +25,5 @@ def test_memory(measure: Measure, benchmark: Any, pytestconfig: pytest.Config, c
     model = pytestconfig.getoption("model")
     arguments = [contender, task, *([] if model is None else [str(model)])]
     done = subprocess.run([sys.executable, str(PROBE), *arguments], stdout=subprocess.PIPE, text=True, check=True)
-    # the time of nothing: this figure is no time
+    # the time of nothing: this figure is not a time
     measure(lambda: None, TITLES[task], contender, yardstick=contender != "flow", MiB=float(done.stdout))

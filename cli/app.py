@@ -33,6 +33,9 @@ from . import (
 from .console import complain, note
 from .streams import careful_streams
 
+RENAMED = {"sample": {"--reweight": "--reference"}, "train": {"--target": "--reference"}}
+"""Options of commands that have another name since version 0.2; the old ones go with the next release."""
+
 INTERRUPTED = 130
 """The exit code after Ctrl-C, 128 + SIGINT as of any program."""
 
@@ -100,10 +103,27 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     complain("warning", "yellow", str(message))
 
 
+def _renamed(arguments: list[str]) -> list[str]:
+    """The arguments with options by their new names, and a warning for each old one."""
+    renamed = RENAMED.get(arguments[0], {}) if arguments else {}
+    found = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in renamed:
+            warnings.warn(f"{name} is now called {renamed[name]}.", DeprecationWarning, stacklevel=1)
+            argument = renamed[name] + equals + value
+        found.append(argument)
+    return found
+
+
 def _run() -> int:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
+        with warnings.catch_warnings():
+            # Python shows these to programmers alone
+            warnings.simplefilter("default", DeprecationWarning)
+            arguments = _renamed(arguments)
         code: int | None = app(arguments, prog_name="smoothflow", standalone_mode=False)
         return code or 0
     except (KeyboardInterrupt, _Interrupted):

@@ -32,7 +32,7 @@ def run(
             autocompletion=completion.MODELS,
         ),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Of everything that is measured.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of everything that is measured.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Run the benchmarks of a clone of the repository, tabulate them, and compare them with an earlier run.

@@ -193,7 +193,7 @@ def _load(
         elif frames is None:
             raise ConfigurationError(f'"{name}" cannot be sampled from. Give --frames to start from.')
     if topology is None:
-        raise ConfigurationError(f'"{name}" is no potential of a molecule. Give a model of one.')
+        raise ConfigurationError(f'"{name}" is not a potential of a molecule. Give a model of one.')
     if frames is not None:
         given = read_frames(frames)
         given.require_topology(topology, f'"{name}"')

@@ -79,7 +79,7 @@ def run(
     md_steps: Annotated[
         int | None, typer.Option(min=10, help="Steps of each NVE run, 1 fs.", show_default="1000")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of every random number that is drawn.", show_default="0")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the random numbers.", show_default="0")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train flows at one budget and tabulate their quality, on a molecule or a toy target; finished flows are kept.

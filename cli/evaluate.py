@@ -80,7 +80,7 @@ def run(
     provenance = provenance_of(model)
     potential = load(model, dtype.torch, where)
     held_out = read_frames(frames)
-    name = with_electrons(reference or model_reference(model), charge, multiplicity)
+    name = with_electrons(reference or model_reference(model, potential), charge, multiplicity)
     with model_structure(potential, structure) as (path, _):
         target = provider_potential(name, path)
     with progress("evaluate", len(held_out) + n_samples) as advance:

@@ -36,11 +36,13 @@ def run(
     ensemble: Annotated[Literal["nve", "nvt"], typer.Option(help="Constant energy, or constant temperature.")] = "nvt",
     integrator: Annotated[
         str,
-        typer.Option(help="Of the engine verlet, instead of the ensemble's.", autocompletion=completion.INTEGRATORS),
+        typer.Option(
+            help="Integrator of our own engine, instead of the ensemble's.", autocompletion=completion.INTEGRATORS
+        ),
     ] = "",
     steps: Annotated[int, typer.Option(min=1, help="Time steps.")] = 1000,
     timestep: Annotated[float, typer.Option(help="In fs.")] = 1.0,
-    friction: Annotated[float, typer.Option(help="Of the thermostat, in 1/ps.")] = 1.0,
+    friction: Annotated[float, typer.Option(help="Friction of the thermostat, in 1/ps.")] = 1.0,
     replicas: Annotated[int, typer.Option(min=1, help="Independent copies.")] = 1,
     report_every: Annotated[int, typer.Option(min=1, help="Steps between recorded frames.")] = 10,
     energy_bound: Annotated[
@@ -57,7 +59,7 @@ def run(
             autocompletion=completion.PACKAGES,
         ),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Of torch; at a molecule's size more cost more.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch; at a molecule's size more cost more.")] = 1,
     checkpoint_every: Annotated[
         float, typer.Option(min=0, help="Seconds of wall-clock time after which all files are brought up to date.")
     ] = 10.0,

@@ -52,7 +52,7 @@ Model = Annotated[
         autocompletion=completion.MODELS,
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Of every random number that is drawn.")]
+Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
 Device = Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, ...")]
 DType = Annotated[Precision, typer.Option("--dtype", help="Precision of weights and coordinates.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -153,25 +153,22 @@ def with_electrons(reference: str, charge: int | None, multiplicity: int | None)
     return ",".join([reference, *parts])
 
 
-def model_reference(model: str) -> str:
-    """The force field that a model was trained on frames of, as its header says.
+def model_reference(model: str, potential: FlowPotential) -> str:
+    """The force field that a model was trained on frames of, as its file says.
 
     Raises:
         ConfigurationError: If it does not say.
     """
-    from ..core.plugins import registry
-    from ..core.topology import Topology
-    from ..potentials.model_file import read_header
+    from ..potentials.shipped import provenance_of
 
-    header = read_header(registry().model_path(model))
-    frames = header["provenance"].get("frames", {})
+    frames = provenance_of(model).get("frames", {})
     said = [frames.get(key) for key in ("potential", "weighted to", "energies and forces")] if frames else []
     for text in said:
         # "openmm:FILES of STRUCTURE", "recomputed with openmm:FILES"
         words = str(text).removeprefix("recomputed with ").split(" of ")[0] if text else ""
         if ":" in words and " " not in words:
             return words
-    if shipped_structure(Topology.from_dict(header["topology"])) == molecule_path("capped-alanine"):
+    if shipped_structure(potential.coordinates.topology) == molecule_path("capped-alanine"):
         return AMBER
     raise ConfigurationError(
         f'The model "{model}" does not say which force field its frames are of. Name it: --reference PROVIDER:ARGUMENT.'

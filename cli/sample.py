@@ -34,7 +34,7 @@ def run(
         ),
     ],
     n_samples: Annotated[int, typer.Option("-n", "--n-samples", min=1, help="How many.")] = 1000,
-    reweight: Annotated[
+    reference: Annotated[
         str | None,
         typer.Option(help="Weight to this force field, as PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS),
     ] = None,
@@ -85,10 +85,10 @@ def run(
     from ..sampling.draws import SamplingPlan, draw_samples
     from ..sampling.starting import origin_of
 
-    if reweight is None and (basin or frames or metropolis):
-        raise ConfigurationError("Basins, frames and a Metropolis chain need a force field. Name it with --reweight.")
-    if reweight is None and (structure or charge or multiplicity):
-        raise ConfigurationError("A structure, charge or multiplicity is for a force field. Name it with --reweight.")
+    if reference is None and (basin or frames or metropolis):
+        raise ConfigurationError("Basins, frames and a Metropolis chain need a force field. Name it with --reference.")
+    if reference is None and (structure or charge or multiplicity):
+        raise ConfigurationError("A structure, charge or multiplicity is for a force field. Name it with --reference.")
     if metropolis is not None:
         require_free(metropolis)
         require_distinct([output, metropolis])
@@ -96,10 +96,10 @@ def run(
     potential = load(model, dtype.torch, require_device(device))
     torsions = require_torsions(potential, basins)
     target, weighted = None, "nothing: samples of the model"
-    if reweight is not None:
-        reweight = with_electrons(reweight, charge, multiplicity)
+    if reference is not None:
+        reference = with_electrons(reference, charge, multiplicity)
         with model_structure(potential, structure) as (path, molecule):
-            target, weighted = provider_potential(reweight, path), f"{reweight} of {molecule}"
+            target, weighted = provider_potential(reference, path), f"{reference} of {molecule}"
     seen = None
     if frames is not None and target is not None:
         seen = observe_targets(potential, read_frames(frames), target, torsions)
@@ -115,7 +115,7 @@ def run(
     if target is not None:
         result = average(potential, output, basins, seen)
         numbers |= result.to_dict()
-        tables = [(f"{output}, weighted to {reweight}", result.columns(), result.rows())]
+        tables = [(f"{output}, weighted to {reference}", result.columns(), result.rows())]
     if metropolis is not None:
         chain = write_chain(potential, output, metropolis, seed)
         numbers["chain"] = chain.to_dict()

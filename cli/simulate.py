@@ -67,8 +67,9 @@ def run(
     """
     from ..analysis.correlation import mixing_of
     from ..analysis.estimates import fraction, percent
+    from ..coordinates.internal import slow_torsions
     from ..molecules.frames_file import read_frames
-    from ..sampling.simulate import SimulateSettings, simulate, slow_torsions
+    from ..sampling.simulate import SimulateSettings, simulate
 
     if calculator is not None and reference is not None:
         raise ConfigurationError(

@@ -39,7 +39,7 @@ def run(
             autocompletion=completion.MODELS,
         ),
     ] = None,
-    target: Annotated[
+    reference: Annotated[
         str | None,
         typer.Option(
             help="Force field that weighs the flow's samples, as PROVIDER:ARGUMENT.",
@@ -49,7 +49,7 @@ def run(
     structure: Annotated[
         str | None,
         typer.Option(
-            help="Structure file of the molecule, for the target.",
+            help="Structure file of the molecule, for the force field.",
             show_default="the package's, if the molecule ships with it",
             autocompletion=completion.STRUCTURES,
         ),
@@ -57,7 +57,7 @@ def run(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the loss first: minutes, then steps in less than half the time.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="Of the data's order and the initial weights.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the order of the data and of the initial weights.")] = None,
     device: Annotated[str | None, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, ...")] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes that share each batch; on cuda, each has a device of its own.")
@@ -65,7 +65,7 @@ def run(
     dtype: Annotated[Precision | None, typer.Option(help="Precision in training.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a flow on frames: likelihood, forces and, with a target, divergences on its own samples.
+    """Train a flow on frames: likelihood, forces and, with a force field, divergences on its own samples.
 
     Example: smoothflow train smoothflow-demo/frames.h5 --out my-run --steps 200
     """
@@ -103,18 +103,18 @@ def run(
     if flow != settings.flow:
         changes["flow"] = flow
     settings = TrainSettings.model_validate({**settings.model_dump(exclude_unset=True), **changes})
-    if structure is not None and target is None:
-        raise ConfigurationError("A structure is for a target. Name it with --target.")
+    if structure is not None and reference is None:
+        raise ConfigurationError("A structure is for a force field. Name it with --reference.")
     data = read_frames(frames)
-    path = None if target is None else structure_path(structure) if structure else shipped_structure(data.topology)
-    if target is not None and path is None:
+    path = None if reference is None else structure_path(structure) if structure else shipped_structure(data.topology)
+    if reference is not None and path is None:
         raise ConfigurationError(
             f'"{frames}" is not of a molecule that ships with the package: give its structure file with --structure.'
         )
-    potential = None if target is None or path is None else provider_potential(target, path)
+    potential = None if reference is None or path is None else provider_potential(reference, path)
     source = {**origin(["smoothflow", *sys.argv[1:]]), "frames": str(frames.resolve())}
-    if target is not None and path is not None:
-        source |= {"target": target, "structure": str(path.resolve())}
+    if reference is not None and path is not None:
+        source |= {"target": reference, "structure": str(path.resolve())}
     with task_progress() as on_progress:
         model = train(data, settings, output, potential, on_progress, source)
     if as_json:

@@ -16,6 +16,9 @@ from .checks import check_geometry
 from .naming import angle_names, bond_names, torsion_names
 from .zmatrix import ZMatrix
 
+QUICK_TORSIONS = ("methyl", "improper", "omega")
+"""Torsions that cross their barriers quickly, or hardly ever even at the temperatures of a replica exchange."""
+
 
 class InternalCoordinates(nn.Module):
     r"""Cartesian positions modulo rigid motion, to and from the bonds, angles and torsions of a z-matrix.
@@ -38,7 +41,7 @@ class InternalCoordinates(nn.Module):
         zmatrix: How its atoms are placed; `ZMatrix.from_topology` if not given.
 
     Raises:
-        TopologyError: If the topology is no single complete molecule, or the z-matrix is not one of it.
+        TopologyError: If the topology is not a single complete molecule, or the z-matrix is not one of it.
     """
 
     def __init__(self, topology: Topology, zmatrix: ZMatrix | None = None) -> None:
@@ -164,3 +167,14 @@ def log_volume(
 ) -> Float[Tensor, "batch"]:
     r"""The logarithm of :math:`\prod r_i^2 \prod \sin \theta_i`."""
     return 2 * bonds.log().sum(0) + angles.sin().log().sum(0)
+
+
+def is_slow(torsion: str) -> bool:
+    """Whether a torsion of that name crosses barriers rarely, but does."""
+    return not torsion.startswith(QUICK_TORSIONS)
+
+
+def slow_torsions(topology: Topology) -> list[str]:
+    """Names of the torsions that replica exchange is for."""
+    columns = InternalCoordinates(topology).codomain
+    return [columns.names[i] for i in columns.indices(Circle) if is_slow(columns.names[i])]

@@ -60,7 +60,7 @@ class ZMatrix:
         about that bond, and its siblings by impropers relative to it. A ring is opened where the tree closes it.
 
         Raises:
-            TopologyError: If the topology is no single molecule of 3 atoms or more, or lacks atoms.
+            TopologyError: If the topology is not a single molecule of 3 atoms or more, or lacks atoms.
         """
         return cls(tuple(Row(*row) for row in automatic_rows(topology)))
 

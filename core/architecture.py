@@ -81,7 +81,7 @@ class FlowSettings:
         for kind in self.transforms:
             if kind not in UNIT_MANIFOLDS:
                 raise ConfigurationError(
-                    f'Transforms are chosen for {", ".join(UNIT_MANIFOLDS)}; "{kind}" is no kind of manifold.'
+                    f'Transforms are chosen for {", ".join(UNIT_MANIFOLDS)}; "{kind}" is not a kind of manifold.'
                 )
         unused = sorted(set(self.options) - set(self.transforms.values()))
         if unused:

@@ -167,8 +167,8 @@ def worst_break(potential: Potential, scan: Scan, order: int, n_cells: int = N_C
     Args:
         potential: Any potential, in float64.
         scan: The path.
-        order: Of the derivative of the forces.
-        n_cells: Of the grid.
+        order: Order of the derivative of the forces.
+        n_cells: Number of cells of the grid.
     """
 
     def forces(t: Float[Tensor, "*points"]) -> Float[Tensor, "*points dim"]:

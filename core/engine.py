@@ -35,7 +35,7 @@ class DynamicsSettings:
         temperature: K; of the thermostat in ``nvt``.
         friction: 1/ps; of the thermostat in ``nvt``.
         report_every: Steps between recorded frames; the last step is always recorded.
-        seed: Of the thermostat's noise.
+        seed: Seed of the thermostat's noise.
 
     Raises:
         ConfigurationError: If a value cannot be run.

@@ -18,7 +18,7 @@ class UnknownNameError(ConfigurationError):
     """A name that no plug-in registered.
 
     Args:
-        kind: Of what.
+        kind: What kind of thing has the name.
         name: The unknown one.
         known: Those that there are.
         meant: What else may have been meant, if none of the known ones is near.

@@ -112,7 +112,7 @@ def require_in_place(path: Path, descriptor: int) -> None:
 
     Args:
         path: The name.
-        descriptor: Of the open file.
+        descriptor: Descriptor of the open file.
     """
     try:
         there = path.stat()
@@ -225,7 +225,7 @@ def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text from a file that may be a stranger's.
 
     Raises:
-        ValueError: If it is no JSON, gives one name twice, has a number beyond 64 bits, or is nested deeply.
+        ValueError: If it is not JSON, gives one name twice, has a number beyond 64 bits, or is nested deeply.
     """
     too_deep = f"it is nested more than {MAX_DEPTH} levels deep"
     try:

@@ -65,7 +65,7 @@ def _describe_failure(problem: RootProblem, result: RootResult, solver: Solver) 
     y, residual = problem.y[worst].item(), result.residual[worst].item()
     params = ", ".join(f"{value:.6g}" for value in problem.params[worst].tolist())
     if not bool(problem.manifold.contains(problem.y[worst])):
-        advice = f"This y is no point of {problem.manifold}."
+        advice = f"This y is not a point of {problem.manifold}."
     elif not bool(torch.isfinite(problem.params[worst]).all()):
         advice = "These parameters are not finite."
     else:

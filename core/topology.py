@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class Topology:
     def __len__(self) -> int:
         return len(self.atoms)
 
-    @property
+    @cached_property
     def elements(self) -> tuple[str, ...]:
         """The element symbol of each atom."""
         return tuple(atom.element for atom in self.atoms)
@@ -193,7 +194,7 @@ class Topology:
             )
 
     def require_bond_lengths(self, positions: Float[np.ndarray, "atoms 3"]) -> None:
-        """Raise a `GeometryError` if bonded atoms are no bond apart: in a wrong unit, order or periodic image.
+        """Raise a `GeometryError` if bonded atoms are not a bond apart: in a wrong unit, order or periodic image.
 
         Args:
             positions: nm, of one configuration.

@@ -112,6 +112,6 @@ def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
         )
     except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError, ConfigurationError) as error:
         raise FileFormatError(
-            f'"{path}" is no checkpoint of a run, or it is damaged ({type(error).__name__}: {error}). Remove it and '
+            f'"{path}" is not a checkpoint of a run, or it is damaged ({type(error).__name__}: {error}). Remove it and '
             "start the run again."
         ) from error

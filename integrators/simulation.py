@@ -111,7 +111,7 @@ class Simulation:
             potential: The same as before.
             reporters: The same as before; what they kept after the checkpoint is forgotten, and comes again.
             integrator: Made like the one before, if that was no registered one.
-            n_steps: Of the whole run, if it is to be longer than planned.
+            n_steps: Number of steps of the whole run, if it is to be longer than planned.
             device: Where to compute; the one before, for the same bits.
 
         Raises:

@@ -20,7 +20,7 @@ OVERLAP = 0.02
 
 
 STRETCHED = 1.5
-"""Bonds longer than this times the sum of covalent radii are no bonds; atoms two bonds apart are 1.6 or more away."""
+"""Bonds longer than this times the sum of covalent radii are not bonds; atoms two bonds apart are 1.6 or more away."""
 
 
 COMPRESSED = 0.65

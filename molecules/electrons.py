@@ -92,7 +92,7 @@ def _is_amino(topology: Topology, atom: int) -> bool:
 
 
 def _has_double(topology: Topology, carbon: int, amino: list[int]) -> bool:
-    """Whether a trigonal carbon may have its double bond to a neighbour that is no nitrogen."""
+    """Whether a trigonal carbon may have its double bond to a neighbour that is not a nitrogen."""
     neighbours = topology.neighbours()
     others = [j for j in neighbours[carbon] if j not in amino]
     return any(topology.elements[j] == "C" and len(neighbours[j]) <= 3 for j in others)

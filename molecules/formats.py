@@ -337,7 +337,7 @@ def _read_xyz(path: Path, temperature: float | None, topology: Topology | None, 
         images = ase.io.read(io.StringIO(text), index=":", format="extxyz")
     # ASE's reader raises whatever a wrong column gives
     except Exception as error:
-        raise FileFormatError(f'"{path}" is no extended XYZ file, or it is truncated: {error}.') from error
+        raise FileFormatError(f'"{path}" is not an extended XYZ file, or it is truncated: {error}.') from error
     if not images:
         raise FileFormatError(f'"{path}" holds no frames.')
     symbols = tuple(images[0].get_chemical_symbols())
@@ -467,7 +467,9 @@ def _require_whole_xyz(path: Path, text: str) -> list[str]:
             or any(width > MAX_XYZ_COLUMNS for width in columns)
             or not all(next(lines, "").strip() for _ in range(claimed))
         ):
-            raise FileFormatError(f'"{path}" is no extended XYZ file, or it is truncated in its frame {len(comments)}.')
+            raise FileFormatError(
+                f'"{path}" is not an extended XYZ file, or it is truncated in its frame {len(comments)}.'
+            )
         comments.append(comment)
     return comments
 
@@ -618,7 +620,7 @@ def import_mdtraj() -> Any:
 
 @contextmanager
 def _standard_output_to_error() -> Iterator[None]:
-    """What the C code of mdtraj's DCD reader prints is no result of ours."""
+    """What the C code of mdtraj's DCD reader prints is not a result of ours."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -653,7 +655,7 @@ def _read_trajectory(path: Path, temperature: float | None, topology: Topology |
             trajectory = mdtraj.load(str(path), top=_mdtraj_topology(topology))
     # mdtraj's readers raise whatever a wrong byte gives
     except Exception as error:
-        raise FileFormatError(f'"{path}" is no trajectory that mdtraj reads for this structure: {error}.') from error
+        raise FileFormatError(f'"{path}" is not a trajectory that mdtraj reads for this structure: {error}.') from error
     if trajectory.unitcell_lengths is not None and (trajectory.unitcell_lengths > 0).any():
         _say_left_out(path, ["its periodic box: the molecule is taken to be whole, and in free space"])
     return Frames(

@@ -170,7 +170,7 @@ class FramesReader:
                 self._places[name] = self._read_places(name)
         group = self._own("state")
         if not isinstance(group, import_h5py().Group) or len(group) > MAX_STATE_ARRAYS:
-            self._damaged('"state" is no group of few arrays')
+            self._damaged('"state" is not a group of few arrays')
         self._require_plain_heaps(group)
         n_bytes = 0
         for name in group:
@@ -303,7 +303,7 @@ def _open_for_reading(path: Path) -> Any:
             )
         if not h5py.is_hdf5(path):
             raise FileFormatError(
-                f'"{path}" is no frames file (HDF5). Import XYZ, npz and trajectories with "smoothflow convert".'
+                f'"{path}" is not a frames file (HDF5). Import XYZ, npz and trajectories with "smoothflow convert".'
             )
         if is_marked(path):
             # its writer was killed, or is at work

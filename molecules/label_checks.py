@@ -236,7 +236,7 @@ def compare_labels(frames: Frames, reference: Potential, source: str) -> None:
     """Raise unless the forces stored with frames are those of a reference.
 
     Args:
-        frames: Of the reference's molecule.
+        frames: Frames of the reference's molecule.
         reference: The force field.
         source: Where the frames come from, for messages.
 

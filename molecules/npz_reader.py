@@ -33,7 +33,7 @@ def read_npz(path: Path, names: Collection[str]) -> tuple[dict[str, np.ndarray],
     What the file's directory says of sizes is not believed: bytes are counted as they are inflated.
 
     Raises:
-        FileFormatError: If it is no npz file, truncated, unpacks to far more than it is, or holds objects.
+        FileFormatError: If it is not an npz file, truncated, unpacks to far more than it is, or holds objects.
     """
     try:
         allowed = max(SMALL, MAX_EXPANSION * path.stat().st_size)
@@ -52,14 +52,14 @@ def read_npz(path: Path, names: Collection[str]) -> tuple[dict[str, np.ndarray],
                 content = _inflated(archive, member, allowed)
                 if content is None:
                     raise FileFormatError(
-                        f'"{path}" unpacks to more than {allowed} bytes, which is no compression of frames.'
+                        f'"{path}" unpacks to more than {allowed} bytes, which no frames would be compressed to.'
                     )
                 allowed -= len(content)
                 arrays[name] = _array(content)
             return arrays, others
     # besides damage: arrays that claim more than there is, and encryption
     except (*NPZ_ERRORS, MemoryError, NotImplementedError, RuntimeError) as error:
-        raise FileFormatError(f'"{path}" is no npz file, or it is truncated: {error}.') from error
+        raise FileFormatError(f'"{path}" is not an npz file, or it is truncated: {error}.') from error
 
 
 def _inflated(archive: zipfile.ZipFile, member: zipfile.ZipInfo, allowed: int) -> bytes | None:

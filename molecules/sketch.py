@@ -39,7 +39,7 @@ class SharedFrames:
 
     Attributes:
         origin: What the frames are called.
-        share: Of them, those that the model was trained on, as far as fingerprints tell; nan if it is not known.
+        share: Share of the frames that the model was trained on, as far as fingerprints tell; nan if it is not known.
     """
 
     origin: Origin
@@ -82,7 +82,7 @@ def shared_frames(frames: Frames, provenance: Mapping[str, Any]) -> SharedFrames
 
     Args:
         frames: To evaluate on.
-        provenance: Of the model, as its header holds it; with that of the models that it was tuned from.
+        provenance: Provenance of the model, as its header holds it; with that of the models that it was tuned from.
     """
     known, share = False, 0.0
     digest = frames.digest()

@@ -237,7 +237,7 @@ def _structure_from_smiles(smiles: str, seed: int = 0) -> Structure:
     with _quiet_rdkit():
         parsed = chem.MolFromSmiles(smiles)
         if parsed is None:
-            raise TopologyError(f'"{smiles}" is no valid SMILES string. Check its rings, brackets and valences.')
+            raise TopologyError(f'"{smiles}" is not a valid SMILES string. Check its rings, brackets and valences.')
         molecule = chem.AddHs(parsed)
         # a large molecule is embedded only from random coordinates
         if all(rdDistGeom.EmbedMolecule(molecule, randomSeed=seed, useRandomCoords=r) != 0 for r in (False, True)):

@@ -65,7 +65,7 @@ def _require_valences(topology: Topology) -> None:
     neighbours = topology.neighbours()
     for i, atom in enumerate(topology.atoms):
         symbol, n = atom.element, len(neighbours[i])
-        if any(topology.elements[j] not in NON_METALS for j in neighbours[i]):
+        if any(topology.atoms[j].element not in NON_METALS for j in neighbours[i]):
             continue
         if n > MAX_NEIGHBOURS.get(symbol, n):
             raise TopologyError(

@@ -136,7 +136,7 @@ class FlowPotential(Potential):
             A `CompiledPotential`; or, with a warning that says why, this potential itself if it cannot be compiled.
 
         Raises:
-            FileFormatError: If there is a file of that name that is no package, or it cannot be written.
+            FileFormatError: If there is a file of that name that is not a package, or it cannot be written.
         """
         # compiling imports much that nothing else needs
         from .compilation import compile_potential

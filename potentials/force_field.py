@@ -62,7 +62,7 @@ class ForceField(Potential):
 
         Args:
             system: With HarmonicBondForce, HarmonicAngleForce, PeriodicTorsionForce, RBTorsionForce, NonbondedForce and
-                GBSAOBCForce, without cutoff, periodicity or constraints. A CMMotionRemover is no part of the energy.
+                GBSAOBCForce, without cutoff, periodicity or constraints. A CMMotionRemover is not part of the energy.
             topology: The same atoms in the same order.
 
         Raises:

@@ -51,7 +51,7 @@ class HarmonicBonds(Term):
 
     Args:
         atoms: The two atoms of each bond.
-        lengths: Of rest, nm.
+        lengths: Rest lengths, nm.
         stiffnesses: kJ/mol/nm^2.
     """
 
@@ -80,7 +80,7 @@ class HarmonicAngles(Term):
 
     Args:
         atoms: The three atoms of each angle, its apex in the middle.
-        angles: Of rest, radians.
+        angles: Rest angles, radians.
         stiffnesses: kJ/mol.
     """
 

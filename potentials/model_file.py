@@ -156,7 +156,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     try:
         # opening a pipe would wait for whoever writes into it
         if path.exists() and not path.is_file():
-            raise FileFormatError(f'"{path}" is no file. Give the path of a model written by "smoothflow train".')
+            raise FileFormatError(f'"{path}" is not a file. Give the path of a model written by "smoothflow train".')
         require_safetensors(path, "smoothflow model")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -169,7 +169,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise FileFormatError(f'"{path}" cannot be read: {error.strerror or error}.') from error
     except (SafetensorError, KeyError, ValueError) as error:
         raise FileFormatError(
-            f'"{path}" is no smoothflow model, or it is truncated ({type(error).__name__}: {error}). '
+            f'"{path}" is not a smoothflow model, or it is truncated ({type(error).__name__}: {error}). '
             'Give a file written by "smoothflow train".'
         ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:

@@ -76,7 +76,7 @@ def read_package(path: str | Path) -> tuple[dict[str, Any], bytes]:
             plain = plain and sum(entry.file_size for entry in archive.infolist()) <= len(content)
             plain = plain and all(map(_stays_inside, archive.namelist()))
             if len(members) != 1 or members[0].file_size > MAX_HEADER_BYTES or not plain:
-                raise FileFormatError(f'"{path}" is no package written by "smoothflow compile".')
+                raise FileFormatError(f'"{path}" is not a package written by "smoothflow compile".')
             broken = archive.testzip()
             header = parse_json(archive.read(members[0]))
     except FileNotFoundError as error:
@@ -87,12 +87,12 @@ def read_package(path: str | Path) -> tuple[dict[str, Any], bytes]:
         raise FileFormatError(f'"{path}" cannot be read: {error.strerror or error}.') from error
     except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError) as error:
         raise FileFormatError(
-            f'"{path}" is no compiled package, or it is truncated: {error}. Compile again.'
+            f'"{path}" is not a compiled package, or it is truncated: {error}. Compile again.'
         ) from error
     if broken is not None:
         raise FileFormatError(f'"{path}" is damaged at "{broken}". Compile again.')
     if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("schema") != SCHEMA:
-        raise FileFormatError(f'"{path}" is no compiled package of schema {SCHEMA}. Compile again.')
+        raise FileFormatError(f'"{path}" is not a compiled package of schema {SCHEMA}. Compile again.')
     require_machine(header.get("machine"), path)
     return header, content
 

@@ -71,7 +71,7 @@ def model_provider(argument: str, structure: Path) -> Potential:
             is no such file, since the model knows its molecule.
 
     Raises:
-        FileFormatError: If the model is missing or damaged, or the structure is no PDB file.
+        FileFormatError: If the model is missing or damaged, or the structure is not a PDB file.
         TopologyError: If number, elements, bonds or order of the atoms are not the model's.
         GeometryError: If the structure is not a configuration of the model's molecule.
     """

@@ -36,7 +36,7 @@ CORE_SCHEMA = {
         "-+.0123456789",
     ),
 }
-"""What is no string without quotation marks, and how it may begin: YAML 1.2.2, section 10.3.2."""
+"""What is not a string without quotation marks, and how it may begin: YAML 1.2.2, section 10.3.2."""
 
 
 class _RefusedError(yaml.MarkedYAMLError):
@@ -94,7 +94,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what is no string by the rules of YAML 1.1, PyYAML's own, or of 1.2: all programs read the same."""
+    """Quotes what is not a string by the rules of YAML 1.1, PyYAML's own, or of 1.2: all programs read the same."""
 
 
 # PyYAML's own are those of YAML 1.1
@@ -127,11 +127,11 @@ def read_yaml(path: str | Path, kind: type[Settings]) -> Settings:
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
-            raise FileFormatError(f'"{path}" cannot be read as text: it is no file.')
+            raise FileFormatError(f'"{path}" cannot be read as text: it is not a file.')
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise FileFormatError(f'"{path}" is larger than {MAX_BYTES} bytes, so it is no configuration.')
+            raise FileFormatError(f'"{path}" is larger than {MAX_BYTES} bytes, so it is not a configuration.')
         text = content.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise FileFormatError(f'There is no file "{path}". Give the path of a YAML configuration.') from error
@@ -150,7 +150,7 @@ def read_yaml(path: str | Path, kind: type[Settings]) -> Settings:
         reason = _brief(str(getattr(error, "problem", None) or error))
         if isinstance(error, _RefusedError):
             raise ConfigurationError(f'"{path}"{place}: {reason}.') from error
-        raise FileFormatError(f'"{path}"{place}: this is no YAML: {reason}.') from error
+        raise FileFormatError(f'"{path}"{place}: this is not YAML: {reason}.') from error
     if data is None:
         data = {}
     if not isinstance(data, dict):
@@ -176,7 +176,7 @@ def _require_visible(text: str, path: Path) -> None:
         for letter in line.removesuffix("\r"):
             if not letter.isprintable() and letter != "\t" and unicodedata.category(letter) != "Zs":
                 raise FileFormatError(
-                    f'"{path}", line {number}: this is no YAML without hidden text: there is the invisible or control '
+                    f'"{path}", line {number}: this is not YAML without hidden text: there is the invisible or control '
                     f"character U+{ord(letter):04X}. Remove it."
                 )
 

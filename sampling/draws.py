@@ -33,7 +33,7 @@ class SamplingPlan:
     Attributes:
         output: Frames file. Its energies are the model's, :math:`-kT \log q`.
         n_samples: How many.
-        seed: Of the samples.
+        seed: Seed of the samples.
         target: Potential that the samples are weighted to: their log-weights are :math:`-u - \log q`, minus infinity
             where the target has no finite energy.
         provenance: What the samples are of, in JSON types.
@@ -52,7 +52,7 @@ class SamplingReport:
 
     Attributes:
         n_samples: In the file.
-        resumed_from: Of them, those that were there before.
+        resumed_from: Number of samples that were there before.
         stopped_by: Number of the signal that ended it before its last sample, if one did.
     """
 

@@ -51,7 +51,7 @@ class DynamicsPlan:
     Attributes:
         settings: Steps, ensemble, thermostat.
         engine: What runs it, by name.
-        integrator: Of our own engine, by name; empty for that of the ensemble.
+        integrator: Integrator of our own engine, by name; empty for that of the ensemble.
         energy_bound: In kT per internal degree of freedom; None for `NVE_BOUND` or `NVT_BOUND`.
         frames: Frames file (HDF5).
         trajectory: XTC or DCD.
@@ -85,7 +85,7 @@ class DynamicsReport:
     """What came out.
 
     Attributes:
-        energies: Of all reports, those of an earlier part of the run included.
+        energies: Energies of all reports, those of an earlier part of the run included.
         steps: Steps done.
         resumed_from: Steps that were done before.
         stopped_by: Number of the signal that ended it before its last step, if one did.
@@ -116,7 +116,7 @@ def run_dynamics(
     Args:
         plan: What to run; to go on it must be that of the files but for more steps, another bound or other files.
         potential: Any potential.
-        topology: Of the frames file.
+        topology: Topology of the frames file.
         masses: amu.
         positions: nm.
         velocities: nm/ps.
@@ -297,5 +297,5 @@ def _require_free(plan: DynamicsPlan, n_replicas: int) -> None:
     for path in plan.files(n_replicas):
         if os.path.lexists(path):
             raise ConfigurationError(
-                f'"{path}" exists already, and is no run that can go on. Remove it, or give another name.'
+                f'"{path}" exists already, and is not a run that can go on. Remove it, or give another name.'
             )

@@ -154,7 +154,7 @@ class TrajectoryReporter(Reporter):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if self.path.suffix not in (".xtc", ".dcd"):
-            raise ConfigurationError(f'"{path}" is no trajectory by its suffix. Known: .xtc, .dcd.')
+            raise ConfigurationError(f'"{path}" is not a trajectory by its suffix. Known: .xtc, .dcd.')
         import_mdtraj()
         self._files: list[AppendedFile] = []
         self._waiting: list[tuple[int, float, ndarray]] = []

@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..coordinates.checks import warn_of_bends
-from ..coordinates.internal import InternalCoordinates
+from ..coordinates.internal import slow_torsions
 from ..core.errors import ConfigurationError
 from ..core.files import file_digest, require_free
-from ..core.manifolds import Circle
 from ..core.plugins import registry
 from ..core.potential import Potential
-from ..core.topology import Topology
 from ..molecules.checks import check_positions
 from ..molecules.elements import masses
 from ..molecules.frames import Frames
@@ -39,9 +37,6 @@ CHUNK = 20.0
 
 LADDER = (1.2, 1.433, 1.717)
 """Temperatures of the default ladder in units of the lowest: neighbours of a small peptide exchange often."""
-
-QUICK_TORSIONS = ("methyl", "improper", "omega")
-"""Torsions that cross their barriers quickly, or hardly ever even at the ladder's temperatures."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ class SimulateSettings:
         equilibration: Time before the first frame, ps.
         start_temperature: K; each walker is heated to it first, to start in a conformation of its own; 0: not.
         start_time: Time at that temperature, ps.
-        seed: Of all that is random; the same seed gives the same frames.
+        seed: Seed of the random numbers; the same seed gives the same frames.
         workers: Processes; one for each core, but no more than walkers, if not given.
     """
 
@@ -140,7 +135,7 @@ class SimulationReport:
         n_frames: Frames in the file.
         resumed_from: Frames that were there before.
         attempted: Exchanges tried between each temperature and the next.
-        accepted: Of them, those that were made.
+        accepted: Number of exchanges that were made.
     """
 
     n_frames: int
@@ -164,7 +159,7 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
         UnknownNameError: If no plug-in offers the provider or engine.
         ConfigurationError: If the file belongs to another simulation, or another process writes it.
         FileFormatError: If the structure or the file cannot be read or written.
-        TopologyError: If the structure is no single complete molecule.
+        TopologyError: If the structure is not a single complete molecule.
         GeometryError: If its atoms overlap or its positions are in another unit.
         SimulationError: If the dynamics is unstable; names walker, atom and time.
     """
@@ -237,12 +232,6 @@ def default_ladder(structure: Path, temperature: float) -> tuple[float, ...]:
     if not slow_torsions(topology_from_pdb(structure)[0]):
         return ()
     return tuple(round(factor * temperature, 1) for factor in LADDER)
-
-
-def slow_torsions(topology: Topology) -> list[str]:
-    """Names of the torsions that replica exchange is for."""
-    torsions = [column.name for column in InternalCoordinates(topology).codomain if isinstance(column.manifold, Circle)]
-    return [name for name in torsions if not name.startswith(QUICK_TORSIONS)]
 
 
 def _frames(kind: Frames, found: list[tuple[int, Found]]) -> Frames:

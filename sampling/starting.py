@@ -28,7 +28,7 @@ def starting_positions(
         start: Frames (HDF5) or a structure file of the model's molecule: the first configurations in it, or the only
             one for all replicas. None for samples of the model.
         n_replicas: How many.
-        generator: Of the samples.
+        generator: Generator of the samples.
 
     Raises:
         FileFormatError: If the file cannot be read.

@@ -41,7 +41,7 @@ class Protocol:
         warm_up_steps: Steps at the temperature of each replica before the first round.
         start_temperature: K; before that, so that walkers begin in different conformations; 0 for none.
         start_steps: Steps at that temperature.
-        seed: Of all that is random.
+        seed: Seed of the random numbers.
     """
 
     temperatures: tuple[float, ...]

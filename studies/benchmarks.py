@@ -32,7 +32,7 @@ PYTEST = (
     *("-v", "--no-header", "-o", "console_output_style=count", "-p", "no:randomly", "-p", "no:cacheprovider"),
     *("--benchmark-quiet", "--benchmark-disable-gc"),
     *("--benchmark-min-rounds=5", "--benchmark-max-time=0.5"),
-    # an older name that some library still uses is no failure of a benchmark
+    # an older name that some library still uses is not a failure of a benchmark
     *("-W", "default"),
 )
 
@@ -126,7 +126,7 @@ def run_benchmarks(
         suites: Names; all if empty.
         output: The JSON file.
         model: A model file of capped alanine, instead of an untrained flow.
-        threads: Of torch and OpenMM.
+        threads: Threads of torch and OpenMM.
         folder: Where the suites are.
         on_progress: Told of the figures that are done.
 
@@ -188,7 +188,7 @@ def read_benchmarks(path: Path) -> BenchmarkRun:
         raise FileFormatError(f'"{path}" cannot be read: {error.strerror}. Give a file of smoothflow bench.') from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileFormatError(
-            f'"{path}" is no file of smoothflow bench ({type(error).__name__}: {error}). Give one that it wrote.'
+            f'"{path}" is not a file of smoothflow bench ({type(error).__name__}: {error}). Give one that it wrote.'
         ) from error
 
 

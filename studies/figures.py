@@ -42,7 +42,7 @@ def ramachandran_figure(
 
     Args:
         panels: For each title, counts or weights on a grid over (-pi, pi]; the first torsion by row.
-        names: Of the torsions.
+        names: Names of the torsions.
         size: Inches.
     """
     figure, axes = new_figure(size, len(panels))
@@ -132,7 +132,7 @@ def energy_figure(
     Args:
         frames: Energies of frames of molecular dynamics.
         samples: Energies of samples of the flow.
-        weights: Of the samples.
+        weights: Weights of the samples.
         size: Inches.
     """
     figure, (ax,) = new_figure(size, 1)

@@ -85,8 +85,8 @@ class EngineCase:
 
     Attributes:
         factory: Makes the engine.
-        tolerance: Of positions, nm, after 100 steps; forces and velocities are given as much in their units of 1/fs.
-        seed: Of initial conditions.
+        tolerance: Tolerance of positions, nm, after 100 steps; for forces and velocities it is in units of 1/fs.
+        seed: Seed of initial conditions.
     """
 
     factory: EngineFactory
@@ -405,8 +405,8 @@ def examine_engine(
     Args:
         factory: The engine's class, or a `functools.partial` of it with options.
         clauses: Which of `ENGINE_CLAUSES`; by default, all.
-        tolerance: Of positions after 100 steps, nm; 1e-5 or so for a program in single precision.
-        seed: Of initial conditions.
+        tolerance: Tolerance of positions after 100 steps, nm; 1e-5 or so for a program in single precision.
+        seed: Seed of initial conditions.
 
     Raises:
         ConfigurationError: If there is no clause of that name.

@@ -79,7 +79,7 @@ class IntegratorCase:
     Attributes:
         factory: Makes the integrator with a time step in ps.
         temperature: K, of its thermostat; None if it has none.
-        seed: Of initial conditions.
+        seed: Seed of initial conditions.
     """
 
     factory: IntegratorFactory
@@ -408,7 +408,7 @@ def examine_integrator(
         factory: Makes the integrator with a time step in ps, each time from the same random seed.
         temperature: K, of its thermostat, with a friction of some 1/ps; None if it has none.
         clauses: Which of `INTEGRATOR_CLAUSES`; by default, all.
-        seed: Of initial conditions.
+        seed: Seed of initial conditions.
 
     Raises:
         ConfigurationError: If there is no clause of that name.

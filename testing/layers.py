@@ -33,7 +33,7 @@ class LayerCase:
     Attributes:
         layer: A copy of what is checked.
         x: Points of its domain.
-        seed: Of random directions.
+        seed: Seed of random directions.
         compile_backend: For the clause that compiles.
     """
 
@@ -338,7 +338,7 @@ def examine_layer(
         layer: Any layer; a float64 copy of it is checked.
         x: Points of its domain, off its edges; by default, random points of unit circles, intervals and lines.
         clauses: Which of `LAYER_CLAUSES`; by default, all.
-        seed: Of points and directions.
+        seed: Seed of points and directions.
         compile_backend: With which the clause "compilation" compiles.
 
     Raises:

@@ -31,7 +31,7 @@ class PotentialCase:
         positions: nm.
         tolerance: Relative to the root mean square force, and to the energies' magnitude.
         smooth: Whether it claims that neither forces nor force gradients jump.
-        seed: Of random directions.
+        seed: Seed of random directions.
     """
 
     potential: Potential
@@ -122,7 +122,7 @@ def check_curvature(case: PotentialCase) -> Numbers:
     largest = stiffest = 0.0
     for positions in case.positions[:2]:
         hessian = numerical_hessian(case.potential, positions, STEP)
-        message = "the force's Jacobian is not symmetric: it is no gradient of an energy."
+        message = "the force's Jacobian is not symmetric: it is not a gradient of an energy."
         error = torch.tensor([asymmetry(hessian)])
         # 1e-3: what is asked of machine-learned potentials
         largest = max(largest, require_within(error, max(1e-3, case.tolerance), message, positions=positions[None]))
@@ -280,7 +280,7 @@ def examine_potential(
         tolerance: Relative rounding error of energies and forces; 1e-3 or so for an engine in single precision.
         smooth: Whether the potential, in float64, claims that neither its forces nor their gradient jump; else
             continuity is not checked.
-        seed: Of random directions.
+        seed: Seed of random directions.
 
     Raises:
         ConfigurationError: If there is no clause of that name, or too few configurations.

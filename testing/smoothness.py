@@ -44,7 +44,7 @@ class Jump:
     """The most suspicious change of a derivative over a distance at which a continuous one does not change.
 
     Attributes:
-        order: Of the derivative.
+        order: Order of the derivative.
         at: Where.
         curve: On which curve.
         size: The change over a cell shrunk to 4e-6 of its width, less that of the cells around it.
@@ -61,7 +61,7 @@ class Jump:
 
     @property
     def severity(self) -> float:
-        """Above 1 the derivative jumps: shrinking the cell left the change, and it is no rounding."""
+        """Above 1 the derivative jumps: shrinking the cell left the change, and it is not rounding."""
         return self.size / max(ABOVE_NOISE * self.noise, NEGLIGIBLE[self.order - 1] * self.scale, 1e-300)
 
 
@@ -157,7 +157,7 @@ def worst_jumps(
         low: Where the grid starts.
         high: Where it ends.
         order: The highest derivative.
-        n_cells: Of each curve's grid.
+        n_cells: Number of cells of each curve's grid.
         known: The highest derivative that exists but for single points; by default, ``order``.
     """
     known = max(order, known or order)

@@ -33,9 +33,9 @@ class TransformCase:
 
     Attributes:
         factory: Made the transform.
-        transform: Of ``manifold``.
+        transform: Transform of ``manifold``.
         manifold: A unit manifold.
-        seed: Of the random numbers; every clause starts anew from it.
+        seed: Seed of the random numbers; every clause starts anew from it.
         compile_backend: For the clause that compiles.
     """
 

@@ -129,7 +129,7 @@ def _difference_error(
     found = [(moved[-2] - 8 * moved[-1] + 8 * moved[1] - moved[2]) / (12 * step)]
     found += [side * (18 * moved[side] - 9 * moved[2 * side] + 2 * moved[3 * side]) / (6 * step) for side in (-1, 1)]
     errors = torch.stack([(exact - value).abs() / (scale + value.abs()) for value in found])
-    # not a number is no agreement
+    # not a number is not agreement
     return errors.nan_to_num(nan=math.inf).amin(0)
 
 
@@ -214,7 +214,7 @@ class _Family:
         n: How many curves.
         low: Where they start.
         high: Where they end.
-        n_cells: Of the grid on each.
+        n_cells: Number of cells of the grid on each.
         place: From the curve's variable (n) and the index of the curve to points (n) and parameters (n, n_params).
         along: What moves along a curve, for people.
     """

@@ -30,7 +30,7 @@ def examine_transform(
         factory: The transform's class, or a `functools.partial` of it with options.
         manifolds: On which manifolds; by default, all that the class declares.
         clauses: Which of `TRANSFORM_CLAUSES`; by default, all.
-        seed: Of points and parameters.
+        seed: Seed of points and parameters.
         compile_backend: With which the clause "compilation" compiles; "inductor" takes a C++ compiler and a minute.
 
     Raises:

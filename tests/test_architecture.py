@@ -36,6 +36,7 @@ MAY_IMPORT = {
             "potentials",
             "coordinates",
             "molecules",
+            "integrators",
             "runs",
             "testing",
             "core",

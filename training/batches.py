@@ -54,7 +54,7 @@ class Batches:
     Attributes:
         indices: The frames to draw from.
         size: Frames per batch.
-        seed: Of the order.
+        seed: Seed of the order.
         first_step: Tells the step that comes next, whenever a stretch begins.
         stretch: Steps in a stretch.
         last_step: Where training ends.

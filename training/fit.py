@@ -53,7 +53,7 @@ class Work:
         potential: The flow with its initial weights.
         frames: All frames.
         settings: How to train.
-        reference: Of the flow's samples, if they are trained on.
+        reference: Reference of the flow's samples, if they are trained on.
         training: Indices of the frames to train on.
         validation: Indices of those held out.
         run: Where the first process writes.

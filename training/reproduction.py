@@ -49,7 +49,7 @@ class Reproduction:
     """What came of making a run again.
 
     Attributes:
-        folder: Of the new run.
+        folder: Folder of the new run.
         numbers: The metrics at the best model, and the weights.
         n_validations: Validations that were compared.
         n_held_out: Frames that each validation is over.
@@ -153,7 +153,7 @@ def _require_run(path: Path) -> RunFolder:
     run = RunFolder(path)
     for file in (run.config, run.frames, run.metrics, run.model):
         if not file.is_file():
-            raise FileFormatError(f'"{path}" is no folder of a training run: it has no {file.name}.')
+            raise FileFormatError(f'"{path}" is not a folder of a training run: it has no {file.name}.')
     return run
 
 

@@ -157,7 +157,7 @@ def initial_potential(frames: Frames, settings: TrainSettings) -> FlowPotential:
 
     Raises:
         GeometryError: If frames have no internal coordinates, or positions are in another unit than nm.
-        TopologyError: If the topology is no single molecule.
+        TopologyError: If the topology is not a single molecule.
     """
     rows = settings.zmatrix
     coordinates = InternalCoordinates(frames.topology, None if rows is None else ZMatrix(tuple(Row(*r) for r in rows)))

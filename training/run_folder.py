@@ -91,7 +91,7 @@ def claim(
         write_atomically(run.config, write_settings(settings).encode())
         return
     ours, theirs = settings.model_dump(mode="json"), read_settings(run.config).model_dump(mode="json")
-    # how many processes share the work is no part of what is computed
+    # how many processes share the work is not part of what is computed
     different = [name for name in ours if ours[name] != theirs[name] and name != "processes"]
     if different:
         name = different[0]

@@ -31,9 +31,9 @@ class CubicRationalTransform(Transform):
 
     Args:
         manifold: The line.
-        amplitude_bounds: Of a.
-        log_width_bounds: Of log b.
-        max_shift: Of the bump's centre.
+        amplitude_bounds: Bounds of a.
+        log_width_bounds: Bounds of log b.
+        max_shift: Largest shift of the bump's centre.
 
     Reference: Analytic bijections for normalizing flows, arXiv 2601.10774.
     """
@@ -120,8 +120,8 @@ class SinhTransform(Transform):
     Args:
         manifold: The line.
         width: a; where the core ends and the ends begin.
-        max_shift: Of b.
-        max_log_scale: Of mu and of nu.
+        max_shift: Largest shift of b.
+        max_log_scale: Largest log scale of mu and of nu.
 
     Reference: Analytic bijections for normalizing flows, arXiv 2601.10774.
     """
@@ -189,8 +189,8 @@ class CubicConjugationTransform(Transform):
 
     Args:
         manifold: The line.
-        cubic_bounds: Of B; small ones keep the curvature of the log-density small.
-        max_shift: Of b and of t.
+        cubic_bounds: Bounds of B; small ones keep the curvature of the log-density small.
+        max_shift: Largest shift of b and of t.
 
     Reference: Analytic bijections for normalizing flows, arXiv 2601.10774.
     """

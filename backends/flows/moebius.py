@@ -30,7 +30,7 @@ class MoebiusTransform(Transform):
 
     Args:
         manifold: The unit circle.
-        max_radius: Of w; the density lies between (1 - r) / (1 + r) and its inverse.
+        max_radius: Largest radius of w; the density lies between (1 - r) / (1 + r) and its inverse.
 
     Reference: Rezende et al., Normalizing Flows on Tori and Spheres, ICML 2020, eq. (6), arXiv 2002.02428.
     """
@@ -79,7 +79,7 @@ class MoebiusMixtureTransform(Transform):
     Args:
         manifold: The unit circle.
         n_components: The number K.
-        max_radius: Of w.
+        max_radius: Largest radius of w.
 
     Reference: Rezende et al., Normalizing Flows on Tori and Spheres, ICML 2020, section 2.1.2, arXiv 2002.02428.
     """

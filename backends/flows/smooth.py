@@ -53,9 +53,9 @@ class SmoothTransform(Transform):
         manifold: The unit interval or the unit circle.
         n_components: The number K.
         beta: Exponent of the ramp.
-        scale_bounds: Of s, inverse widths; by default [1, 5] on the circle and exp(0.3 -+ 1.2) on the interval.
-        alpha_bounds: Of the bumps' steepness.
-        identity_bounds: Of c.
+        scale_bounds: Bounds of s, inverse widths; by default [1, 5] on the circle and exp(0.3 -+ 1.2) on the interval.
+        alpha_bounds: Bounds of the bumps' steepness.
+        identity_bounds: Bounds of c.
 
     Reference: Köhler, Krämer, Noé, Smooth Normalizing Flows, NeurIPS 2021, section 3.1, arXiv 2110.00351.
     """

@@ -113,7 +113,7 @@ def module_pages() -> Iterator[tuple[str, str]]:
 
 
 def home_of(name: str) -> str:
-    """The module that defines a public name; what is no class and no function does not say it."""
+    """The module that defines a public name; what is neither a class nor a function does not say it."""
     home = getattr(getattr(smoothflow, name), "__module__", "")
     return home if home.startswith("smoothflow.") else f"smoothflow{smoothflow._HOMES[name]}"
 

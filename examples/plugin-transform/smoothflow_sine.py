@@ -24,7 +24,7 @@ class SineTransform(Transform):
 
     Args:
         manifold: The unit circle.
-        max_amplitude: Of a, below 1; the density lies between 1 - a and 1 + a.
+        max_amplitude: Largest amplitude of a, below 1; the density lies between 1 - a and 1 + a.
     """
 
     name = "sine"

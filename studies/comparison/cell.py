@@ -54,7 +54,7 @@ class Inputs:
         source: The force field of the frames.
         frames: To train on.
         held_out: To evaluate on, and to start dynamics from.
-        digests: Of both.
+        digests: Digests of both.
         origin: Command, commit and machine.
     """
 
@@ -211,7 +211,7 @@ def _measured(
         found.verdict.extend(evaluation.verdict.reasons)
         found.metrics.update(_quality(evaluation))
     if evaluation is not None:
-        # a picture that cannot be written is no breakdown of the flow
+        # a picture that cannot be written is not a breakdown of the flow
         found = _with_pictures(found, evaluation_pictures(evaluation, potential.coordinates.codomain))
     return _with_dynamics(found, potential, inputs, on_progress)
 

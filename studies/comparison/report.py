@@ -29,7 +29,7 @@ class Metric:
         name: As it is kept.
         label: For people, with its unit.
         factor: From the one to the other.
-        digits: Of a number without an error.
+        digits: Digits of a number without an error.
     """
 
     name: str

@@ -26,7 +26,7 @@ try:
 except ImportError as error:
     raise MissingDependencyError("A comparison", error.name or "pydantic", "train") from error
 
-PRESETS = Path(__file__).parent.parent / "examples"
+PRESETS = Path(__file__).parents[2] / "examples"
 """Each comparison that comes with the package is a ``comparison.yaml`` in a folder here, named like the comparison."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9+._-]*$")]
@@ -44,7 +44,7 @@ class FramesPlan(BaseModel):
         ladder: Higher temperatures for replica exchange, K.
         equilibration: Time before the first frame, ps.
         temperature: K.
-        seed: Of the frames to train on; that of the held-out ones is the next.
+        seed: Seed of the frames to train on; that of the held-out ones is the next.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,12 +65,12 @@ class DynamicsPlan(BaseModel):
     Attributes:
         replicas: Independent runs, all from the same start for every potential.
         timestep: ps.
-        duration: Of each run, ps.
+        duration: Duration of each run, ps.
         equilibration: ps of Langevin dynamics before.
         friction: 1/ps, there.
         timesteps: Time steps whose energy fluctuations are compared, ps; without any, the exponent is not measured.
         scaling_duration: ps, of the run at each of them.
-        seed: Of velocities and of the thermostat's noise.
+        seed: Seed of velocities and of the thermostat's noise.
 
     Reference: Köhler, Krämer, Noé, Smooth Normalizing Flows, NeurIPS 2021, arXiv 2110.00351.
     """
@@ -124,7 +124,7 @@ class ComparisonSettings(BaseModel):
         objectives: For each column of the grid, the weights of the loss that differ from ``training.weights``.
         n_samples: Samples drawn from each flow.
         n_gradients: Held-out frames at which force gradients are measured.
-        seed: Of samples and of directions of force gradients.
+        seed: Seed of samples and of directions of force gradients.
         dynamics: The NVE runs.
     """
 

@@ -42,7 +42,7 @@ class DemoSettings:
         n_samples: Samples drawn from the flow.
         nve_duration: ps.
         n_replicas: NVE runs in our own integrator, which takes them at once.
-        seed: Of everything.
+        seed: Seed of the random numbers.
     """
 
     n_walkers: int = 64

@@ -35,7 +35,7 @@ class PretrainedSettings:
         n_samples: Samples drawn from the flow.
         nve_duration: ps.
         n_replicas: NVE runs of the flow and of Amber.
-        seed: Of everything.
+        seed: Seed of the random numbers.
     """
 
     n_walkers: int = 16

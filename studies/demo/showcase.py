@@ -52,7 +52,7 @@ class ShowSettings:
         nve_duration: ps.
         n_replicas: NVE runs of the flow in our own integrator, which takes them at once, and of Amber.
         engines: Other engines that run one replica of the flow.
-        seed: Of samples and velocities.
+        seed: Seed of samples and velocities.
     """
 
     n_samples: int
@@ -192,7 +192,7 @@ def write_demonstration(
 
     Args:
         result: What came out.
-        title: Of the report.
+        title: Title of the report.
         paragraphs: Its text.
         pictures: More than those of the evaluation and the NVE runs.
         test: The frames of the evaluation.

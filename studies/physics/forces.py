@@ -21,7 +21,7 @@ from ...core.potential import Potential
 from ...core.topology import Topology
 from ...core.units import thermal_energy
 from .report import Count, Finding, single
-from .scans import bond_scans, torsion_scans
+from .scans import bond_scans, torsion_scans, without_overlaps
 
 INCONSISTENCY = 1e-2
 """Soft limit of the literature on the relative difference of forces and finite differences of the energy."""
@@ -90,7 +90,9 @@ def examine_continuity(
     """Jumps of the forces and of their gradient along scans of bonds, and along whole turns of all torsions."""
     ceiling = float(potential.energy_and_forces(frame[None])[0]) + CLASH * thermal_energy(temperature)
     scans = bond_scans(frame, topology)
-    scans += [replace(scan, ceiling=ceiling) for scan in torsion_scans(frame, topology)]
+    scans += [
+        replace(part, ceiling=ceiling) for scan in torsion_scans(frame, topology) for part in without_overlaps(scan)
+    ]
     findings = []
     for order, what in enumerate(("jump of forces", "jump of force gradients")):
         found = []

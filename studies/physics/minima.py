@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ...coordinates.internal import InternalCoordinates
+from ...coordinates.internal import InternalCoordinates, slow_torsions
 from ...core.errors import GeometryError
 from ...core.potential import Potential
 from ...core.topology import Topology
 from ...core.units import thermal_energy
-from ...sampling.simulate import slow_torsions
 from .report import Count, Finding, single
 
 N_GRID = 12
@@ -60,7 +59,7 @@ class Minimum:
         is_given: Whether a minimization from one of the given configurations ended in it.
         n_starts: How many minimizations ended in it.
         contact: Its closest pair of atoms that are three or more bonds apart.
-        distance: Of these, nm.
+        distance: Distance of these, nm.
         positions: nm.
     """
 
@@ -138,6 +137,7 @@ def find_minima(
         more = _relaxed(potential, coordinates, starts, widths, kT, lambda i, n: count(n + i, 2 * n))
         ends, energies, converged = (torch.cat(pair) for pair in zip((ends, energies, converged), more, strict=True))
         clusters = _clusters(ends, energies, converged, slow)
+    count(2 * N_STEPS, 2 * N_STEPS)
     is_given = torch.arange(len(ends)) < n_given
     order = [i for i in energies.argsort().tolist() if converged[i]]
     lowest = next(i for i in order if is_given[i])

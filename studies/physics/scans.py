@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import groupby
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,7 +14,11 @@ from ...core.differences import Scan
 from ...core.errors import TopologyError
 from ...core.manifolds import FULL_TURN, Circle
 from ...core.topology import Topology
+from ...molecules.checks import OVERLAP
 from ...molecules.elements import element
+
+N_PLACES = 720
+"""Places of a scan at which atoms are looked for that coincide."""
 
 SHORTEST, LONGEST = 0.5, 2.0
 """Lengths between which a bond is scanned, in units of the sum of covalent radii."""
@@ -79,3 +86,15 @@ def torsion_scans(positions: Float[Tensor, "atoms 3"], topology: Topology) -> li
 
         scans.append(Scan(f"torsion {coordinates.codomain.names[i]}", 0.0, FULL_TURN, place))
     return scans
+
+
+def without_overlaps(scan: Scan) -> list[Scan]:
+    """The parts of a scan in which no two atoms coincide: there a distance, and what depends on it, has a kink."""
+    grid = torch.linspace(scan.low, scan.high, N_PLACES + 1, dtype=torch.float64)
+    apart = torch.stack([torch.pdist(positions).min() > OVERLAP for positions in scan.place(grid)]).tolist()
+    parts = []
+    for is_apart, group in groupby(zip(grid.tolist(), apart, strict=True), key=lambda place: place[1]):
+        places = [place for place, _ in group]
+        if is_apart and len(places) > 1:
+            parts.append(replace(scan, low=places[0], high=places[-1]))
+    return parts

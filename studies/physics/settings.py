@@ -27,7 +27,7 @@ class PhysicsSettings:
         nvt_steps: Steps of the NVT run.
         friction: 1/ps, in the NVT run.
         n_frames: Start frames at which forces and Hessians are examined; the scans begin at the first one.
-        seed: Of velocities and of the thermostat's noise.
+        seed: Seed of velocities and of the thermostat's noise.
 
     Raises:
         ConfigurationError: If a value cannot be run.

@@ -66,7 +66,7 @@ class ToyResult:
     Attributes:
         transform: Its name.
         smoothness: What it declares: k of C^k.
-        n_parameters: Of the flow.
+        n_parameters: Number of parameters of the flow.
         training_seconds: Wall-clock time.
         evaluation: Its quality; None if training or evaluation broke down.
         breakdown: Then, how.

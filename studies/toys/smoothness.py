@@ -77,7 +77,7 @@ def largest_force_jump(log_density: LogDensity, domain: Product, through: Float[
     their gradient.
 
     Args:
-        log_density: Of the points of ``domain``.
+        log_density: Log density of the points of ``domain``.
         domain: Unit circles and unit intervals.
         through: Points inside.
 

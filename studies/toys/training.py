@@ -60,14 +60,14 @@ class ToySettings:
     Attributes:
         steps: Training steps.
         batch_size: Exact samples per step; none is seen twice.
-        learning_rate: Of Adam at the start; it falls to 0 like half a cosine.
-        force_weight: Of the mean squared error of forces, per (kT per unit of the coordinates)^2; 0 trains on the
+        learning_rate: Learning rate of Adam at the start; it falls to 0 like half a cosine.
+        force_weight: Weight of the mean squared error of forces, per (kT per unit of the coordinates)^2; 0 trains on
             likelihood alone.
         n_parameters: What each flow may have; the width of its conditioners' hidden layers follows.
         pairs: Pairs of couplings.
         options: For each transform's name, arguments of its constructor, instead of those in `TOY_OPTIONS`.
         n_evaluation: Held-out samples, and samples drawn from each flow.
-        seed: Of initial weights and samples.
+        seed: Seed of initial weights and samples.
     """
 
     steps: int = 3000

@@ -213,7 +213,7 @@ def test_the_verdict_tells_of_training_frames_and_of_weights_that_decide(potenti
 
 def test_log_z_that_differs_between_its_estimates_is_told(potential: FlowPotential) -> None:
     tilted = Changed(potential, tilt=1.5)
-    # draws of the flow itself, which are no frames of the tilted target
+    # draws of the flow itself, which are not frames of the tilted target
     found = run(potential, tilted, frames_of(potential, tilted))
     assert any("log Z of frames and samples and log Z by weights differ" in reason for reason in found.verdict.reasons)
 

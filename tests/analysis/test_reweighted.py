@@ -164,9 +164,9 @@ def test_basins_wrap_and_share_their_map() -> None:
     ("text", "message"),
     [
         ("alfa", 'No basin is called "alfa"'),
-        ("a:phi=0-60", "is no basin"),
-        ("a:phi=0..60,phi=0..90", "is no basin"),
-        (":phi=0..60", "is no basin"),
+        ("a:phi=0-60", "is not a basin"),
+        ("a:phi=0..60,phi=0..90", "is not a basin"),
+        (":phi=0..60", "is not a basin"),
         ("a:phi=0..400", "is no range"),
         ("a:phi=60..60", "is no range"),
     ],

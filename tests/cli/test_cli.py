@@ -22,7 +22,7 @@ Smoothflow = Callable[..., Any]
 Chain = Any
 
 
-WEIGHTED = ["sample", "{model}", "--out", "{tmp}/x.h5", "--reweight", "openmm:amber99sbildn.xml,amber99_obc.xml"]
+WEIGHTED = ["sample", "{model}", "--out", "{tmp}/x.h5", "--reference", "openmm:amber99sbildn.xml,amber99_obc.xml"]
 
 
 def test_samples_carry_the_models_energies(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_samples_carry_the_models_energies(smoothflow: Smoothflow, chain: Chain,
 def test_weights_of_samples_are_those_of_the_force_field(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
     out = tmp_path / "samples.h5"
     reference = "openmm:amber99sbildn.xml,amber99_obc.xml"
-    assert smoothflow("sample", chain.model, "-n", 10, "--reweight", reference, "--out", out).code == 0
+    assert smoothflow("sample", chain.model, "-n", 10, "--reference", reference, "--out", out).code == 0
     samples = read_frames(out)
     amber = registry().provider("openmm")("amber99sbildn.xml,amber99_obc.xml", molecule_path("capped-alanine"))
     u = amber.energy(torch.from_numpy(samples.positions).double()).numpy() / (8.31446261815324e-3 * 300)
@@ -157,7 +157,7 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         (["bench", "--out", "{tmp}/x.json", "--model", "ala2-smoth"], 'Did you mean "ala2-smooth"'),
         (["demo", "--pretrained", "ala2-smoth", "--out", "{tmp}/demo"], 'Did you mean "ala2-smooth"'),
         (["demo", "ala2-smooth", "--out", "{tmp}/demo"], "smoothflow demo --pretrained ala2-smooth"),
-        (["evaluate", "{frames}", "{frames}"], "no smoothflow model"),
+        (["evaluate", "{frames}", "{frames}"], "not a smoothflow model"),
         (["evaluate", "{model}", "{model}"], "no HDF5 file|is no|not"),
         (["info", "{tmp}/none.h5"], "There is no file"),
         (["train", "{tmp}/none.h5", "--out", "{tmp}/run"], "There is no file"),
@@ -186,10 +186,10 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         (["convert", "{swapped}", "{tmp}/x.h5", "--structure", "capped-alanine"], "order differs .* atom 6 is N"),
         (["convert", "{frames}", "{tmp}/x.h5", "--reference", "ase:emt", "--structure", "water"], "3 atoms"),
         (["sample", "{model}", "--out", "{frames}"], "exists already, and is of another run"),
-        (["sample", "{model}", "--out", "{tmp}/x.h5", "--basin", "alpha"], "Name it with --reweight"),
+        (["sample", "{model}", "--out", "{tmp}/x.h5", "--basin", "alpha"], "Name it with --reference"),
         (["sample", "{model}", "--out", "{tmp}/x.h5", "--seed", "-1"], "seed must not be negative"),
         ([*WEIGHTED, "--basin", "alfa"], 'No basin is called "alfa". Known: alpha, beta, ppii'),
-        ([*WEIGHTED, "--basin", "a:phi=0-60"], "is no basin. Write NAME:TORSION=FROM..TO"),
+        ([*WEIGHTED, "--basin", "a:phi=0-60"], "is not a basin. Write NAME:TORSION=FROM..TO"),
         ([*WEIGHTED, "--basin", "a:phi=60..60"], "is no range"),
         ([*WEIGHTED, "--basin", "a:chi9=0..60"], 'No torsion is called "chi9"'),
         ([*WEIGHTED, "--basin", "a:phi=0..60", "--basin", "a:psi=0..60"], 'Two basins are called "a"'),
@@ -200,7 +200,7 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         (["check", "smoth"], 'Did you mean "smooth"'),
         (["bench", "--suite", "force", "--out", "{tmp}/x.json"], 'Did you mean "forces"'),
         (["bench", "--out", "{frames}"], "exists already"),
-        (["bench", "--out", "{tmp}/x.json", "--compare", "{model}"], "no file of smoothflow bench"),
+        (["bench", "--out", "{tmp}/x.json", "--compare", "{model}"], "not a file of smoothflow bench"),
         (["bench", "--out", "{tmp}/x.json", "--model", "{tmp}/none.safetensors"], "There is no file"),
         (["check", "{tmp}/none.safetensors"], "There is no file"),
         (["check", "{model}", "--tests", "color"], 'No physics test is called "color"'),

@@ -30,7 +30,10 @@ def test_a_preset_of_ones_own_and_one_of_its_cells(smoothflow: Smoothflow, chain
     (tmp_path / "grid.yaml").write_text(PRESET)
     folder = tmp_path / "grid"
     command = ["compare", chain.frames, "--preset", tmp_path / "grid.yaml", "--out", folder, "--json"]
-    first = smoothflow(*command, "--held-out", chain.frames, "--cells", "affine/nll+fm")
+    others = tmp_path / "others.h5"
+    found = smoothflow("simulate", "capped-alanine", "--out", others, "-n", 50, "--interval", 0.02, "--seed", 7)
+    assert found.code == 0, found.err
+    first = smoothflow(*command, "--held-out", others, "--cells", "affine/nll+fm")
     assert first.code == 0, first.err
     assert [cell["title"] for cell in json.loads(first.out)["cells"]] == ["affine/nll+fm"]
     assert (folder / "affine" / "nll+fm" / "evaluation.json").is_file()

@@ -45,7 +45,7 @@ def test_reference_and_structure_are_those_of_the_model(smoothflow: Smoothflow, 
         "evaluate", model, frames, "-n", 4, "--json", "--reference", XTB, "--structure", peroxide / "molecule.pdb"
     )
     assert json.loads(found.out)["mean_energy"] == pytest.approx(json.loads(named.out)["mean_energy"])
-    drawn = smoothflow("sample", model, "-n", 4, "--reweight", XTB, "--out", peroxide / "s.h5")
+    drawn = smoothflow("sample", model, "-n", 4, "--reference", XTB, "--out", peroxide / "s.h5")
     assert drawn.code == 0, drawn.err
     assert read_frames(peroxide / "s.h5").provenance["weighted to"] == f"{XTB} of the model's molecule"
 
@@ -67,7 +67,7 @@ def test_a_model_that_names_no_reference_is_not_compared_with_ambers(smoothflow:
             "--calculator is short for --reference",
         ),
         ("simulate {pdb} --out {tmp}/x.h5 --reference tblite:GFN2-xTB", 'Did you mean "ase:tblite:GFN2-xTB"'),
-        ("sample {model} --out {tmp}/x.h5 --reweight amber99sbildn.xml", 'Did you mean "openmm:amber99sbildn.xml"'),
+        ("sample {model} --out {tmp}/x.h5 --reference amber99sbildn.xml", 'Did you mean "openmm:amber99sbildn.xml"'),
         ("simulate {pdb} --out {tmp}/x.h5 --charge -1", "does not compute electrons"),
         (
             "simulate {pdb} --out {tmp}/x.h5 --calculator tblite --charge -1",

@@ -36,7 +36,7 @@ SIMULATION = "capped-alanine --interval 0.02 --timestep 2 --walkers 1 --equilibr
 COMMANDS = {
     "simulate": SIMULATION + " -n 2000 --out {run}/f.h5",
     "train": "{frames} --config {tmp}/train.yaml --out {run}/run",
-    "sample": "{model} -n 4000 --out {run}/f.h5 --reweight " + AMBER,
+    "sample": "{model} -n 4000 --out {run}/f.h5 --reference " + AMBER,
     "md": "{model} --start {frames} " + MD + " --out {run}/run.h5 --log {run}/run.csv --trajectory {run}/run.xtc",
     "compare": "{frames} --preset {tmp}/grid.yaml --out {run}/grid",
 }

@@ -46,7 +46,7 @@ def other(chain: Chain, tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(
     "command",
     [
-        "evaluate {model} {frames} -n 10",
+        "evaluate {model} {frames} -n 10 --reference openmm:amber99sbildn.xml,amber99_obc.xml",
         "sample {model} -n 10 --out {tmp}/samples.h5",
         "md {model} --start {frames} --steps 2 --energy-bound 1e6 --log {tmp}/md.csv",
         "info {model}",

@@ -29,7 +29,7 @@ WRITES = {
     ("reproduce", "output"): "reproduce {run} --out {folder}",
     ("evaluate", "report"): "evaluate {model} {frames} -n 10 --report {file}",
     ("sample", "output"): SAMPLE + " --out {file}",
-    ("sample", "metropolis"): SAMPLE + " --out {tmp}/new.h5 --reweight " + AMBER + " --metropolis {file}",
+    ("sample", "metropolis"): SAMPLE + " --out {tmp}/new.h5 --reference " + AMBER + " --metropolis {file}",
     ("md", "output"): MD + " --out {file}",
     ("md", "trajectory"): MD + " --trajectory {file}.xtc",
     ("md", "log"): MD + " --log {file}",

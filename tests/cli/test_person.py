@@ -89,7 +89,7 @@ def test_cheap_examples_run(
         (["compare", "--preset", "alanine-dipeptid"], 'Did you mean "alanine-dipeptide"'),
         (["simulate", "caped-alanine", "--out", "x.h5"], 'Did you mean "capped-alanine"'),
         (["simulate", "capped-alanine", "--engine", "opemm", "--out", "x.h5"], 'Did you mean "openmm"'),
-        (["init", "none/x.yaml"], "cannot be written: No such file or directory"),
+        (["init", "none/x.yaml"], "cannot be written: there is no folder"),
     ],
 )
 def test_a_slip_gets_one_line_with_the_near_miss(

@@ -72,7 +72,9 @@ def test_frames_elsewhere_and_of_a_comparison(smoothflow: Smoothflow, chain: Cha
     assert not (tmp_path / "third").exists()
 
 
-@pytest.mark.parametrize(("name", "message"), [("nothing", "no folder of a training run"), ("bare", "Give them with")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("nothing", "not a folder of a training run"), ("bare", "Give them with")]
+)
 def test_folders_that_say_too_little(
     smoothflow: Smoothflow, chain: Chain, tmp_path: Path, name: str, message: str
 ) -> None:

@@ -15,7 +15,7 @@ Chain = Any
 
 def test_averages_can_be_asked_for_afterwards(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
     out, walk = tmp_path / "samples.h5", tmp_path / "chain.h5"
-    command = ["sample", chain.model, "--reweight", "openmm:amber99sbildn.xml,amber99_obc.xml", "--out", out]
+    command = ["sample", chain.model, "--reference", "openmm:amber99sbildn.xml,amber99_obc.xml", "--out", out]
     assert smoothflow(*command, "-n", 30).code == 0
     first = read_frames(out)
     basins = ["--basin", "alpha", "--basin", "up:psi=100..170", "--frames", chain.frames]

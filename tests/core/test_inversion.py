@@ -172,9 +172,9 @@ def test_a_jump_is_no_root(solver: Solver) -> None:
 
 def test_the_error_says_what_is_wrong_with_the_input() -> None:
     params = torch.full((2, 1), 2.0, dtype=torch.float64)
-    with pytest.raises(InversionError, match="no point of Interval"):
+    with pytest.raises(InversionError, match="not a point of Interval"):
         invert(exponential, torch.tensor([0.5, 1.5], dtype=torch.float64), params, Interval())
-    with pytest.raises(InversionError, match="no point of Interval"):
+    with pytest.raises(InversionError, match="not a point of Interval"):
         invert(exponential, torch.tensor([0.5, math.nan], dtype=torch.float64), params, Interval())
     with pytest.raises(InversionError, match="parameters are not finite"):
         invert(exponential, torch.tensor([0.5, 0.5], dtype=torch.float64), params * math.inf, Interval())

@@ -215,7 +215,7 @@ def test_layers_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"transforms": {"sphere": "smooth"}}, ConfigurationError, '"sphere" is no kind of manifold'),
+        ({"transforms": {"sphere": "smooth"}}, ConfigurationError, '"sphere" is not a kind of manifold'),
         ({"options": {"spline": {"n_bins": 3}}}, ConfigurationError, "not used: spline"),
         ({"hidden": 0}, ConfigurationError, "hidden must be a whole number from 1 to 65536; it is 0"),
     ],

@@ -125,7 +125,7 @@ def test_a_finished_run_can_be_made_longer_and_is_left_alone_otherwise(tmp_path:
     extended = Simulation.load(path, Triangle(), [seen], n_steps=60)
     extended.run(path)
     assert_identical(extended, whole)
-    # step 40 was the last of the shorter run, and is no seventh
+    # step 40 was the last of the shorter run, and is not a seventh
     assert [step for step, _ in seen.rows] == [0, 7, 14, 21, 28, 35, 42, 49, 56, 60]
 
 
@@ -229,7 +229,7 @@ def test_an_integrator_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 def test_files_that_are_no_checkpoint_are_named(tmp_path: Path) -> None:
     path = tmp_path / "run.checkpoint"
-    with pytest.raises(FileFormatError, match="no checkpoint"):
+    with pytest.raises(FileFormatError, match="not a checkpoint"):
         Simulation.load(path, Triangle())
     simulation = Simulation(Triangle(), "langevin", start(), NVT)
     simulation.save(path)
@@ -241,7 +241,7 @@ def test_files_that_are_no_checkpoint_are_named(tmp_path: Path) -> None:
         content.replace(b"velocities", b"felocities"),
     ):
         path.write_bytes(damaged)
-        with pytest.raises(FileFormatError, match=r"damaged|no checkpoint"):
+        with pytest.raises(FileFormatError, match=r"damaged|not a checkpoint"):
             Simulation.load(path, Triangle())
     with pytest.raises(FileFormatError, match="cannot be written"):
         simulation.save(tmp_path / "no folder" / "run.checkpoint")

@@ -239,7 +239,7 @@ def test_missing_file_and_other_formats_are_named(tmp_path: Path) -> None:
         read_frames(tmp_path / "text.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["positions"] = np.zeros((2, 3, 3))
-    with pytest.raises(FileFormatError, match="no frames file"):
+    with pytest.raises(FileFormatError, match="not a frames file"):
         read_frames(tmp_path / "other.h5")
 
 
@@ -275,7 +275,7 @@ def test_truncated_file_is_refused(tmp_path: Path, part: float, killed: bool, le
         write_frames(path, some_frames(3000))
     content = path.read_bytes()
     path.write_bytes(content[: int(part * len(content))])
-    with pytest.raises(FileFormatError, match=r"truncated|damaged|no frames file"):
+    with pytest.raises(FileFormatError, match=r"truncated|damaged|not a frames file"):
         read_frames(path)
 
 

@@ -99,8 +99,8 @@ def put_unknown_filter(file: h5py.File) -> None:
 HARMS: dict[str, Callable[[h5py.File], object]] = {
     "nested JSON": lambda f: put_json(f, "provenance", "[" * 100_000),
     "JSON nested deeply, but whole": lambda f: put_json(f, "provenance", '{"a":' * 50 + "1" + "}" * 50),
-    "JSON that is no mapping": lambda f: put_json(f, "provenance", "3"),
-    "JSON that is no text": lambda f: put_json(f, "provenance", b"\xff\xff"),
+    "JSON that is not a mapping": lambda f: put_json(f, "provenance", "3"),
+    "JSON that is not text": lambda f: put_json(f, "provenance", b"\xff\xff"),
     "JSON of many megabytes": lambda f: put_json(f, "provenance", '{"a": [' + "[1]," * 2_000_000 + "1]}"),
     "a residue beyond floats": lambda f: put_json(f, "topology", '{"atoms":[["H","H","H",1e999]],"bonds":[]}'),
     "a hundred thousand atoms": lambda f: put_json(
@@ -153,7 +153,7 @@ HARMS: dict[str, Callable[[h5py.File], object]] = {
     "a format that is a reference": lambda f: f.attrs.create("format", f.ref, dtype=h5py.ref_dtype),
     "a format of megabytes": lambda f: f.attrs.create("format", np.zeros(10**6)),
     "no unit": lambda f: f["positions"].attrs.__delitem__("units"),
-    "a unit that is no text": lambda f: f["positions"].attrs.__setitem__("units", np.bytes_(b"\xff")),
+    "a unit that is not text": lambda f: f["positions"].attrs.__setitem__("units", np.bytes_(b"\xff")),
     **{
         f"temperature {value}": lambda f, value=value: f.attrs.__setitem__("temperature", value)
         for value in ("warm", np.nan, np.inf, -1, np.zeros(3), h5py.Empty("f8"))
@@ -256,7 +256,7 @@ def test_npz_files(frames: Frames, tmp_path: Path, open_hostile: Any, assert_ref
     write("atoms beyond the table", z=np.array([2**60, 1, 1]))
     write("atoms at infinity", z=np.array([np.inf, 1, 1]))
     write("one number for atoms", z=np.array(8))
-    write("a unit that is no text", r_unit=np.array(b"\xff"))
+    write("a unit that is not text", r_unit=np.array(b"\xff"))
     write("a bomb", compressed=True, R=np.zeros((10**6, 3, 3)))
     for shape in ((10**12, 3, 3), (2**62, 2**62, 3), (-1, 3, 3)):
         files[f"a claim of {shape}"] = tmp_path / f"{len(files)}.npz"

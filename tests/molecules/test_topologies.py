@@ -85,7 +85,7 @@ def test_smiles() -> None:
     InternalCoordinates(topology).check_geometry(positions)
     topology, positions = topology_from_smiles("CCCCCCCCCCCCCCCCCCCC" * 3)  # not embedded at the first attempt
     InternalCoordinates(topology).check_geometry(positions)
-    with pytest.raises(TopologyError, match="no valid SMILES"):
+    with pytest.raises(TopologyError, match="not a valid SMILES"):
         topology_from_smiles("C1CC")
 
 

@@ -16,7 +16,7 @@ MakePotential = Callable[[str], FlowPotential]
 TRANSFORMS = ["smooth", "spline", "affine"]
 
 
-# not the spline: the forces of a C^1 transform jump at its knots, and differences across a jump are no gradient
+# not the spline: the forces of a C^1 transform jump at its knots, and differences across a jump are not a gradient
 @pytest.mark.parametrize("name", ["smooth", "affine"])
 def test_forces_are_the_negative_gradient_of_the_energy(make_potential: MakePotential, name: str) -> None:
     potential = make_potential(name)

@@ -103,7 +103,7 @@ def test_headers_of_safetensors_that_lie(model: Path, maker: Maker, open_hostile
     lie("an object type", dtype="OBJECT")
     maker.raw_header("nested", b'{"a":' * 200_000)
     maker.raw_header("no text", b"\xff\xfe" * 100)
-    maker.raw_header("metadata that are no text", {**maker.raw, "__metadata__": {"smoothflow": 3}})
+    maker.raw_header("metadata that are not text", {**maker.raw, "__metadata__": {"smoothflow": 3}})
     entry = {"dtype": "F64", "shape": [0], "data_offsets": [0, 0]}
     many = {f"t{i}": entry for i in range(60_000)}
     maker.raw_header("sixty thousand weights", {**many, "__metadata__": maker.raw["__metadata__"]}, b"")

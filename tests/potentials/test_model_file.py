@@ -74,7 +74,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [0, 5, 100, 5000])
 def test_a_truncated_file_is_refused(model: Path, keep: int) -> None:
     model.write_bytes(model.read_bytes()[:keep])
-    with pytest.raises(FileFormatError, match="no smoothflow model"):
+    with pytest.raises(FileFormatError, match="not a smoothflow model"):
         load_model(model)
 
 
@@ -84,7 +84,7 @@ def test_other_formats_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="does not begin like a safetensors file"):
         load_model(path)
     save_file({"weight": torch.zeros(3)}, path)
-    with pytest.raises(FileFormatError, match="no smoothflow model"):
+    with pytest.raises(FileFormatError, match="not a smoothflow model"):
         load_model(path)
 
 

@@ -171,9 +171,9 @@ def test_plugins_ship_models_too_and_damaged_ones_are_refused(tmp_path: Path) ->
 
     registry().register(SimpleNamespace(smoothflow_models=smoothflow_models), "theirs")
     try:
-        with pytest.raises(FileFormatError, match="no smoothflow model, or it is truncated"):
+        with pytest.raises(FileFormatError, match="not a smoothflow model, or it is truncated"):
             load("theirs")
-        with pytest.raises(FileFormatError, match="no smoothflow model, or it is truncated"):
+        with pytest.raises(FileFormatError, match="not a smoothflow model, or it is truncated"):
             add_provenance(broken, tmp_path / "copy.safetensors", {})
     finally:
         registry().unregister("theirs")

@@ -153,7 +153,7 @@ def test_suites_that_are_not_there(suites: Path, tmp_path: Path) -> None:
 def test_files_of_other_programs_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(text)
-    with pytest.raises(FileFormatError, match=r"no file of smoothflow bench"):
+    with pytest.raises(FileFormatError, match=r"not a file of smoothflow bench"):
         read_benchmarks(path)
     with pytest.raises(FileFormatError, match=r"cannot be read"):
         read_benchmarks(tmp_path / "missing.json")

@@ -199,7 +199,7 @@ class Doubled(Molecule):
 
 
 class Rotational(torch.autograd.Function):
-    """Zero energy with a force that is no gradient."""
+    """Zero energy with a force that is not a gradient."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, positions: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def test_settings_cannot_be_changed() -> None:
         ("steps: 0\n", 1, "steps: .*greater than or equal to 1.* 0"),
         ("batch_size: 2\nflow:\n  hidden: wide\n", 3, "flow.hidden: .*'wide'"),
         ("flow:\n  hidden: 0\n", 1, "hidden must be a whole number from 1 to 65536; it is 0"),
-        ("flow:\n  transforms:\n    sphere: smooth\n", 3, '"sphere" is no kind of manifold'),
+        ("flow:\n  transforms:\n    sphere: smooth\n", 3, '"sphere" is not a kind of manifold'),
         ("weights: {nll: 0, force: 0}\n", 1, "at least one weight"),
         ("learning_rate: .nan\n", 1, "learning_rate"),
         ("dtype: float16\n", 1, "dtype: .*'float16'"),

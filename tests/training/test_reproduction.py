@@ -90,7 +90,7 @@ def test_what_cannot_be_made_again_is_refused(tmp_path: Path, run: Path, peroxid
         reproduce(run, replace(peroxide_frames, forces=forces), tmp_path / "again")
     with pytest.raises(ConfigurationError, match="is the run itself"):
         reproduce(run, peroxide_frames, run)
-    with pytest.raises(FileFormatError, match="no folder of a training run: it has no config"):
+    with pytest.raises(FileFormatError, match="not a folder of a training run: it has no config"):
         reproduce(tmp_path, peroxide_frames, tmp_path / "again")
     with pytest.raises(Stop):
         train(peroxide_frames, SETTINGS, tmp_path / "part", on_progress=stop_at_10)

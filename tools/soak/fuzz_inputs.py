@@ -100,7 +100,7 @@ class Kind:
 
     Attributes:
         name: What it is.
-        suffix: Of its files.
+        suffix: Suffix of its files.
         share: Which part of all inputs are of it.
         make: Writes a good file.
         open: Reads a file.
@@ -177,7 +177,7 @@ def checksummed(content: bytes) -> list[tuple[int, int]]:
         start = content.find(signature)
         while start >= 0:
             for end in range(start + 8, min(start + 800, len(content) - 3)):
-                # the checksum of so few bytes is no accident
+                # the checksum of so few bytes is not an accident
                 if struct.pack("<I", lookup3(content[start:end])) == content[end : end + 4]:
                     found.append((start, end))
                     break

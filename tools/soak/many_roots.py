@@ -111,8 +111,10 @@ def of_model(name: str) -> Iterator[tuple[Transform, Tensor]]:
     with torch.no_grad():
         model.sample(2000, torch.Generator().manual_seed(0))
     for i, coupling in enumerate(couplings):
-        widths = [n_columns * transform.n_params for transform, n_columns in coupling.groups]
-        for (transform, _), flat in zip(coupling.groups, torch.split(outputs[i], widths, dim=-1), strict=True):
+        widths = [group.n_columns * group.n_outputs for group in coupling.groups]
+        for group, flat in zip(coupling.groups, torch.split(outputs[i], widths, dim=-1), strict=True):
+            transform = group.transform
+            # an arc's affine step has a closed inverse
             if (transform.name, transform.manifold.name) in NUMERICAL:
                 yield transform, flat.reshape(-1, transform.n_params)
 

@@ -54,7 +54,7 @@ class Job:
     Attributes:
         command: Its name.
         arguments: With ``{run}`` for the folder, and ``{shared}`` for that of its input.
-        share: Of the kills, relative to that of the others.
+        share: Share of the kills, relative to that of the others.
         done: How far the run in a folder is: what must never become less.
     """
 
@@ -90,7 +90,7 @@ JOBS = (
     ),
     Job(
         "sample",
-        "{shared}/model.safetensors -n 12000 --out {run}/samples.h5 --reweight " + AMBER,
+        "{shared}/model.safetensors -n 12000 --out {run}/samples.h5 --reference " + AMBER,
         5,
         lambda run: n_frames(run / "samples.h5"),
     ),

@@ -183,7 +183,7 @@ def read_xml(path: Path) -> Element:
             parser.feed(text[start : start + 2**16])
         root: Element = parser.close()
     except (OSError, ElementTree.ParseError, UnicodeDecodeError) as error:
-        raise FileFormatError(f'"{path}" is no complete XML file: {error}.') from error
+        raise FileFormatError(f'"{path}" is not a complete XML file: {error}.') from error
     return root
 
 
@@ -265,11 +265,11 @@ def checked_force_field(root: Element, path: Path) -> str:
         path: Its file.
 
     Raises:
-        FileFormatError: If it is no force field.
+        FileFormatError: If it is not a force field.
         ConfigurationError: If it contains anything that OpenMM might run, include or not know.
     """
     if root.tag != "ForceField":
-        raise FileFormatError(f'"{path}" is no OpenMM force field: its XML is of another kind.')
+        raise FileFormatError(f'"{path}" is not an OpenMM force field: its XML is of another kind.')
     for remark in root.findall("Info"):
         root.remove(remark)
     level = [(root, tuple(SECTIONS))]
@@ -333,7 +333,9 @@ def _require_plain(element: Element, path: Path) -> None:
     elif element.tag not in WITH_NUMBERS:
         element.text = None
     elif not all(NUMBER.fullmatch(word) for word in (element.text or "").split()):
-        raise ConfigurationError(f'"{path}" has an element {element.tag} whose text is no list of numbers. Correct it.')
+        raise ConfigurationError(
+            f'"{path}" has an element {element.tag} whose text is not a list of numbers. Correct it.'
+        )
 
 
 def _require_formula(path: Path, element: Element, name: str, value: str) -> None:

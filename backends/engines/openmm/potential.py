@@ -140,7 +140,7 @@ def _check_system(openmm: Any, system: Any, topology: Topology) -> None:
     for force in system.getForces():
         if isinstance(force, _motion_controls(openmm)):
             raise ConfigurationError(
-                f"The OpenMM System contains a {type(force).__name__}, which is no potential energy. Leave it out: "
+                f"The OpenMM System contains a {type(force).__name__}, which is not a potential energy. Leave it out: "
                 "thermostats are chosen where dynamics is run."
             )
     masses = np.array([system.getParticleMass(i)._value for i in range(n_particles)])

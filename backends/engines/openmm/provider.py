@@ -82,7 +82,7 @@ def _read_system(openmm: Any, root: Element, path: Path) -> Any:
         return openmm.XmlSerializer.deserializeSystem(text)
     # a missing number is a ValueError, what is wrong otherwise an OpenMMException
     except (openmm.OpenMMException, ValueError) as error:
-        raise FileFormatError(f'"{path}" is no System that this OpenMM can read: {error}.') from error
+        raise FileFormatError(f'"{path}" is not a System that this OpenMM can read: {error}.') from error
 
 
 def _read_force_field(app: Any, names: list[str]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,7 +232,8 @@ def test_what_breaks_down_is_a_row_and_the_others_go_on(data: tuple[Frames, Fram
     assert list(wild.breakdowns) == ["training"]
     assert "too large for float32" in wild.breakdowns["training"]
     assert set(other.breakdowns) <= {"equilibration", "NVE"}
-    assert "not finite" in " ".join(other.breakdowns.values())
+    # its forces diverge, or its kinetic energy does first
+    assert re.search("not finite|kinetic energy", " ".join(other.breakdowns.values()))
     tables = {table.title: table for table in comparison_tables(found.cells, found.reference)}
     assert tables["Density and sampling"].rows[0][1] == "broke down"
     assert any("smooth/wild: training: At step 0" in row[0] for row in tables["What broke down"].rows)

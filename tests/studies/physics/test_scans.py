@@ -9,7 +9,7 @@ import torch
 from smoothflow import InternalCoordinates
 from smoothflow.molecules.shipped import molecule_path
 from smoothflow.molecules.topologies import topology_from_pdb
-from smoothflow.studies.physics.scans import bond_scans, covalent_lengths, far_side, torsion_scans
+from smoothflow.studies.physics.scans import bond_scans, covalent_lengths, far_side, torsion_scans, without_overlaps
 
 
 def test_atoms_beyond_a_bond() -> None:
@@ -53,3 +53,20 @@ def test_scans_change_the_coordinate_that_they_are_of() -> None:
         expected = torch.zeros(3, 60, dtype=torch.float64)
         expected[1, 41 + i] = 0.7
         torch.testing.assert_close(change, expected, rtol=0, atol=1e-9)
+
+
+def test_parts_of_a_scan_in_which_atoms_coincide_are_left_out() -> None:
+    topology, positions = topology_from_pdb(molecule_path("capped-alanine"))
+    scans = {scan.name: scan for scan in torsion_scans(positions[0], topology)}
+    # phi turns the two halves of the molecule, and no atom meets another
+    (whole,) = without_overlaps(scans["torsion phi"])
+    assert (whole.low, whole.high) == (0.0, 2 * math.pi)
+    # a hydrogen of a methyl group meets its two siblings
+    parts = without_overlaps(scans["torsion improper H2:1"])
+    assert len(parts) in (2, 3)
+    for part in parts:
+        places = torch.linspace(part.low, part.high, 50, dtype=torch.float64)
+        # the largest step between places that were looked at is half a degree, 0.001 nm
+        assert min(float(torch.pdist(x).min()) for x in part.place(places)) > 0.019
+    left_out = 2 * math.pi - sum(part.high - part.low for part in parts)
+    assert 0.1 < left_out < 1.5

@@ -232,7 +232,7 @@ def test_what_openmm_ships_without_scripts_is_read_from_anyone(name: str) -> Non
         ('<!DOCTYPE x SYSTEM "file:///etc/passwd"><System type="System"/>', "document type"),
         ("<System>" + "<a>" * 200_000 + "</a>" * 200_000 + "</System>", "levels deep"),
         ("<ForceField>" + "<a/>" * 2_000_000 + "</ForceField>", "elements"),
-        ('<?xml version="1.0" encoding="utf-16"?><x:System xmlns:x="y" type="System"/>', "no OpenMM force field"),
+        ('<?xml version="1.0" encoding="utf-16"?><x:System xmlns:x="y" type="System"/>', "not an OpenMM force field"),
     ],
 )
 def test_files_that_are_larger_than_they_look_are_refused(

@@ -93,18 +93,18 @@ def test_files_that_are_missing_or_of_another_kind_are_named(structure: Path, tm
         openmm_provider(AMBER, text)
     truncated = tmp_path / "truncated.xml"
     truncated.write_text("<System openmmVersion='8.6'><Particles>")
-    with pytest.raises(FileFormatError, match="no complete XML file"):
+    with pytest.raises(FileFormatError, match="not a complete XML file"):
         openmm_provider(str(truncated), structure)
     other = tmp_path / "other.xml"
     other.write_text("<Integrator/>")
-    with pytest.raises(FileFormatError, match="no OpenMM force field"):
+    with pytest.raises(FileFormatError, match="not an OpenMM force field"):
         openmm_provider(str(other), structure)
 
 
 def test_files_that_openmm_cannot_read_are_named(structure: Path, tmp_path: Path) -> None:
     system = tmp_path / "system.xml"
     system.write_text('<System openmmVersion="8.6" type="System" version="999"></System>')
-    with pytest.raises(FileFormatError, match=r'system\.xml" is no System that this OpenMM can read: .*version'):
+    with pytest.raises(FileFormatError, match=r'system\.xml" is not a System that this OpenMM can read: .*version'):
         openmm_provider(str(system), structure)
     field = tmp_path / "field.xml"
     field.write_text("<ForceField><AtomTypes><Type/></AtomTypes></ForceField>")
