@@ -90,7 +90,7 @@ def find_minima(
     reference: Potential | None = None,
     count: Count = lambda done, total: None,
 ) -> list[Minimum]:
-    r"""Minimize from the given configurations, in the cells of grids of each two neighbouring slow torsions, and at random.
+    r"""Minimize from the given configurations, from cells of grids of each two neighbouring slow torsions, and at random.
 
     The minimizations run together, in internal coordinates in units of their usual widths :math:`\sigma`, by the fast
     inertial relaxation engine:
@@ -195,9 +195,7 @@ def _width(name: str) -> float:
     return next((width for kind, width in WIDTHS.items() if name.startswith(kind)), TORSION_WIDTH)
 
 
-def _grids(
-    q: Float[Tensor, "n dim"], slow: list[int], stream: torch.Generator
-) -> list[Float[Tensor, "starts dim"]]:
+def _grids(q: Float[Tensor, "n dim"], slow: list[int], stream: torch.Generator) -> list[Float[Tensor, "starts dim"]]:
     """For each two neighbouring slow torsions values drawn in all cells of a grid, the rest as given."""
     width = 2 * math.pi / N_GRID
     edges = torch.arange(N_GRID, dtype=q.dtype) * width - math.pi

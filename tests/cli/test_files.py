@@ -31,7 +31,7 @@ def peroxide(tmp_path: Path) -> Path:
     frames = Frames(topology, 300.0, positions.numpy() + 0.002 * noise)
     flow = FlowSettings(interval_pairs=1, circle_pairs=1, hidden=4)
     potential = initial_potential(frames, TrainSettings(flow=flow))
-    save_model(potential, flow, tmp_path / "model.safetensors", {"frames": {"potential": XTB}})
+    save_model(potential, tmp_path / "model.safetensors", {"frames": {"potential": XTB}})
     write_frames(tmp_path / "frames.h5", frames)
     write_pdb(topology, positions, tmp_path / "molecule.pdb")
     return tmp_path
@@ -53,7 +53,7 @@ def test_reference_and_structure_are_those_of_the_model(smoothflow: Smoothflow, 
 def test_a_model_that_names_no_reference_is_not_compared_with_ambers(smoothflow: Smoothflow, peroxide: Path) -> None:
     frames = read_frames(peroxide / "frames.h5")
     flow = FlowSettings(interval_pairs=1, circle_pairs=1, hidden=4)
-    save_model(initial_potential(frames, TrainSettings(flow=flow)), flow, peroxide / "bare.safetensors", {})
+    save_model(initial_potential(frames, TrainSettings(flow=flow)), peroxide / "bare.safetensors", {})
     found = smoothflow("evaluate", peroxide / "bare.safetensors", peroxide / "frames.h5")
     assert found.code == 2
     assert "does not say which force field" in found.err
@@ -74,7 +74,7 @@ def test_a_model_that_names_no_reference_is_not_compared_with_ambers(smoothflow:
             "electrons, which cannot have multiplicity",
         ),
         ("sample {model} --out {tmp}/x.h5 --structure {pdb}", "for a force field"),
-        ("train {frames} --out {tmp}/run --structure {pdb}", "for a target"),
+        ("train {frames} --out {tmp}/run --structure {pdb}", "for a force field"),
         ("convert {frames} {tmp}/x.xyz --temperature 350", "says that itself: leave --temperature out"),
         ("convert {frames} {tmp}/x.xyz --charge 1", "for a reference"),
         ("convert {frames} {tmp}/x.xyz --structure capped-alanine", "the frames has 4"),
@@ -98,3 +98,22 @@ def test_convert_reads_other_hdf5_files_or_says_what_they_are(smoothflow: Smooth
     found = smoothflow("convert", tmp_path / "x.h5", tmp_path / "y.h5", "--temperature", 300)
     assert found.code == 2
     assert "H5MD" in found.err
+
+
+def test_convert_puts_atoms_into_the_order_of_a_model(smoothflow: Smoothflow, peroxide: Path) -> None:
+    frames = read_frames(peroxide / "frames.h5")
+    order = [3, 0, 2, 1]
+    forces = np.arange(frames.positions.size, dtype=np.float32).reshape(frames.positions.shape)
+    moved = Frames(frames.topology.take(order), 300.0, frames.positions[:, order], forces[:, order])
+    write_frames(peroxide / "moved.h5", moved)
+    found = smoothflow("convert", peroxide / "moved.h5", peroxide / "x.h5", "--match", peroxide / "model.safetensors")
+    assert found.code == 0, found.err
+    back = read_frames(peroxide / "x.h5")
+    assert back.topology == frames.topology
+    # the same numbers, moved
+    assert np.array_equal(back.positions, frames.positions)
+    assert np.array_equal(back.forces, forces)
+    assert not list(peroxide.glob("y.h5"))
+    found = smoothflow("convert", peroxide / "moved.h5", peroxide / "y.h5", "--match", "ala2-smooth")
+    assert found.code == 2
+    assert "22 atoms" in found.err
