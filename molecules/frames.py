@@ -117,6 +117,8 @@ class Frames:
         Raises:
             TopologyError: If the molecule is another one, or its names do not tell the order.
         """
+        if len(topology) != len(self.topology):
+            self.require_topology(topology, name)
         order = topology.order_by_names(self.topology)
         columns = {column: getattr(self, column) for column, (_, of_atoms) in COLUMNS.items() if of_atoms}
         moved: dict[str, Any] = {k: None if values is None else values[:, order] for k, values in columns.items()}

@@ -29,8 +29,14 @@ N_RANDOM = 50
 N_GIVEN = 50
 """At most so many of the given configurations are minimized."""
 
+N_TURNS = 300
+"""At each minimum that is not at a given configuration methyl groups are turned at random so often, ..."""
+
 N_AGAIN = 12
-"""Starts from each minimum that is not at a given configuration, with methyl groups turned at random."""
+"""... and from so many of these, those of the lowest energies, it goes on."""
+
+N_ROUNDS = 3
+"""So often."""
 
 N_STEPS = 500
 LARGEST_STEP = 0.5
@@ -90,7 +96,7 @@ def find_minima(
     reference: Potential | None = None,
     count: Count = lambda done, total: None,
 ) -> list[Minimum]:
-    r"""Minimize from the given configurations, from cells of grids of each two neighbouring slow torsions, and at random.
+    r"""Minimize from the given configurations, all over grids of two neighbouring slow torsions each, and at random.
 
     The minimizations run together, in internal coordinates in units of their usual widths :math:`\sigma`, by the fast
     inertial relaxation engine:
@@ -125,19 +131,32 @@ def find_minima(
     stream = torch.Generator().manual_seed(seed)
     away = torch.cat([*_grids(q, slow, stream), _turned(q, slow, N_RANDOM if slow else 0, stream)])
     starts = torch.cat([q, _turned(away, methyls, None, stream)])
-    ends, energies, converged = _relaxed(potential, coordinates, starts, widths, kT, lambda i, n: count(i, 2 * n))
+    n_rounds = N_ROUNDS if methyls else 0
+    total = N_STEPS * (1 + n_rounds)
+
+    def relaxed(starts: Float[Tensor, "starts dim"], n_done: int) -> tuple[Tensor, Tensor, Tensor]:
+        return _relaxed(potential, coordinates, starts, widths, kT, lambda i, n: count(n_done + i, total))
+
+    ends, energies, converged = relaxed(starts, 0)
     n_given = len(q)
     if not bool(converged[:n_given].any()):
         raise GeometryError("No minimization from the given configurations ended in a minimum.")
     clusters = _clusters(ends, energies, converged, slow)
-    elsewhere = [cluster[0] for cluster in clusters if min(cluster) >= n_given]
-    if elsewhere and methyls:
+    for k in range(n_rounds):
         # a hole far from the data may lie where quick torsions are unusual, too
-        starts = _turned(ends[elsewhere].repeat_interleave(N_AGAIN, 0), methyls, None, stream)
-        more = _relaxed(potential, coordinates, starts, widths, kT, lambda i, n: count(n + i, 2 * n))
+        elsewhere = [cluster[0] for cluster in clusters if min(cluster) >= n_given]
+        if not elsewhere:
+            break
+        again = []
+        for i in elsewhere:
+            turned = _turned(ends[i].repeat(N_TURNS, 1), methyls, None, stream)
+            with torch.no_grad():
+                heights = potential.energy(coordinates.decode(turned)[0]).nan_to_num(math.inf)
+            again.append(turned[heights.argsort()[:N_AGAIN]])
+        more = relaxed(torch.cat(again), N_STEPS * (k + 1))
         ends, energies, converged = (torch.cat(pair) for pair in zip((ends, energies, converged), more, strict=True))
         clusters = _clusters(ends, energies, converged, slow)
-    count(2 * N_STEPS, 2 * N_STEPS)
+    count(total, total)
     is_given = torch.arange(len(ends)) < n_given
     order = [i for i in energies.argsort().tolist() if converged[i]]
     lowest = next(i for i in order if is_given[i])
