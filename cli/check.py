@@ -44,7 +44,7 @@ def run(
         str,
         typer.Argument(
             help="A transform, an integrator, an engine, a model (shipped, or a file), a compiled package, or "
-            "PROVIDER:ARGUMENT.",
+            "PROVIDER:ARGUMENT, with charge and multiplicity in it: ase:tblite:GFN2-xTB,charge=-1,multiplicity=1.",
             autocompletion=completion.SUBJECTS,
         ),
     ],

@@ -33,6 +33,12 @@ def run(
         str | None, typer.Option(help="What the source (XYZ or npz) calls energies; 'none' leaves them out.")
     ] = None,
     forces_key: Annotated[str | None, typer.Option(help="The same of forces.")] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            help="Put the atoms into the order of this model, by their names.", autocompletion=completion.MODELS
+        ),
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(help="Recompute energies and forces with PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS),
@@ -65,6 +71,8 @@ def run(
         else:
             frames = import_frames(source, temperature, pdb, energy_key, forces_key)
             warn_of_bends(frames.topology, torch.from_numpy(frames.positions))
+        if match is not None:
+            frames = _matched(frames, match)
         if reference is not None:
             if pdb is None:
                 raise ConfigurationError("Recomputing forces needs the molecule: give --structure.")
@@ -84,6 +92,15 @@ def run(
         print_json(summary)
     else:
         print_table("Converted", ["quantity", "value"], [list(item) for item in summary.items()])
+
+
+def _matched(frames: Frames, model: str) -> Frames:
+    from ..potentials.shipped import load
+
+    topology = load(model).topology
+    if topology is None:
+        raise ConfigurationError(f'"{model}" has no topology, and so no order of atoms.')
+    return frames.reordered(topology, f'the model "{model}"')
 
 
 def _ours(source: Path, structure: Path | None, others: dict[str, object]) -> Frames:

@@ -125,6 +125,25 @@ class Frames:
         """Raise a `TopologyError` unless the frames are of the molecule ``topology``, which messages call ``name``."""
         topology.require_same(self.topology, name, "the frames")
 
+    def reordered(self, topology: Topology, name: str) -> Frames:
+        """The same frames with their atoms in the order of ``topology``, found by the names of atoms and residues.
+
+        Args:
+            topology: The molecule in another order.
+            name: What messages call it.
+
+        Raises:
+            TopologyError: If the molecule is another one, or its names do not tell the order.
+        """
+        if len(topology) != len(self.topology):
+            self.require_topology(topology, name)
+        order = topology.order_by_names(self.topology)
+        columns = {column: getattr(self, column) for column, (_, of_atoms) in COLUMNS.items() if of_atoms}
+        moved: dict[str, Any] = {k: None if values is None else values[:, order] for k, values in columns.items()}
+        frames = replace(self, topology=self.topology.take(order), **moved)
+        frames.require_topology(topology, name)
+        return frames
+
     def require_potential(self, potential: Potential, name: str) -> None:
         """Raise unless the frames are of a potential's molecule: `require_topology`, and of its handedness.
 

@@ -19,7 +19,10 @@ from ...runs.progress import OnProgress, Progress, silent
 from .report import Finding, single
 
 N_GRID = 12
-"""Points along each of two neighbouring slow torsions."""
+"""Cells along each of two neighbouring slow torsions."""
+
+N_OVER_GRIDS = 1500
+"""Starts spread over the cells of all grids: a narrow hole takes in one of ten starts in its cell, by methyl groups."""
 
 N_RANDOM = 50
 """Starts whose slow torsions are all drawn uniformly."""
@@ -27,8 +30,14 @@ N_RANDOM = 50
 N_GIVEN = 50
 """At most so many of the given configurations are minimized."""
 
+N_TURNS = 300
+"""At each minimum that is not at a given configuration methyl groups are turned at random so often, ..."""
+
 N_AGAIN = 12
-"""Starts from each minimum that is not at a given configuration, with methyl groups turned at random."""
+"""... and from so many of these, those of the lowest energies, it goes on."""
+
+N_ROUNDS = 3
+"""So often."""
 
 N_STEPS = 500
 LARGEST_STEP = 0.5
@@ -88,7 +97,7 @@ def find_minima(
     reference: Potential | None = None,
     on_progress: OnProgress = silent,
 ) -> list[Minimum]:
-    r"""Minimize from the given configurations, from grids of each two neighbouring slow torsions, and at random.
+    r"""Minimize from the given configurations, all over grids of two neighbouring slow torsions each, and at random.
 
     The minimizations run together, in internal coordinates in units of their usual widths :math:`\sigma`, by the fast
     inertial relaxation engine:
@@ -121,25 +130,37 @@ def find_minima(
     widths = q.new_tensor([_width(name) for name in names])
     kT = thermal_energy(temperature)
     stream = torch.Generator().manual_seed(seed)
-    away = torch.cat([*_grids(q[0], slow), _turned(q, slow, N_RANDOM if slow else 0, stream)])
+    away = torch.cat([*_grids(q, slow, stream), _turned(q, slow, N_RANDOM if slow else 0, stream)])
     starts = torch.cat([q, _turned(away, methyls, None, stream)])
+    n_rounds = N_ROUNDS if methyls else 0
+    total = N_STEPS * (1 + n_rounds)
 
-    def told(before: int) -> OnProgress:
-        return lambda part: on_progress(Progress("minima", before + part.done, 2 * N_STEPS))
+    def relaxed(starts: Float[Tensor, "starts dim"], n_done: int) -> tuple[Tensor, Tensor, Tensor]:
+        def tell(part: Progress) -> None:
+            on_progress(Progress("minima", n_done + part.done, total))
 
-    ends, energies, converged = _relaxed(potential, coordinates, starts, widths, kT, told(0))
+        return _relaxed(potential, coordinates, starts, widths, kT, tell)
+
+    ends, energies, converged = relaxed(starts, 0)
     n_given = len(q)
     if not bool(converged[:n_given].any()):
         raise GeometryError("No minimization from the given configurations ended in a minimum.")
     clusters = _clusters(ends, energies, converged, slow)
-    elsewhere = [cluster[0] for cluster in clusters if min(cluster) >= n_given]
-    if elsewhere and methyls:
+    for k in range(n_rounds):
         # a hole far from the data may lie where quick torsions are unusual, too
-        starts = _turned(ends[elsewhere].repeat_interleave(N_AGAIN, 0), methyls, None, stream)
-        more = _relaxed(potential, coordinates, starts, widths, kT, told(N_STEPS))
+        elsewhere = [cluster[0] for cluster in clusters if min(cluster) >= n_given]
+        if not elsewhere:
+            break
+        again = []
+        for i in elsewhere:
+            turned = _turned(ends[i].repeat(N_TURNS, 1), methyls, None, stream)
+            with torch.no_grad():
+                heights = potential.energy(coordinates.decode(turned)[0]).nan_to_num(math.inf)
+            again.append(turned[heights.argsort()[:N_AGAIN]])
+        more = relaxed(torch.cat(again), N_STEPS * (k + 1))
         ends, energies, converged = (torch.cat(pair) for pair in zip((ends, energies, converged), more, strict=True))
         clusters = _clusters(ends, energies, converged, slow)
-    on_progress(Progress("minima", 2 * N_STEPS, 2 * N_STEPS))
+    on_progress(Progress("minima", total, total))
     is_given = torch.arange(len(ends)) < n_given
     order = [i for i in energies.argsort().tolist() if converged[i]]
     lowest = next(i for i in order if is_given[i])
@@ -199,16 +220,17 @@ def _width(name: str) -> float:
     return next((width for kind, width in WIDTHS.items() if name.startswith(kind)), TORSION_WIDTH)
 
 
-def _grids(q: Float[Tensor, "dim"], slow: list[int]) -> list[Float[Tensor, "starts dim"]]:
-    """For each two neighbouring slow torsions all pairs of their values, the rest as it is."""
-    angles = (torch.arange(N_GRID, dtype=q.dtype) + 0.5) * 2 * math.pi / N_GRID - math.pi
+def _grids(q: Float[Tensor, "n dim"], slow: list[int], stream: torch.Generator) -> list[Float[Tensor, "starts dim"]]:
+    """For each two neighbouring slow torsions values drawn in all cells of a grid, the rest as given."""
+    width = 2 * math.pi / N_GRID
+    edges = torch.arange(N_GRID, dtype=q.dtype) * width - math.pi
+    together = list(pairwise(slow)) if len(slow) > 1 else [(i,) for i in slow]
     grids = []
-    for first, second in pairwise(slow) if len(slow) > 1 else zip(slow, slow, strict=True):
-        grid = q.repeat(N_GRID * N_GRID if first != second else N_GRID, 1)
-        if first == second:
-            grid[:, first] = angles
-        else:
-            grid[:, [first, second]] = torch.cartesian_prod(angles, angles)
+    for torsions in together:
+        cells = torch.cartesian_prod(*[edges] * len(torsions)).reshape(-1, len(torsions))
+        cells = cells.repeat(max(N_OVER_GRIDS // (len(together) * len(cells)), 1) if len(torsions) > 1 else 1, 1)
+        grid = q[torch.randint(len(q), (len(cells),), generator=stream)]
+        grid[:, list(torsions)] = cells + width * torch.rand(cells.shape, generator=stream, dtype=q.dtype)
         grids.append(grid)
     return grids
 

@@ -32,8 +32,8 @@ POINTS_OF_SCAN = 1300
 """Configurations at which a scan looks for jumps and kinks: two grids and ten rounds of cutting cells."""
 
 
-MINIMIZATIONS = 2 * 500 * 350
-"""Energies that a scan for minima takes at most: those of some 350 starts, in steps and in the search along each."""
+MINIMIZATIONS = 2 * 500 * 1500
+"""Energies that a scan for minima takes at most: those of some 1500 starts."""
 
 
 class ExaminationStopped(Exception):

@@ -98,3 +98,22 @@ def test_convert_reads_other_hdf5_files_or_says_what_they_are(smoothflow: Smooth
     found = smoothflow("convert", tmp_path / "x.h5", tmp_path / "y.h5", "--temperature", 300)
     assert found.code == 2
     assert "H5MD" in found.err
+
+
+def test_convert_puts_atoms_into_the_order_of_a_model(smoothflow: Smoothflow, peroxide: Path) -> None:
+    frames = read_frames(peroxide / "frames.h5")
+    order = [3, 0, 2, 1]
+    forces = np.arange(frames.positions.size, dtype=np.float32).reshape(frames.positions.shape)
+    moved = Frames(frames.topology.take(order), 300.0, frames.positions[:, order], forces[:, order])
+    write_frames(peroxide / "moved.h5", moved)
+    found = smoothflow("convert", peroxide / "moved.h5", peroxide / "x.h5", "--match", peroxide / "model.safetensors")
+    assert found.code == 0, found.err
+    back = read_frames(peroxide / "x.h5")
+    assert back.topology == frames.topology
+    # the same numbers, moved
+    assert np.array_equal(back.positions, frames.positions)
+    assert np.array_equal(back.forces, forces)
+    assert not list(peroxide.glob("y.h5"))
+    found = smoothflow("convert", peroxide / "moved.h5", peroxide / "y.h5", "--match", "ala2-smooth")
+    assert found.code == 2
+    assert "22 atoms" in found.err
