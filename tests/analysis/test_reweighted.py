@@ -167,8 +167,8 @@ def test_basins_wrap_and_share_their_map() -> None:
         ("a:phi=0-60", "is not a basin"),
         ("a:phi=0..60,phi=0..90", "is not a basin"),
         (":phi=0..60", "is not a basin"),
-        ("a:phi=0..400", "is no range"),
-        ("a:phi=60..60", "is no range"),
+        ("a:phi=0..400", "is not a range"),
+        ("a:phi=60..60", "is not a range"),
     ],
 )
 def test_what_is_no_basin_is_refused(text: str, message: str) -> None:

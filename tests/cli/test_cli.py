@@ -190,7 +190,7 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         (["sample", "{model}", "--out", "{tmp}/x.h5", "--seed", "-1"], "seed must not be negative"),
         ([*WEIGHTED, "--basin", "alfa"], 'No basin is called "alfa". Known: alpha, beta, ppii'),
         ([*WEIGHTED, "--basin", "a:phi=0-60"], "is not a basin. Write NAME:TORSION=FROM..TO"),
-        ([*WEIGHTED, "--basin", "a:phi=60..60"], "is no range"),
+        ([*WEIGHTED, "--basin", "a:phi=60..60"], "is not a range"),
         ([*WEIGHTED, "--basin", "a:chi9=0..60"], 'No torsion is called "chi9"'),
         ([*WEIGHTED, "--basin", "a:phi=0..60", "--basin", "a:psi=0..60"], 'Two basins are called "a"'),
         ([*WEIGHTED, "--frames", "{water}"], "22 atoms"),
