@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .training.reproduction import reproduce
     from .training.run import train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 find_moved_modules()
 
