@@ -45,7 +45,7 @@ def main() -> None:
         for parameter in flow.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     provenance = {"made": "by tests/data/first/make.py"}
-    save_model(FlowPotential(flow, coordinates, 300.0), settings, HERE / "model.safetensors", provenance)
+    save_model(FlowPotential(flow, coordinates, 300.0), HERE / "model.safetensors", provenance)
     potential = read_model(HERE / "model.safetensors")
     with torch.no_grad():
         positions, _ = potential.sample(4, generator)

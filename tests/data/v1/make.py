@@ -75,7 +75,7 @@ def make_model(name: str) -> FlowPotential:
     potential = FlowPotential(flow, coordinates, TEMPERATURE)
     path = HERE / "models" / f"{name}.safetensors"
     path.parent.mkdir(exist_ok=True)
-    save_model(potential, settings, path, {"name": name, "made": "by tests/data/v1/make.py"})
+    save_model(potential, path, {"name": name, "made": "by tests/data/v1/make.py"})
     return read_model(path)
 
 

@@ -42,7 +42,7 @@ def make_model(name: str) -> dict[str, Any]:
         for parameter in flow.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     path = HERE / f"{name}.safetensors"
-    save_model(FlowPotential(flow, coordinates, 300.0), settings, path, {"made": "by tests/data/v2/make.py"})
+    save_model(FlowPotential(flow, coordinates, 300.0), path, {"made": "by tests/data/v2/make.py"})
     potential = read_model(path)
     with torch.no_grad():
         positions, _ = potential.sample(4, torch.Generator().manual_seed(0))
