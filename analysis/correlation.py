@@ -24,6 +24,9 @@ BLOCK_MEMORIES = 5
 MOST_BLOCKS = 64
 """More blocks do not make an error better known: it is known to 9 % with so many."""
 
+LARGEST_COPIED = 0.01
+"""Share of frames that repeat others from which on errors, which take frames for different ones, are not told."""
+
 FEWEST_TRANSITIONS = 20
 """A single walker that changes wells less often does not tell how long it stays in them."""
 
@@ -293,8 +296,19 @@ def mixing(
             len(set(visited[visited >= 0])),
         )
     blocks = blocks_of(series or [np.zeros(len(q), dtype=complex)], walker_of)
-    reason = _unmoved(n_walkers, torsions) if slow else ""
+    reason = _copied(q) or (_unmoved(n_walkers, torsions) if slow else "")
     return Mixing(n_walkers, torsions, replace(blocks, reason=reason or blocks.reason))
+
+
+def _copied(q: Float[ndarray, "n dim"]) -> str:
+    """Why frames that repeat others have no errors; empty if there are hardly any."""
+    # equal positions give equal coordinates up to rounding; a Metropolis chain repeats a state only right after it
+    rows = np.ascontiguousarray(np.round(q, 9))
+    rows = rows[np.r_[True, (rows[1:] != rows[:-1]).any(1)]]
+    share = 1 - len({row.tobytes() for row in rows}) / len(rows)
+    if share <= LARGEST_COPIED:
+        return ""
+    return f"no error: {100 * share:.3g} % of the frames are copies of others"
 
 
 def _unmoved(n_walkers: int, torsions: Mapping[str, SlowTorsion]) -> str:

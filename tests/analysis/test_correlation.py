@@ -106,3 +106,16 @@ def test_intervals_of_walkers_hold_the_truth(n_walkers: int, rate: float) -> Non
     assert quoted > 120
     # 95 % less three standard deviations; errors of independent frames hold in 5 to 60 %
     assert held / quoted > 0.95 - 3 * np.sqrt(0.95 * 0.05 / quoted)
+
+
+def test_frames_that_are_copies_of_others_have_no_errors() -> None:
+    rng = np.random.default_rng(5)
+    angle = torch.from_numpy(rng.uniform(-np.pi, np.pi, 400))
+    domain = Product.of(Circle(2 * np.pi), ["phi"])
+    assert mixing(angle[:, None], domain, np.repeat(np.arange(4), 100)).blocks.reason == ""
+    tiled = mixing(angle.repeat(10)[:, None], domain, np.repeat(np.arange(40), 100))
+    assert tiled.blocks.reason == "no error: 90 % of the frames are copies of others"
+    assert np.isnan(mean_of_series(angle.repeat(10), tiled.blocks).error)
+    # a chain that stays where it is repeats a state right after it, which its memory tells
+    chain = mixing(angle.repeat_interleave(3)[:, None], domain, np.repeat(np.arange(4), 300))
+    assert chain.blocks.reason == ""

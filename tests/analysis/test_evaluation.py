@@ -157,7 +157,7 @@ class EvenHanded(Potential):
 
 
 def test_mirrored_samples_are_seen(potential: FlowPotential) -> None:
-    mirrored = Mirrored(potential.flow, potential.coordinates, potential.topology, potential.temperature)
+    mirrored = Mirrored(potential.flow, potential.coordinates, potential.temperature)
     found = run(mirrored, EvenHanded(), frames_of(potential, potential, stored=False))
     assert found.wrong_handedness.value == 1
 

@@ -73,7 +73,7 @@ def topology_from_atoms(atoms: Any) -> Topology:
     )
 
 
-def ase_provider(argument: str, structure: Path) -> ASEPotential:
+def ase_provider(argument: str, structure: str | Path) -> ASEPotential:
     """The potential of an ASE calculator for the molecule in a file.
 
     The molecule's charge is what ``charge=`` says, or else the sum of the formal charges in the file. It is compared
@@ -93,6 +93,7 @@ def ase_provider(argument: str, structure: Path) -> ASEPotential:
         MissingDependencyError: If ASE or the calculator's package is not installed.
     """
     ase = import_optional("ase", "The ase provider", "ase")
+    structure = Path(structure)
     name, state = _state(argument)
     calculator = _calculator(name)
     atoms, charges = _read_atoms(ase, structure)

@@ -17,7 +17,7 @@ from .checked_xml import checked_force_field, checked_system, read_xml
 from .potential import OpenMMPotential
 
 
-def openmm_provider(argument: str, structure: Path) -> OpenMMPotential:
+def openmm_provider(argument: str, structure: str | Path) -> OpenMMPotential:
     """The potential of a molecule in free space, flexible and without constraints.
 
     Files that are not installed may be a stranger's: OpenMM is given only what is data in them.
@@ -33,6 +33,7 @@ def openmm_provider(argument: str, structure: Path) -> OpenMMPotential:
         TopologyError: If the force field does not know a residue of the structure.
         MissingDependencyError: If OpenMM is not installed.
     """
+    structure = Path(structure)
     openmm = import_optional("openmm", "The openmm provider", "openmm")
     app = import_optional("openmm.app", "The openmm provider", "openmm")
     names = [name.strip() for name in argument.split(",") if name.strip()]
