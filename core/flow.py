@@ -126,7 +126,7 @@ class Flow(nn.Module):
 
         Args:
             n_samples: How many to draw.
-            generator: Of the random numbers; by default a new one.
+            generator: Generator of the random numbers; by default a new one.
             seed: Seed of the new generator; without it the numbers are different at every call.
 
         Raises:

@@ -76,7 +76,7 @@ class FramesReader:
         except (*HDF5_ERRORS, KeyError, ValueError, TypeError, AttributeError) as error:
             self.close()
             raise FileFormatError(
-                f'"{self.path}" is damaged, or no frames file ({type(error).__name__}: {error}). '
+                f'"{self.path}" is damaged, or not a frames file ({type(error).__name__}: {error}). '
                 'Give a file written by "smoothflow simulate", or import it with "smoothflow convert".'
             ) from error
 

@@ -20,7 +20,7 @@ LONGEST_NAME = 100
 
 
 def is_smiles(name: str) -> bool:
-    """Whether a name that is no file's and no molecule's can only be meant as a SMILES string."""
+    """Whether a name that is not a file's and no molecule's can only be meant as a SMILES string."""
     return SMILES.fullmatch(name) is not None and any(letter.isalpha() for letter in name)
 
 

@@ -26,6 +26,9 @@ from ..core.errors import ConfigurationError, SimulationError
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENMM_CPU_THREADS")
 """Where the libraries that a worker loads look for their number of threads."""
 
+START_SECONDS = 300.0
+"""In which workers must have started: each imports torch, on a busy machine."""
+
 POLL_SECONDS = 0.2
 """How often messages of workers are looked for."""
 
@@ -33,6 +36,7 @@ Call = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterator[Any]]
 """Calls a function with each tuple of arguments; results come in the order of the arguments."""
 
 _messages: Any = None
+_everyone: Any = None
 """In a worker of a pool, the queue to the process that started it."""
 
 
@@ -66,10 +70,15 @@ class Workers:
         # kept open here as well: workers that start later get it too
         self._watched, self._stop = context.Pipe(duplex=False)
         self._heard = context.SimpleQueue()
-        self.executor = ProcessPoolExecutor(n_workers, context, _begin, (self._watched, self._heard))
+        everyone = context.Barrier(n_workers)
+        self.executor = ProcessPoolExecutor(n_workers, context, _begin, (self._watched, self._heard, everyone))
         try:
             self.executor.submit(os.getpid).result()
-        except BrokenExecutor as error:
+            # the executor does not watch a process that it starts while it waits: let all be there before any work is,
+            # or the death of the last one would go unnoticed
+            for future in [self.executor.submit(_meet) for _ in range(n_workers)]:
+                future.result()
+        except (BrokenExecutor, threading.BrokenBarrierError) as error:
             self.kill()
             raise ConfigurationError(
                 "No worker process can be started; what it printed says why. In a script, call from under "
@@ -89,7 +98,7 @@ class Workers:
 
         Args:
             function: What a module defines.
-            arguments: Of each call.
+            arguments: Arguments of each call.
             on_message: Called with what the function sends with `tell`; without it, nothing may be sent.
 
         Raises:
@@ -160,18 +169,23 @@ def worker_processes(n_workers: int) -> Iterator[Call]:
         yield workers.call
 
 
-def _begin(watched: Connection, messages: Any) -> None:
-    global _messages
-    _messages = messages
+def _begin(watched: Connection, messages: Any, everyone: Any) -> None:
+    global _messages, _everyone
+    _messages, _everyone = messages, everyone
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     become_worker(1, watched)
+
+
+def _meet() -> None:
+    """Return once all workers are here."""
+    _everyone.wait(START_SECONDS)
 
 
 def become_worker(n_threads: int, *watched: Connection) -> None:
     """Make this process a worker: deaf to Ctrl-C, and gone when its parent is, or when told to go.
 
     Args:
-        n_threads: Of torch.
+        n_threads: Number of threads of torch.
         watched: Pipes; as soon as one can be read from, the process ends.
     """
     # Ctrl-C reaches every process of the terminal; the first one decides

@@ -229,7 +229,7 @@ def test_an_integrator_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 def test_files_that_are_no_checkpoint_are_named(tmp_path: Path) -> None:
     path = tmp_path / "run.checkpoint"
-    with pytest.raises(FileFormatError, match="not a checkpoint"):
+    with pytest.raises(FileFormatError, match="There is no checkpoint"):
         Simulation.load(path, Triangle())
     simulation = Simulation(Triangle(), "langevin", start(), NVT)
     simulation.save(path)

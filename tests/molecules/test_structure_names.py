@@ -66,7 +66,7 @@ def test_a_path_that_leads_to_no_file_is_refused(name: str) -> None:
 
 
 def test_a_wrong_smiles_string_is_named(tmp_path: Path) -> None:
-    with structure_file("C1CC") as path, pytest.raises(TopologyError, match='"C1CC" is no valid SMILES'):
+    with structure_file("C1CC") as path, pytest.raises(TopologyError, match='"C1CC" is not a valid SMILES'):
         read_structure(path)
 
 
