@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 import warnings
@@ -35,6 +36,9 @@ from .streams import careful_streams
 
 RENAMED = {"sample": {"--reweight": "--reference"}, "train": {"--target": "--reference"}}
 """Options of commands that have another name since version 0.2; the old ones go with the next release."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room for a file, whoever writes it: libraries do not ask us."""
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, 128 + SIGINT as of any program."""
@@ -144,6 +148,9 @@ def _run() -> int:
 
         text = " ".join(f"{type(error).__name__}: {error}".split())
         plugin = registry().raised_by(error)
+        if plugin is None and isinstance(error, OSError) and error.errno in FULL:
+            where = f'"{error.filename}" cannot be written' if error.filename else "A file cannot be written"
+            return _failed("error", f"{where}: {error.strerror}. Make room, and give the same command again.", 2)
         if plugin is not None:
             return _failed(
                 "error",

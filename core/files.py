@@ -202,7 +202,7 @@ def require_safetensors(path: Path, what: str) -> None:
     with path.open("rb") as file:
         start = file.read(8)
     if len(start) < 8 or not 0 < int.from_bytes(start, "little") <= MAX_HEADER_BYTES:
-        raise FileFormatError(f'"{path}" is no {what}: it does not begin like a safetensors file.')
+        raise FileFormatError(f'"{path}" is not a {what}: it does not begin like a safetensors file.')
 
 
 def read_json(path: Path) -> Any:

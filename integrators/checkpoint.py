@@ -90,7 +90,7 @@ def read_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
             # cloned, so that the memory is aligned as that of any tensor: vectorized sums may depend on it
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         if header["format"] != FORMAT:
-            raise FileFormatError(f'"{path}" is a safetensors file, but no checkpoint of a run.')
+            raise FileFormatError(f'"{path}" is a safetensors file, but not a checkpoint of a run.')
         if header["schema"] > SCHEMA:
             raise FileFormatError(
                 f'"{path}" has schema {header["schema"]}; this version reads up to {SCHEMA}. Update smoothflow.'

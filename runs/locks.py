@@ -12,7 +12,7 @@ import fcntl
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..core.errors import ConfigurationError, FileFormatError
@@ -46,8 +46,10 @@ def _lock_named(descriptor: int, what: str) -> None:
     except ConfigurationError as error:
         holder = os.pread(descriptor, MAX_HOLDER_BYTES, 0).decode(errors="replace")
         raise _held(what, f" ({shown(holder)})" if holder else "") from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()} on {platform.node()}".encode()[:MAX_HOLDER_BYTES], 0)
+    # for those who are refused; on a full disk they are not told
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} on {platform.node()}".encode()[:MAX_HOLDER_BYTES], 0)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 import smoothflow
 
 ROOT = Path(smoothflow.__file__).parent
-CLUTTER = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "runs", "smoothflow-demo", "*.egg-info")
+CLUTTER = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "smoothflow-demo", "*.egg-info")
 BUILD = "from setuptools.build_meta import build_sdist, build_wheel; build_sdist('dist'); build_wheel('dist')"
 
 

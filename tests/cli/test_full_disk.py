@@ -71,7 +71,7 @@ class Disk:
     def close(self) -> None:
         self.empty()
         if self.mounted:
-            subprocess.run(["umount", str(self.folder)], check=True)
+            subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
 
 @pytest.fixture

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+# run as a script, by tests and by tools/soak/distributed_training.py
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from closed_forms import Peroxide
 from smoothflow.molecules.frames_file import read_frames
 from smoothflow.training.config import read_settings
