@@ -28,6 +28,7 @@ Chain = Any
 PDB = molecule_path("capped-alanine")
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
     files = ["--out", tmp_path / "run.h5", "--log", tmp_path / "run.csv", "--trajectory", tmp_path / "run.xtc"]
     options = ["--start", chain.frames, "--replicas", 2, "--dtype", "float32", "--energy-bound", 1000]

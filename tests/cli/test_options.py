@@ -26,6 +26,7 @@ def test_models_are_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert torch.isfinite(potential.energy(positions)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "old"), [(["sample", "ala2-affine", "-n", "2"], "--reweight"), (["train", "no.h5"], "--target")]
 )

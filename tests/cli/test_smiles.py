@@ -18,6 +18,7 @@ PEROXIDE = ["OO", "--reference", "ase:tblite:GFN2-xTB", "--engine", "ase", "--la
 SHORT = [*PEROXIDE, "--timestep", "0.5", "--interval", "0.5", "--equilibration", "0.005", "--workers", "1"]
 
 
+@pytest.mark.slow
 def test_a_molecule_is_simulated_from_its_smiles_string(smoothflow: Smoothflow, tmp_path: Path) -> None:
     path = tmp_path / "frames.h5"
     found = smoothflow("simulate", *SHORT, "-n", 10, "--out", path)

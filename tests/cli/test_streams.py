@@ -16,6 +16,8 @@ from smoothflow.cli.app import _came_of_interrupt
 from smoothflow.cli.streams import PLAIN
 from smoothflow.runs.progress import Progress
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = (sys.executable, "-m", "smoothflow")
 
 

@@ -141,6 +141,7 @@ print(n_failed, complete)
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_any_write_costs_no_committed_frame(tmp_path: Path) -> None:
     found = subprocess.run(
         [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(tmp_path)],
