@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from .core.engine import DynamicsSettings, Engine
     from .core.errors import SmoothflowError
     from .core.flow import Flow
+    from .core.hooks import hookimpl
     from .core.integrator import Integrator, State, maxwell_boltzmann
     from .core.manifolds import Circle, Interval, Line, Manifold
-    from .core.plugins import hookimpl, registry
+    from .core.plugins import registry
     from .core.potential import Potential
     from .core.topology import Atom, Topology
     from .core.transforms import Transform
@@ -159,7 +160,7 @@ _HOMES = {
     "ess_fraction": ".analysis.reweighting",
     "evaluate": ".analysis.evaluation",
     "free_energy_difference": ".analysis.reweighting",
-    "hookimpl": ".core.plugins",
+    "hookimpl": ".core.hooks",
     "load": ".potentials.shipped",
     "masses": ".molecules.elements",
     "maxwell_boltzmann": ".core.integrator",
