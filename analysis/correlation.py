@@ -24,7 +24,7 @@ BLOCK_MEMORIES = 5
 MOST_BLOCKS = 64
 """More blocks do not make an error better known: it is known to 9 % with so many."""
 
-LARGEST_COPIED = 0.01
+LARGEST_COPIED = 0.1
 """Share of frames that repeat others from which on errors, which take frames for different ones, are not told."""
 
 FEWEST_TRANSITIONS = 20

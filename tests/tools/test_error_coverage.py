@@ -14,7 +14,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    folder = str(Path(__file__).parent)
+    folder = str(Path(__file__).parents[2] / "tools" / "soak")
     sys.path.insert(0, folder)
     try:
         return importlib.import_module("error_coverage")
