@@ -157,7 +157,6 @@ def test_a_preset_in_the_folder_of_a_comparison_is_not_replaced(
 
 
 def test_an_earlier_report_is_replaced(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
-    pytest.importorskip("jinja2")
     report = tmp_path / "report.html"
     command = ("evaluate", chain.model, chain.frames, "-n", 20, "--report", report)
     assert smoothflow(*command, "--seed", 1).code == 0

@@ -11,9 +11,6 @@ from smoothflow.core.units import BOLTZMANN
 
 from .conftest import Smoothflow
 
-pytest.importorskip("rdkit")
-pytest.importorskip("tblite")
-
 PEROXIDE = ["OO", "--reference", "ase:tblite:GFN2-xTB", "--engine", "ase", "--ladder", "none", "--walkers", "1"]
 SHORT = [*PEROXIDE, "--timestep", "0.5", "--interval", "0.5", "--equilibration", "0.005", "--workers", "1"]
 
@@ -64,7 +61,6 @@ def test_what_is_no_structure_is_an_error_of_one_line(
 def test_a_force_field_of_residues_says_that_it_does_not_know_the_molecule(
     smoothflow: Smoothflow, tmp_path: Path
 ) -> None:
-    pytest.importorskip("openmm")
     found = smoothflow("simulate", "OO", "--out", tmp_path / "frames.h5")
     assert found.code == 2
     assert "does not fit" in found.err

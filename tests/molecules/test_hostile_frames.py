@@ -296,7 +296,6 @@ def test_npz_files(frames: Frames, tmp_path: Path, open_hostile: Any, assert_ref
 
 
 def test_xyz_files(frames: Frames, tmp_path: Path, open_hostile: Any, assert_refused: Refused) -> None:
-    pytest.importorskip("ase")
     good = tmp_path / "good.xyz"
     export_frames(frames, good)
     text = good.read_text()

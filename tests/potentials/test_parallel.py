@@ -18,6 +18,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import dask
+import distributed
 import openmm
 import psutil
 import pytest
@@ -341,7 +343,6 @@ def test_script_without_a_guard_is_told_what_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_dask_distributes_the_frames(amber: Potential, frames: Tensor) -> None:
-    distributed = pytest.importorskip("distributed")
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
@@ -356,7 +357,6 @@ def test_dask_distributes_the_frames(amber: Potential, frames: Tensor) -> None:
 
 @pytest.mark.slow
 def test_a_frame_that_kills_workers_of_dask_is_named(fragile: Any, well: Potential) -> None:
-    dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
     x = quiet(12)
     x[6, 0] = fragile.DIES
     with (
