@@ -171,7 +171,7 @@ def test_numbers_are_plain_and_tables_printable(potential: FlowPotential) -> Non
     assert all(len(row) == 3 for row in found.rows())
 
 
-def test_the_verdict_tells_of_training_frames_and_of_weights_that_decide(potential: FlowPotential) -> None:
+def test_the_verdict_names_training_frames_and_dominating_weights(potential: FlowPotential) -> None:
     frames = frames_of(potential, potential)
     known = {"frames": {"sha256": frames.digest()}}
     found = evaluate(potential, frames, potential, N, torch.Generator().manual_seed(2), provenance=known)
@@ -185,7 +185,7 @@ def test_the_verdict_tells_of_training_frames_and_of_weights_that_decide(potenti
     assert math.isnan(far.log_z_importance.error)
 
 
-def test_log_z_that_differs_between_its_estimates_is_told(potential: FlowPotential) -> None:
+def test_different_estimates_of_log_z_are_reported(potential: FlowPotential) -> None:
     tilted = Changed(potential, tilt=1.5)
     # draws of the flow itself, which are not frames of the tilted target
     found = run(potential, tilted, frames_of(potential, tilted))

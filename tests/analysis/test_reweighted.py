@@ -153,7 +153,7 @@ def test_basins_wrap_and_share_their_map() -> None:
         ("a:phi=60..60", "is not a range"),
     ],
 )
-def test_what_is_no_basin_is_refused(text: str, message: str) -> None:
+def test_text_that_does_not_describe_a_basin_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Basin.parse(text)
 

@@ -110,7 +110,7 @@ def what_is_there(folder: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("obstacle", obstacles(Path("any")))
 @pytest.mark.parametrize("written", [key for key in WRITES if key[0] not in FOLDERS], ids="-".join)
-def test_a_command_leaves_what_is_not_its_own(
+def test_a_command_leaves_files_of_others_untouched(
     smoothflow: Smoothflow, chain: Chain, tmp_path: Path, written: tuple[str, str], obstacle: str
 ) -> None:
     file = tmp_path / "place" / "mine"

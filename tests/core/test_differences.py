@@ -87,7 +87,7 @@ def test_a_kink_of_the_force_is_found_as_a_jump_of_its_gradient(at: float) -> No
     assert worst_break(Power(3, at), scan, order=1).continuous
 
 
-def test_rounding_is_no_kink() -> None:
+def test_rounding_does_not_count_as_a_kink() -> None:
     """Second differences of a force that is a straight line are rounding and nothing else."""
     found = worst_break(HarmonicWell(2, 2e3), Scan("x", -0.4, 0.5, along_x), order=1)
     assert found.share < 1e-3

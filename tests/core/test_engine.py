@@ -151,7 +151,7 @@ def test_every_report_is_recorded_and_the_last_step(n_steps: int, expected: list
     assert torch.equal(record(state(), later, settings).times, found.times)
 
 
-def test_a_run_ends_with_what_is_not_finite() -> None:
+def test_a_run_ends_at_values_that_are_not_finite() -> None:
     def breaks(before: State, n_steps: int) -> State:
         after = later(before, n_steps)
         return after if after.time < 4 else replace(after, forces=after.forces * math.nan)

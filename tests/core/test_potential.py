@@ -37,7 +37,7 @@ def test_the_hessian_of_a_quartic_is_its_closed_form() -> None:
     torch.testing.assert_close(found.reshape(2, 90, 90), expected, rtol=1e-13, atol=1e-13)
 
 
-def test_a_potential_is_called_like_its_energy() -> None:
+def test_calling_a_potential_gives_its_energy() -> None:
     x = torch.randn(2, 30, 3, generator=torch.Generator().manual_seed(1), dtype=F64, requires_grad=True)
     potential = Quartic(*FORM)
     assert torch.equal(potential(x), potential.energy(x))

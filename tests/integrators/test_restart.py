@@ -219,7 +219,7 @@ def test_an_integrator_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         Simulation(TRIANGLE, "langevin", start(), NVT).run(path)
 
 
-def test_files_that_are_no_checkpoint_are_named(tmp_path: Path) -> None:
+def test_files_that_are_not_checkpoints_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "run.checkpoint"
     with pytest.raises(FileFormatError, match="There is no checkpoint"):
         Simulation.load(path, TRIANGLE)

@@ -116,7 +116,7 @@ def test_a_force_that_is_not_finite_stops_the_run_and_is_named() -> None:
         registry().engine("native")().run(Breaking(), MASSES, x, v, DynamicsSettings(100))
 
 
-def test_a_configuration_that_the_potential_refuses_stops_the_run_and_says_when() -> None:
+def test_a_refused_configuration_stops_the_run_at_a_named_time() -> None:
     x, v = flying_apart()
     with pytest.raises(SimulationError, match=r"At 0\.001 ps .*The bond is too long\."):
         Simulation(Refusing(), VelocityVerlet(0.001), State.start(Bond(), x, v, MASSES), DynamicsSettings(100)).run()

@@ -142,7 +142,7 @@ def test_recomputed_energies_are_the_potentials(tmp_path: Path) -> None:
     assert frames.provenance["energies and forces"] == "recomputed with Amber"
 
 
-def test_guessed_bonds_are_said_to_be(tmp_path: Path) -> None:
+def test_guessed_bonds_are_recorded_in_the_provenance(tmp_path: Path) -> None:
     export_frames(alanine(1), tmp_path / "f.xyz")
     assert "guessed" in import_frames(tmp_path / "f.xyz").provenance["bonds"]
     assert "guessed" not in import_frames(tmp_path / "f.xyz", structure=ALANINE).provenance["bonds"]
@@ -252,14 +252,14 @@ def xyz(comment: str, rows: list[str] | None = None, n_frames: int = 3) -> str:
         "t: 99999999999",
     ],
 )
-def test_comments_of_other_programs_are_no_claims_of_columns(tmp_path: Path, comment: str) -> None:
+def test_comments_of_other_programs_do_not_count_as_columns(tmp_path: Path, comment: str) -> None:
     path = tmp_path / "f.xyz"
     path.write_text(xyz(comment))
     assert len(import_frames(path, 300.0)) == 3
 
 
 @pytest.mark.parametrize("comment", ['source="http://localhost:8080/run"', 'smiles="[H:101][O:102]"'])
-def test_what_is_left_out_is_said(tmp_path: Path, comment: str) -> None:
+def test_what_is_left_out_is_reported(tmp_path: Path, comment: str) -> None:
     path = tmp_path / "f.xyz"
     path.write_text(xyz(f"Properties=species:S:1:pos:R:3 {comment}"))
     with pytest.warns(ExchangeWarning, match=rf"Not read from .*: {comment.partition('=')[0]}\."):
@@ -372,7 +372,7 @@ def test_weights_replicas_and_times_come_back(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("suffix", [".xtc", ".dcd", ".pdb"])
-def test_what_trajectories_cannot_hold_is_said(tmp_path: Path, suffix: str) -> None:
+def test_columns_that_trajectories_cannot_hold_are_warned_of(tmp_path: Path, suffix: str) -> None:
     frames = replace(alanine(2, forces=False), log_weights=np.zeros(2), replica=np.zeros(2, int))
     with pytest.warns(ExchangeWarning, match=r"cannot hold log-weights, replica: .* of another distribution"):
         export_frames(frames, tmp_path / f"f{suffix}")

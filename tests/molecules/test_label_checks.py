@@ -84,7 +84,7 @@ def test_fluctuations_of_energies_alone_show_a_unit_that_is_far_off(factor: floa
         check_labels(replace(frames, energies=factor * frames.energies), "f")
 
 
-def test_another_temperature_is_refused_or_said() -> None:
+def test_another_temperature_is_refused_or_warned_of() -> None:
     frames = chain_frames(2000)
     with pytest.raises(FileFormatError, match="forces"):
         check_labels(replace(frames, temperature=600.0), "f")
@@ -127,7 +127,7 @@ def test_stored_forces_are_compared_with_a_reference() -> None:
         compare_labels(replace(frames, forces=1.1 * frames.forces), chain(), "frames")
 
 
-def test_repeated_frames_are_said() -> None:
+def test_repeated_frames_are_warned_of() -> None:
     frames = chain_frames(30)
     warn_of_duplicates(frames, "f")
     with pytest.warns(LabelWarning, match=r"75 % of the 120 frames of f repeat others exactly: 30 are different"):

@@ -117,7 +117,7 @@ def test_bonds_are_not_guessed_in_the_wrong_unit(alanine, factor: float, message
         topology_from_ase(ase.Atoms(alanine.topology.elements, alanine.positions[0].numpy() * 10 * factor))
 
 
-def test_smiles() -> None:
+def test_molecules_from_smiles_have_the_bonds_of_their_structures() -> None:
     topology, positions = topology_from_smiles("CC(=O)Oc1ccccc1C(=O)O")
     assert topology.bonds == topology_from_pdb(molecule_path("aspirin"))[0].bonds
     InternalCoordinates(topology).check_geometry(positions)
@@ -151,7 +151,7 @@ def test_force_field_accepts_the_shipped_peptides(name: str) -> None:
     assert system.getNumParticles() == pdb.topology.getNumAtoms()
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_a_missing_structure_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="There is no file"):
         topology_from_pdb(tmp_path / "none.pdb")
 
@@ -160,14 +160,14 @@ HALF_A_FILE = molecule_path("capped-alanine").read_bytes()[:700]
 
 
 @pytest.mark.parametrize("content", [b"", b"hello\nworld\n", bytes(range(256)), HALF_A_FILE])
-def test_files_that_are_no_pdb(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_pdb_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.pdb"
     path.write_bytes(content)
     with pytest.raises(FileFormatError, match=r"bad\.pdb"):
         topology_from_pdb(path)
 
 
-def test_duplicated_atom(tmp_path: Path) -> None:
+def test_an_atom_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "twice.pdb"
     lines = molecule_path("capped-alanine").read_text().splitlines()
     oxygen = next(line for line in lines if line[12:16].strip() == "O")
@@ -176,7 +176,7 @@ def test_duplicated_atom(tmp_path: Path) -> None:
         topology_from_pdb(path)
 
 
-def test_unknown_residue(tmp_path: Path) -> None:
+def test_a_residue_without_known_bonds_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "unknown.pdb"
     text = molecule_path("capped-alanine").read_text().replace("ALA", "XYZ")
     path.write_text("\n".join(line for line in text.splitlines() if not line.startswith("CONECT")))
@@ -204,7 +204,7 @@ def test_atomic_numbers_are_those_of_ase() -> None:
     assert [symbol_of(number) for number in (1, 118, 0, 119)] == ["H", "Og", "0", "119"]
 
 
-def test_masses() -> None:
+def test_masses_are_standard_atomic_weights() -> None:
     topology = Topology(tuple(Atom(s, s, "MOL", 0) for s in ("H", "C", "S")), ())
     torch.testing.assert_close(masses(topology), torch.tensor([1.008, 12.011, 32.06]).double(), rtol=1e-4, atol=0)
     assert element("Cl").number == 17

@@ -333,7 +333,7 @@ def test_no_process_outlives_its_parent(tmp_path: Path, end: signal.Signals) -> 
 
 
 @pytest.mark.slow
-def test_script_without_a_guard_is_told_what_is_missing(tmp_path: Path) -> None:
+def test_a_script_without_a_guard_gets_an_error_that_names_it(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(here=str(HERE), record=str(tmp_path), guard="if True:"))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)

@@ -298,7 +298,7 @@ def test_a_broken_potential_fails_on_the_right_clause(potential: Potential, clau
     assert broken[0] == clause, str(report)
 
 
-def test_a_force_that_is_no_gradient_has_an_asymmetric_jacobian() -> None:
+def test_a_force_that_is_not_a_gradient_has_an_asymmetric_jacobian() -> None:
     report = examine_potential(Swirling(), water(), clauses=["curvature"])
     assert report.results[0].error is not None
     assert "not symmetric" in str(report.results[0].error)

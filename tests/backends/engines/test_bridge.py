@@ -34,7 +34,7 @@ def test_an_energy_alone_that_is_not_finite_is_named() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_numbers_that_are_no_floating_point_say_nothing_of_the_precision(dtype: torch.dtype) -> None:
+def test_buffers_without_floating_point_leave_the_precision_at_its_default(dtype: torch.dtype) -> None:
     assert Offset().dtype == torch.float64
     other = Offset()
     other.register_buffer("absent", None)

@@ -193,7 +193,7 @@ def test_jumping_forces_spoil_the_order_of_the_energy_fluctuation() -> None:
     assert found.measured.value < 1.6
 
 
-def test_a_force_that_is_no_gradient_heats() -> None:
+def test_a_force_that_is_not_a_gradient_heats_the_molecule() -> None:
     report = examine(Swirling(), "conservation")
     # it heats so fast that the run is stopped
     (finding,) = report.findings

@@ -119,7 +119,7 @@ def test_numbers_that_are_not_finite_are_named(not_finite: Potential, chain_posi
                 atoms.get_forces()
 
 
-def test_a_potential_that_is_no_molecule_is_refused() -> None:
+def test_a_potential_without_a_molecule_is_refused() -> None:
     toy = Springs(*DIATOMIC)
     toy.shape = (2,)
     with pytest.raises(ConfigurationError, match="not a molecule's"):

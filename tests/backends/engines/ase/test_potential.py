@@ -91,7 +91,7 @@ def test_provider_reads_a_structure(structure: Path, amber: Potential) -> None:
     assert isinstance(ase_provider("ase.calculators.emt:EMT", structure).calculator, EMT)
 
 
-def test_what_is_no_calculator_is_refused(structure: Path) -> None:
+def test_objects_that_are_not_calculators_are_refused(structure: Path) -> None:
     for name in ("emmt", "no.such.module:Class", "ase.calculators.emt:Nothing", ""):
         with pytest.raises(ConfigurationError, match="There is no ASE calculator"):
             ase_provider(name, structure)
