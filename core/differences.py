@@ -1,4 +1,9 @@
-"""Finite differences of energies and forces, and where forces along a path jump or kink."""
+"""Finite differences of energies and forces, and where forces along a path jump or kink.
+
+`worst_break` asks for forces alone, of whatever program, and goes by what is left of a change in a shrinking cell.
+`testing.smoothness` looks for jumps of derivatives up to the fourth, of functions that it can differentiate itself, and
+`studies.toys.smoothness` measures one jump for a table: the three share neither input nor measure.
+"""
 
 from __future__ import annotations
 
