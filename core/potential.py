@@ -35,6 +35,9 @@ def takes_positions(method: Method) -> Method:
 
     @functools.wraps(method)
     def checked(self: Potential, positions: Any, *args: Any, **kwargs: Any) -> Any:
+        if _is_batch_as_computed(self, positions):
+            _require_finite(self, positions, single=False)
+            return method(self, positions, *args, **kwargs)
         question = require_positions(self, positions)
         found = method(self, question.positions, *args, **kwargs)
         return question.answer(found) if isinstance(found, Tensor) else tuple(map(question.answer, found))
@@ -269,6 +272,16 @@ def _refused(potential: Potential, given: str) -> ConfigurationError:
     return ConfigurationError(
         f"The positions {given}; the potential needs (batch, {shape}), or ({shape}) for one configuration, in float64 "
         f"or float32 on {potential.device}."
+    )
+
+
+def _is_batch_as_computed(potential: Potential, positions: Any) -> bool:
+    """Whether nothing has to be converted, which is so in every step of a simulation."""
+    return (
+        type(positions) is Tensor
+        and positions.dtype is potential.dtype
+        and positions.shape[1:] == getattr(potential, "shape", None)
+        and positions.device == potential.device
     )
 
 
