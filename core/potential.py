@@ -93,6 +93,7 @@ class Potential(nn.Module, ABC):
     topology: Topology | None = None
     """The molecule, where there is one; engines check their atoms against it."""
 
+    _has_seen_positions: bool = False
     _dtype: torch.dtype | None = None
     _device: torch.device | None = None
 
@@ -294,6 +295,8 @@ def _require_finite(potential: Potential, positions: Tensor, single: bool) -> No
     try:
         # one sum: cheap at every call, and the sum of finite numbers of physical size is finite
         if math.isfinite(float(positions.detach().sum())):
+            if not potential._has_seen_positions:
+                _require_unit(potential, positions if single else positions[:1])
             return
         bad = first_not_finite(positions.detach())
     except RuntimeError:
@@ -303,6 +306,13 @@ def _require_finite(potential: Potential, positions: Tensor, single: bool) -> No
     where = f"In configuration {bad[0]} the" if not single and len(positions) > 1 else "The"
     what = f"position of {atom_name(potential.topology, bad[-2])}" if len(potential.shape) == 2 else "position"
     raise GeometryError(f"{where} {what} is not finite. Leave such configurations out.")
+
+
+def _require_unit(potential: Potential, positions: Tensor) -> None:
+    """Refuse the very first configuration if it is in Å: forces of an engine's first step show it later, or never."""
+    if potential.topology is not None and len(positions):
+        potential.topology.require_unit(positions.detach().reshape(-1, 3).cpu().double().numpy())
+    potential._has_seen_positions = True
 
 
 COPIES = 64

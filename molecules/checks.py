@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core.errors import GeometryError
@@ -47,14 +47,15 @@ class GeometryWarning(UserWarning):
 def check_positions(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> None:
     """Raise a `GeometryError` unless positions (nm) can be those of the molecule, whatever its z-matrix.
 
-    Found are positions that are not finite, in Å, or not in the order of the topology; overlapping atoms; and hydrogens
-    missing on carbon.
+    Found are positions that are not finite, in Å, or not in the order of the topology; overlapping atoms; hydrogens
+    missing on carbon; and frames of another stereoisomer than the others.
     """
     if positions.ndim != 3 or positions.shape[1:] != (len(topology), 3) or len(positions) == 0:
         raise GeometryError(
             f"Positions must have shape (frames, {len(topology)}, 3), one row per atom, and at least one frame; got "
             f"{tuple(positions.shape)}."
         )
+    hands = []
     for start, part in _chunks(positions):
         _require_finite(topology, part, start)
         ratios = _bond_ratios(topology, part)
@@ -63,6 +64,8 @@ def check_positions(topology: Topology, positions: Float[Tensor, "frames atoms 3
         _require_bonds(topology, ratios, start)
         _require_elements(topology, ratios)
         _require_hydrogens(topology, part)
+        hands.append(_hands(topology, part))
+    _require_one_hand(topology, torch.cat(hands))
 
 
 def require_unit(ratios: Float[Tensor, "*batch"]) -> None:
@@ -161,3 +164,30 @@ def _require_hydrogens(topology: Topology, positions: Float[Tensor, "frames atom
             lacks, shape = found < PYRAMIDAL, "three bonds that do not lie in a plane"
         if lacks:
             raise GeometryError(f"Atom {centre} ({atom}) is carbon with {shape}: a hydrogen is missing. {ADD_IT}")
+
+
+def _tetrahedral(topology: Topology) -> list[tuple[int, list[int]]]:
+    """Atoms with four neighbours, which keep their handedness as long as no bond breaks, and the neighbours."""
+    return [(centre, near) for centre, near in enumerate(topology.neighbours()) if len(near) == 4]
+
+
+def _hands(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> Bool[Tensor, "frames centres"]:
+    """On which side of three neighbours of a tetrahedral atom the fourth one is."""
+    near = [near for _, near in _tetrahedral(topology)]
+    corners = torch.tensor(near, dtype=torch.long, device=positions.device).reshape(-1, 4)
+    a, b, c, d = positions[:, corners].unbind(2)
+    return ((b - a).cross(c - a, dim=-1) * (d - a)).sum(-1) > 0
+
+
+def _require_one_hand(topology: Topology, hands: Bool[Tensor, "frames centres"]) -> None:
+    share = hands.double().mean(0)
+    different = hands != (share >= 0.5)
+    if bool(different.any()):
+        frame = int(different.any(1).nonzero()[0])
+        centre, near = _tetrahedral(topology)[int(different[frame].nonzero()[0])]
+        n = int(different.any(1).sum())
+        raise GeometryError(
+            f"Frame {frame} is another stereoisomer than most frames, or has its atoms in another order: seen from "
+            f"atom {centre} ({topology.atoms[centre]}), {_atoms(topology, near)} go round the other way. So it is in "
+            f"{n} of {len(hands)} frames: leave them out, or bring their atoms into one order."
+        )
