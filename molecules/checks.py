@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import GeometryError
 from ..core.finite import first_not_finite
 from ..core.topology import Topology
 from .elements import element
-from .geometry import angle, norm
+from .geometry import angle, handedness, norm, tetrahedral_centres
 from .topology_checks import ADD_IT, NON_METALS
 
 OVERLAP = 0.02
@@ -55,7 +55,7 @@ def check_positions(topology: Topology, positions: Float[Tensor, "frames atoms 3
             f"Positions must have shape (frames, {len(topology)}, 3), one row per atom, and at least one frame; got "
             f"{tuple(positions.shape)}."
         )
-    hands = []
+    arranged = []
     for start, part in _chunks(positions):
         _require_finite(topology, part, start)
         ratios = _bond_ratios(topology, part)
@@ -64,8 +64,8 @@ def check_positions(topology: Topology, positions: Float[Tensor, "frames atoms 3
         _require_bonds(topology, ratios, start)
         _require_elements(topology, ratios)
         _require_hydrogens(topology, part)
-        hands.append(_hands(topology, part))
-    _require_one_hand(topology, torch.cat(hands))
+        arranged.append(handedness(part, topology))
+    _require_one_handedness(topology, torch.cat(arranged))
 
 
 def require_unit(ratios: Float[Tensor, "*batch"]) -> None:
@@ -166,28 +166,14 @@ def _require_hydrogens(topology: Topology, positions: Float[Tensor, "frames atom
             raise GeometryError(f"Atom {centre} ({atom}) is carbon with {shape}: a hydrogen is missing. {ADD_IT}")
 
 
-def _tetrahedral(topology: Topology) -> list[tuple[int, list[int]]]:
-    """Atoms with four neighbours, which keep their handedness as long as no bond breaks, and the neighbours."""
-    return [(centre, near) for centre, near in enumerate(topology.neighbours()) if len(near) == 4]
-
-
-def _hands(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> Bool[Tensor, "frames centres"]:
-    """On which side of three neighbours of a tetrahedral atom the fourth one is."""
-    near = [near for _, near in _tetrahedral(topology)]
-    corners = torch.tensor(near, dtype=torch.long, device=positions.device).reshape(-1, 4)
-    a, b, c, d = positions[:, corners].unbind(2)
-    return ((b - a).cross(c - a, dim=-1) * (d - a)).sum(-1) > 0
-
-
-def _require_one_hand(topology: Topology, hands: Bool[Tensor, "frames centres"]) -> None:
-    share = hands.double().mean(0)
-    different = hands != (share >= 0.5)
+def _require_one_handedness(topology: Topology, found: Float[Tensor, "frames centres"]) -> None:
+    different = found != torch.where(found.sum(0) < 0, -1, 1)
     if bool(different.any()):
         frame = int(different.any(1).nonzero()[0])
-        centre, near = _tetrahedral(topology)[int(different[frame].nonzero()[0])]
-        n = int(different.any(1).sum())
+        centre = tetrahedral_centres(topology)[int(different[frame].nonzero()[0])]
+        neighbours = _atoms(topology, list(topology.neighbours()[centre]))
         raise GeometryError(
             f"Frame {frame} is another stereoisomer than most frames, or has its atoms in another order: seen from "
-            f"atom {centre} ({topology.atoms[centre]}), {_atoms(topology, near)} go round the other way. So it is in "
-            f"{n} of {len(hands)} frames: leave them out, or bring their atoms into one order."
+            f"atom {centre} ({topology.atoms[centre]}), {neighbours} go round the other way. So it is in "
+            f"{int(different.any(1).sum())} of {len(found)} frames: leave them out, or bring their atoms into one order."
         )

@@ -12,7 +12,6 @@ from torch import Tensor
 from ...analysis.correlation import mean_of_time_series
 from ...analysis.dynamics import energy_conservation, scaling_exponent
 from ...analysis.estimates import Estimate, mean_of_independent
-from ...analysis.structure import handedness
 from ...core.engine import DynamicsSettings, OnReport, Trajectory, record
 from ...core.errors import SimulationError
 from ...core.integrator import Integrator, State, maxwell_boltzmann
@@ -22,6 +21,7 @@ from ...core.units import BOLTZMANN, FEMTOSECOND, thermal_energy
 from ...integrators.langevin import Langevin
 from ...integrators.simulation import advance
 from ...integrators.velocity_verlet import VelocityVerlet
+from ...molecules.geometry import handedness
 from ...runs.progress import OnProgress, Progress, within
 from .report import Finding, single
 from .scans import covalent_lengths
