@@ -175,5 +175,5 @@ def _require_one_handedness(topology: Topology, found: Float[Tensor, "frames cen
         raise GeometryError(
             f"Frame {frame} is another stereoisomer than most frames, or has its atoms in another order: seen from "
             f"atom {centre} ({topology.atoms[centre]}), {neighbours} go round the other way. So it is in "
-            f"{int(different.any(1).sum())} of {len(found)} frames: leave them out, or bring their atoms into one order."
+            f"{int(different.any(1).sum())} of {len(found)} frames: leave them out, or put their atoms into one order."
         )
