@@ -15,6 +15,7 @@ from ..coordinates.checks import warn_of_bends
 from ..coordinates.internal import slow_torsions
 from ..core.errors import ConfigurationError
 from ..core.files import file_digest, require_free
+from ..core.jumps import Jumps
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..molecules.checks import check_positions
@@ -23,9 +24,11 @@ from ..molecules.frames import Frames
 from ..molecules.frames_file import FramesReader, FramesWriter
 from ..molecules.topologies import topology_from_pdb
 from ..molecules.topology_checks import require_molecule
+from ..potentials.flow_potential import FlowPotential
 from ..potentials.reference import reference
+from ..potentials.shipped import load
 from ..runs.progress import OnProgress, Progress, silent
-from ..runs.provenance import require_same_run, versions
+from ..runs.provenance import MISSING, require_same_run, versions
 from ..runs.workers import n_cores, worker_processes
 from .walkers import Found, Protocol, Walker, advance_walker, start_walker
 
@@ -61,6 +64,9 @@ class SimulateSettings:
         start_time: Time at that temperature, ps.
         seed: Seed of the random numbers; the same seed gives the same frames.
         workers: Processes; one for each core, but no more than walkers, if not given.
+        proposals: A model of the molecule, a file or the name of one that ships, that proposes jumps to each walker at
+            the temperature of the frames.
+        jumps: Jumps that are attempted after each round: every 5 ps, or before each exchange.
     """
 
     structure: Path
@@ -79,6 +85,8 @@ class SimulateSettings:
     start_time: float = 10.0
     seed: int = 0
     workers: int | None = None
+    proposals: str | None = None
+    jumps: int = 10
 
     def __post_init__(self) -> None:
         for name in ("frame_interval", "temperature", "exchange_interval", "timestep", "friction"):
@@ -87,7 +95,7 @@ class SimulateSettings:
         for name in ("equilibration", "start_temperature", "start_time", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigurationError(f"{name} must not be negative; it is {getattr(self, name)}.")
-        for name in ("n_frames", "walkers"):
+        for name in ("n_frames", "walkers", "jumps"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1; it is {getattr(self, name)}.")
         if self.workers is not None and self.workers < 1:
@@ -125,6 +133,7 @@ class SimulateSettings:
             start_temperature=self.start_temperature,
             start_steps=round(self.start_time / self.timestep) if self.start_temperature > 0 else 0,
             seed=self.seed,
+            jumps=self.jumps if self.proposals is not None else 0,
         )
 
 
@@ -137,12 +146,16 @@ class SimulationReport:
         resumed_from: Frames that were there before.
         attempted: Exchanges tried between each temperature and the next.
         accepted: Number of exchanges that were made.
+        jumps: Jumps that were attempted, and accepted.
+        evaluations: Energies that were computed, with or without forces: every step of every temperature, and jumps.
     """
 
     n_frames: int
     resumed_from: int
     attempted: tuple[int, ...]
     accepted: tuple[int, ...]
+    jumps: tuple[int, int]
+    evaluations: int
 
 
 def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgress = silent) -> SimulationReport:
@@ -174,6 +187,10 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
     if potential.topology is not None:
         topology.require_same(potential.topology, f'"{settings.structure}"', "the potential")
     registry().engine(settings.engine)
+    if settings.proposals is not None:
+        topology.require_same(
+            _proposing(settings.proposals).topology, f'"{settings.structure}"', f'the model "{settings.proposals}"'
+        )
     nothing = np.zeros((0, len(topology), 3), dtype=np.float32)
     kind = Frames(
         topology,
@@ -220,7 +237,17 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
             on_progress(Progress("Simulation", n_frames, total))
     attempted = np.sum([walker.attempted for walker in walkers], axis=0)
     accepted = np.sum([walker.accepted for walker in walkers], axis=0)
-    return SimulationReport(n_frames, resumed_from, tuple(map(int, attempted)), tuple(map(int, accepted)))
+    jumps = np.sum([walker.jumps for walker in walkers], axis=0)
+    steps = protocol.warm_up_steps + walkers[0].rounds * protocol.round_frames * protocol.frame_steps
+    evaluations = settings.walkers * (len(settings.temperatures) * steps + protocol.start_steps) + int(jumps[0])
+    return SimulationReport(
+        n_frames,
+        resumed_from,
+        tuple(map(int, attempted)),
+        tuple(map(int, accepted)),
+        (int(jumps[0]), int(jumps[1])),
+        evaluations,
+    )
 
 
 def default_ladder(structure: Path, temperature: float) -> tuple[float, ...]:
@@ -249,14 +276,16 @@ def _frames(kind: Frames, found: list[tuple[int, Found]]) -> Frames:
 
 def _pack(walkers: list[Walker]) -> dict[str, np.ndarray]:
     """The walkers as arrays for the frames file."""
-    names = ("rounds", "positions", "velocities", "attempted", "accepted")
+    names = ("rounds", "positions", "velocities", "attempted", "accepted", "jumps")
     return {name: np.stack([np.asarray(getattr(walker, name)) for walker in walkers]) for name in names}
 
 
 def _unpack(state: dict[str, np.ndarray]) -> list[Walker]:
     rest = ("positions", "velocities", "attempted", "accepted")
+    # simulations of earlier versions had none
+    jumps = state.get("jumps", np.zeros((len(state["rounds"]), 2), dtype=np.int64))
     return [
-        Walker(index, int(rounds), *(state[name][index] for name in rest))
+        Walker(index, int(rounds), *(state[name][index] for name in rest), jumps[index])
         for index, rounds in enumerate(state["rounds"])
     ]
 
@@ -268,7 +297,12 @@ def _provenance(settings: SimulateSettings) -> dict[str, Any]:
     if asked[0] == "torch":
         asked.append("openmm")  # which built the System
     files = (Path(part.strip()) for part in settings.potential.partition(":")[2].split(","))
+    proposals = {}
+    if settings.proposals is not None:
+        model = registry().model_path(settings.proposals)
+        proposals = {"proposals_sha256": file_digest(model), "jumps": settings.jumps}
     return {
+        **proposals,
         "potential": settings.potential,
         "potential_sha256": {path.name: file_digest(path) for path in files if path.is_file()},
         "structure": settings.structure.name,
@@ -294,7 +328,8 @@ def _require_same(path: Path, kind: Frames) -> None:
         there = reader.provenance
         has_state = "positions" in reader.state()
     # a structure is what is in it, whatever its name
-    require_same_run(f'"{path}"', there, kind.provenance, ("versions", "structure"))
+    here = {"proposals_sha256": MISSING, "jumps": MISSING, **kind.provenance}
+    require_same_run(f'"{path}"', there, here, ("versions", "structure"))
     if not has_state:
         raise ConfigurationError(f'"{path}" holds nothing to go on from: it was not written by a simulation.')
 
@@ -303,6 +338,12 @@ def _require_same(path: Path, kind: Frames) -> None:
 def _potential(name: str, structure: Path) -> Potential:
     """The potential of a provider, made once in each process."""
     return reference(name, structure)
+
+
+@lru_cache(maxsize=1)
+def _proposing(model: str) -> FlowPotential:
+    """The model that proposes jumps, loaded once in each process."""
+    return load(model)
 
 
 def _start(index: int, settings: SimulateSettings, positions: np.ndarray) -> Walker:
@@ -316,7 +357,8 @@ def _advance(walker: Walker, n_rounds: int, settings: SimulateSettings) -> tuple
     potential = _potential(settings.potential, settings.structure)
     topology, _ = topology_from_pdb(settings.structure)
     engine = registry().engine(settings.engine)()
-    return advance_walker(walker, n_rounds, potential, engine, masses(topology), settings.protocol)
+    jumps = None if settings.proposals is None else Jumps(_proposing(settings.proposals), settings.temperature)
+    return advance_walker(walker, n_rounds, potential, engine, masses(topology), settings.protocol, jumps)
 
 
 def _is_multiple(whole: float, part: float) -> bool:
