@@ -9,9 +9,10 @@ import typer
 
 from ..core.errors import ConfigurationError
 from ..core.units import FEMTOSECOND
+from ..molecules.shipped import AMBER
 from . import completion
 from .console import print_json, print_table, task_progress
-from .options import AMBER, AsJson, Charge, Multiplicity, Reference, Seed
+from .options import AsJson, Charge, Multiplicity, Reference, Seed
 
 
 def run(
@@ -56,8 +57,10 @@ def run(
     walkers: Annotated[int, typer.Option(min=1, help="Independent walkers.")] = 4,
     timestep: Annotated[float, typer.Option(help="In fs.")] = 1.0,
     friction: Annotated[float, typer.Option(help="In 1/ps.")] = 1.0,
-    equilibration: Annotated[float, typer.Option(help="Before the first frame, in ps.")] = 10.0,
-    start_temperature: Annotated[float, typer.Option(help="Heat each walker to it first, in K; 0: do not.")] = 0.0,
+    equilibration: Annotated[float, typer.Option(help="Equilibration before the first frame, in ps.")] = 10.0,
+    start_temperature: Annotated[
+        float, typer.Option(help="Temperature to which each walker is heated first, in K; 0: none is.")
+    ] = 0.0,
     proposals: Annotated[
         str | None,
         typer.Option(

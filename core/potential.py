@@ -113,7 +113,7 @@ class Potential(nn.Module, ABC):
         return html_table(type(self).__name__, [row for row in rows if row[1]])
 
     def _rows(self) -> list[tuple[str, str]]:
-        """What the potential is of and where it computes, by name."""
+        """What the potential describes and where it computes, by name."""
         shape = getattr(self, "shape", None)
         what = f"shape {shape}" if self.topology is None else self.topology.summary
         return [("system", what), ("computes", f"{str(self.dtype).removeprefix('torch.')} on {self.device}")]

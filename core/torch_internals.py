@@ -1,4 +1,4 @@
-"""All that is used of torch without being promised by it: each name once, with what to do when it changes.
+"""What the package uses of torch beyond its public API: each name once, with what to do when it changes.
 
 Everything else in the package uses public names. A version of torch that moves one of these breaks a test of the
 function here that calls it, and only this file has to follow.
@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 def derivatives_are_watched() -> bool:
     """Whether forward-mode derivatives or a function transform of ``torch.func`` are active.
 
-    torch has no public question for either. If both are gone: answer True. `invert` then always goes the way that is
+    torch has no public test for either. If both are gone: answer True. `invert` then always goes the way that is
     right for every derivative, and is slower where none is asked for.
     """
     return forward_ad._current_level >= 0 or _functorch.peek_interpreter_stack() is not None

@@ -37,7 +37,7 @@ PYRAMIDAL = math.radians(342.0)
 
 
 CHUNK = 4_000_000
-"""Numbers handled at once."""
+"""Numbers handled at a time."""
 
 
 class GeometryWarning(UserWarning):

@@ -15,6 +15,7 @@ import torch
 from ..core.errors import CompilationError, FileFormatError
 from ..core.files import parse_json
 from ..core.potential import Potential
+from ..runs.provenance import processor
 
 FORMAT = "smoothflow-compiled"
 SCHEMA = 1
@@ -29,18 +30,8 @@ def machine() -> dict[str, Any]:
         "system": platform.system(),
         "architecture": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpu_flags": _cpu_flags(),
+        "cpu_flags": sorted(processor("flags", "Features").split()),
     }
-
-
-def _cpu_flags() -> list[str]:
-    """The processor's instruction sets, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return sorted(flags.partition(":")[2].split())
 
 
 def fingerprint(potential: Potential) -> str:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from ..coordinates.checks import warn_of_bends
 from ..coordinates.internal import slow_torsions
+from ..core.engine import Engine
 from ..core.errors import ConfigurationError
 from ..core.files import file_digest, require_free
 from ..core.jumps import Jumps
@@ -22,6 +25,7 @@ from ..molecules.checks import check_positions
 from ..molecules.elements import masses
 from ..molecules.frames import Frames
 from ..molecules.frames_file import FramesReader, FramesWriter
+from ..molecules.shipped import AMBER
 from ..molecules.topologies import topology_from_pdb
 from ..molecules.topology_checks import require_molecule
 from ..potentials.flow_potential import FlowPotential
@@ -70,7 +74,7 @@ class SimulateSettings:
     """
 
     structure: Path
-    potential: str = "openmm:amber99sbildn.xml,amber99_obc.xml"
+    potential: str = AMBER
     engine: str = "openmm"
     n_frames: int = 10_000
     frame_interval: float = 0.2
@@ -346,19 +350,20 @@ def _proposing(model: str) -> FlowPotential:
     return load(model)
 
 
-def _start(index: int, settings: SimulateSettings, positions: np.ndarray) -> Walker:
-    potential = _potential(settings.potential, settings.structure)
+def _system(settings: SimulateSettings) -> tuple[Potential, Engine, Float[Tensor, "atoms"]]:
+    """What moves a walker: the potential, the engine and the masses (amu)."""
     topology, _ = topology_from_pdb(settings.structure)
-    engine = registry().engine(settings.engine)()
-    return start_walker(index, potential, engine, masses(topology), positions, settings.protocol)
+    potential = _potential(settings.potential, settings.structure)
+    return potential, registry().engine(settings.engine)(), masses(topology)
+
+
+def _start(index: int, settings: SimulateSettings, positions: np.ndarray) -> Walker:
+    return start_walker(index, *_system(settings), positions, settings.protocol)
 
 
 def _advance(walker: Walker, n_rounds: int, settings: SimulateSettings) -> tuple[Walker, Found]:
-    potential = _potential(settings.potential, settings.structure)
-    topology, _ = topology_from_pdb(settings.structure)
-    engine = registry().engine(settings.engine)()
     jumps = None if settings.proposals is None else Jumps(_proposing(settings.proposals), settings.temperature)
-    return advance_walker(walker, n_rounds, potential, engine, masses(topology), settings.protocol, jumps)
+    return advance_walker(walker, n_rounds, *_system(settings), settings.protocol, jumps)
 
 
 def _is_multiple(whole: float, part: float) -> bool:

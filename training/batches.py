@@ -37,7 +37,7 @@ def split(frames: Frames, fraction: float, seed: int) -> tuple[Int[ndarray, "tra
         raise TrainingError(
             f"{len(frames)} frames are too few to hold out a share of {fraction}; simulate at least {2 * n_blocks}."
         )
-    order = np.arange(len(frames)) if frames.replica is None else np.argsort(frames.replica, kind="stable")
+    order = frames.by_walker
     n_held_out = max(1, round(fraction * n_blocks))
     chosen = np.random.default_rng(seed).choice(n_blocks, n_held_out, replace=False)
     block = np.arange(len(frames)) * n_blocks // len(frames)

@@ -78,7 +78,10 @@ def recorded_source(run_folder: str | Path) -> dict[str, Any]:
 
 
 def require_recorded(run_folder: str | Path, frames: Frames) -> None:
-    """Raise a `ConfigurationError` unless these are the frames that a run was trained on, to the last bit."""
+    """Raise a `ConfigurationError` unless these are the frames that a run was trained on, to the last bit.
+
+    Whatever else makes a run the same is read from its folder, and need not be compared as in `require_same_run`.
+    """
     run = _require_run(Path(run_folder))
     recorded = _read_json(run.frames)
     if recorded.get("sha256") != frames.digest():

@@ -38,7 +38,7 @@ ORDER = (1.8, 2.2)
 of the forces make it less (1 where they rule); it is more where a step is too long for the stiffest motion."""
 
 STANDARD_ERRORS = 4.0
-"""By which a temperature may differ from the thermostat's."""
+"""Number of standard errors by which a temperature may differ from the thermostat's."""
 
 REPORT_STEPS = 50
 """Steps between looks at the molecule in the NVT run."""

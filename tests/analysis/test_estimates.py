@@ -187,7 +187,7 @@ def test_estimates_survive_json() -> None:
     assert plain(Estimate(1.0, 0.1, 5)) == {"value": 1.0, "error": 0.1, "n": 5}
 
 
-def test_estimates_of_one_quantity_that_are_apart_are_told() -> None:
+def test_estimates_of_one_quantity_that_disagree_are_reported() -> None:
     one = Estimate(-195.546, 0.019, 10)
     assert differing("log Z", {"frames": one, "samples": Estimate(-195.54, 0.01, 10)}) == []
     (told,) = differing("log Z", {"frames": one, "samples": Estimate(-195.321, 0.01, 10)})

@@ -11,8 +11,6 @@ from smoothflow import load, read_frames, write_frames
 
 from .conftest import Smoothflow
 
-pytest.importorskip("openmm")
-
 FILES = "amber99sbildn.xml,amber99_obc.xml"
 MODEL = "ala2-affine"
 

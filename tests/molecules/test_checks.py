@@ -25,7 +25,7 @@ def test_angstrom_is_recognized(molecule) -> None:
         molecule.coordinates.check_geometry(0.1 * molecule.positions)
 
 
-def test_wrong_order_of_atoms(alanine) -> None:
+def test_a_wrong_order_of_atoms_is_refused(alanine) -> None:
     with pytest.raises(GeometryError, match="Check the order of the atoms"):
         alanine.coordinates.check_geometry(alanine.positions.flip(1))
 
@@ -41,14 +41,14 @@ def test_two_atoms_of_one_element_exchanged(alanine, first: str, second: str) ->
         alanine.coordinates.check_geometry(positions)
 
 
-def test_atoms_that_are_not_finite(alanine) -> None:
+def test_positions_of_atoms_that_are_not_finite_are_named(alanine) -> None:
     positions = alanine.positions.repeat(5, 1, 1)
     positions[3, 7, 1] = math.nan
     with pytest.raises(GeometryError, match=r"atom 7 \(ALA2-H\) in frame 3 is not finite"):
         alanine.coordinates.check_geometry(positions)
 
 
-def test_overlapping_atoms(alanine) -> None:
+def test_overlapping_atoms_are_refused(alanine) -> None:
     positions = alanine.positions.repeat(5, 1, 1)
     positions[2, 2] = positions[2, 1] + 0.001
     with pytest.raises(GeometryError, match=r"Atoms 1 \(ACE1-H1\) and 2 \(ACE1-H2\) overlap in frame 2"):

@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Any:
 def _require_base_class() -> None:
     """Raise unless ASE is installed, and has the base class of our calculator."""
     from ....core.errors import ConfigurationError
-    from ..bridge import import_optional
+    from ....core.optional import import_optional
 
     ase = import_optional("ase", "The calculator for ASE", "ase")
     calculators = import_optional("ase.calculators.calculator", "The calculator for ASE", "ase")
