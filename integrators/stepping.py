@@ -48,9 +48,11 @@ class Stepper:
             return advance(self.potential, self.integrator, state, n_steps)
         before = self.integrator.state_dict()
         later = state
+        # not a number, as soon as anything was not finite
+        watched = state.positions.new_zeros(())
         for _ in range(n_steps):
-            tensors = later.positions, later.velocities, later.forces, later.masses
-            positions, velocities, forces, energy = self._captured(*tensors, *self.integrator.draw(later))
+            tensors = watched, later.positions, later.velocities, later.forces, later.masses
+            watched, positions, velocities, forces, energy = self._captured(*tensors, *self.integrator.draw(later))
             later = replace(
                 later,
                 positions=positions,
@@ -59,15 +61,14 @@ class Stepper:
                 potential_energy=energy,
                 time=later.time + self.integrator.timestep,
             )
-        try:
-            require_finite(later, self.potential.topology)
-        except SimulationError:
-            self.integrator.load_state_dict(before)
-            return advance(self.potential, self.integrator, state, n_steps)
-        return later
+        if bool(watched.isfinite()):
+            return later
+        self.integrator.load_state_dict(before)
+        return advance(self.potential, self.integrator, state, n_steps)
 
     def _step(
         self,
+        watched: Float[Tensor, ""],
         positions: Float[Tensor, "batch atoms 3"],
         velocities: Float[Tensor, "batch atoms 3"],
         forces: Float[Tensor, "batch atoms 3"],
@@ -78,7 +79,8 @@ class Stepper:
         assert self.potential.recorded is not None
         state = State(positions, velocities, forces, forces.new_zeros(len(forces)), masses, 0.0)
         later = self.integrator.propagate(self.potential.recorded, state, *noise)
-        return later.positions, later.velocities, later.forces, later.potential_energy
+        watched = watched + 0 * (later.total_energy.sum() + later.forces.sum())
+        return watched, later.positions, later.velocities, later.forces, later.potential_energy
 
 
 def advance(potential: Potential, integrator: Integrator, state: State, n_steps: int) -> State:

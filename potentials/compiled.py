@@ -115,8 +115,8 @@ class CompiledPotential(Potential):
         if moved.type != device.type:
             self.dtype, self.device = dtype, device
             raise ConfigurationError(
-                f"The code was compiled for {'the CPU' if device.type == 'cpu' else 'a GPU'}; it cannot be moved to "
-                f'"{moved}". Compile the model for that device (smoothflow compile MODEL --device {moved.type}).'
+                f"The compiled potential runs on {'the CPU' if device.type == 'cpu' else 'a GPU'}, for which it was "
+                f'compiled; it cannot be moved to "{moved}". Compile the model again for that device.'
             )
         if moved != device:
             self._loaded = {}
