@@ -146,6 +146,12 @@ class Potential(nn.Module, ABC):
         self._device = torch.device(device)
 
     @property
+    def recorded(self) -> Potential | None:
+        """The potential whose work this one records and replays, if it does: loops around it, like the steps of
+        molecular dynamics, may record it with their own work."""
+        return None
+
+    @property
     def geometry(self) -> Geometry | None:
         """What the molecule's configurations look like, where the potential knows; starts are checked against it."""
         return None
@@ -313,6 +319,23 @@ def _require_unit(potential: Potential, positions: Tensor) -> None:
     if potential.topology is not None and len(positions):
         potential.topology.require_unit(positions.detach().reshape(-1, 3).cpu().double().numpy())
     potential._has_seen_positions = True
+
+
+def hessian_vector_product(
+    potential: Potential, positions: Float[Tensor, "batch *shape"], vectors: Float[Tensor, "batch *shape"]
+) -> Float[Tensor, "batch *shape"]:
+    r"""The energy's second derivatives at positions (nm) times vectors, kJ/mol/nm^2 times their unit.
+
+    .. math:: H v = \frac{\partial}{\partial x} \left( v \cdot \frac{\partial U}{\partial x} \right)
+
+    Reverse over reverse: compilers have been seen to give wrong forward-over-reverse derivatives. Nothing is checked.
+    """
+    with torch.enable_grad():
+        positions = positions.detach().requires_grad_(True)
+        energy = unchecked(potential, "energy")(positions)
+        (gradient,) = torch.autograd.grad(energy.sum(), positions, create_graph=True)
+        (product,) = torch.autograd.grad((gradient * vectors).sum(), positions)
+    return product
 
 
 COPIES = 64

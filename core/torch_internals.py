@@ -69,10 +69,13 @@ def write_package(path: Path, files: dict[str, list[str]], extra: dict[str, str]
     package_pt2(str(path), aoti_files=files, extra_files=extra)  # type: ignore[arg-type]
 
 
-def loaded_function(path: Path, name: str) -> Any:
+def loaded_function(path: Path, name: str, device: torch.device) -> Any:
     """A compiled function of a package, to be called with ``run``.
 
     The public ``torch._inductor.aoti_load_package`` shares the work of one configuration among threads; here it is said
     to use one runner and one thread. If the class is gone, the public function gives the same numbers.
     """
-    return torch._C._aoti.AOTIModelPackageLoader(str(path), name, False, 1, -1)
+    # on a GPU without the synchronization between threads, which cannot be captured
+    on_gpu = device.type == "cuda"
+    index = device.index if on_gpu and device.index is not None else -1
+    return torch._C._aoti.AOTIModelPackageLoader(str(path), name, on_gpu, 1, index)

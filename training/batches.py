@@ -52,7 +52,7 @@ class Batches:
     Frames are drawn without replacement, in a new order in each pass over them.
 
     Attributes:
-        indices: The frames to draw from.
+        indices: The frames to draw from; batches are chosen where they are.
         size: Frames per batch.
         seed: Seed of the order.
         first_step: Tells the step that comes next, whenever a stretch begins.
@@ -74,7 +74,7 @@ class Batches:
         n_frames = len(self.indices)
         size = min(self.size, n_frames)
         n_pass, place = divmod(step, n_frames // size)
-        order = _order(n_frames, self.seed, n_pass)
+        order = _order(n_frames, self.seed, n_pass, self.indices.device)
         return self.indices[order[place * size : (place + 1) * size]]
 
     def __iter__(self) -> Iterator[Int[Tensor, "size"]]:
@@ -99,5 +99,6 @@ class Parts:
 
 
 @lru_cache(maxsize=1)
-def _order(n_frames: int, seed: int, n_pass: int) -> Int[Tensor, "n_frames"]:
-    return torch.randperm(n_frames, generator=generator(seed, 0, n_pass))
+def _order(n_frames: int, seed: int, n_pass: int, device: torch.device) -> Int[Tensor, "n_frames"]:
+    # drawn on the CPU: the same on every device
+    return torch.randperm(n_frames, generator=generator(seed, 0, n_pass)).to(device)

@@ -7,7 +7,8 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,8 +88,10 @@ def fit(work: Work, rank: Rank, tell: Tell) -> None:
     """
     settings = work.settings
     module = FlowTraining(work.potential.to(settings.torch_dtype), work.frames, settings, work.reference)
-    training, validation = torch.from_numpy(work.training), torch.from_numpy(work.validation)
-    with quiet_lightning(), interruptible():
+    # of several processes each finds its own device later
+    place = settings.device if rank.count == 1 else "cpu"
+    training, validation = (torch.from_numpy(indices).to(place) for indices in (work.training, work.validation))
+    with quiet_lightning(), interruptible(), _matrix_products(settings):
         accelerator, _, index = settings.device.partition(":")
         on_cuda = accelerator == "cuda"
         strategy = DDPStrategy(
@@ -129,6 +132,18 @@ def fit(work: Work, rank: Rank, tell: Tell) -> None:
             ckpt_path=None if work.step is None else work.run.checkpoint,
             weights_only=True,
         )
+
+
+@contextmanager
+def _matrix_products(settings: TrainSettings) -> Iterator[None]:
+    """With the precision of matrix products that the settings ask for."""
+    before = torch.get_float32_matmul_precision()
+    if settings.tf32:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(eq=False)

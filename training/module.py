@@ -22,7 +22,8 @@ from ..molecules.elements import masses
 from ..molecules.frames import Frames
 from ..potentials.flow_potential import FlowPotential
 from ..runs.randomness import generator
-from .compiled_step import CompiledLoss, Terms
+from .captured_step import CapturedStep, captured_terms
+from .compiled_step import CompiledLoss, LossAndGradient, Terms
 from .config import TrainSettings
 from .losses import damped, force_error, likelihood_and_forces, negative_log_likelihood
 from .sample_losses import Target, alpha_two, reverse_kl
@@ -71,7 +72,14 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.positions: Tensor
         self.forces: Tensor | None
         self.best = math.inf
-        self._compiled_loss = CompiledLoss(potential, self._frame_loss) if settings.compile else None
+        on_gpu = settings.device != "cpu"
+        self._compiled_loss = CompiledLoss(potential, self._frame_loss, on_gpu) if settings.compile else None
+        # gradients of several processes meet between loss and optimizer, and samples are not captured
+        self._captures = settings.compile and on_gpu and settings.processes == 1 and target is None
+        self._captured_step: CapturedStep | None = None
+        self._validate = partial(self._frame_terms, self.averaged_potential, create_graph=False)
+        if settings.compile and on_gpu:
+            self._validate = captured_terms(self._validate, list(self.averaged_potential.parameters()))
         self.training_sums: dict[str, Tensor] = {}
         self.validation_sums: dict[str, Tensor] = {}
         self.sample_estimates: dict[str, tuple[Tensor, Tensor]] = {}
@@ -82,12 +90,16 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.register_buffer(name, kept, persistent=False)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.potential.parameters(), lr=self.settings.learning_rate, fused=True)
+        optimizer = torch.optim.Adam(
+            self.potential.parameters(), lr=self.settings.learning_rate, fused=True, capturable=self._captures
+        )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.settings.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Int[Tensor, "size"], _: int) -> Float[Tensor, ""]:
         tensors = self._tensors(batch)
+        if self._captures and self.global_step >= self.settings.likelihood_steps:
+            return self._captured_training_step(tensors, batch)
         if self.global_step < self.settings.likelihood_steps:
             terms = self._frame_terms(self.potential, tensors, with_forces=False)
             loss = self._total(terms)
@@ -100,11 +112,34 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
                 terms |= samples
         if not bool(torch.isfinite(loss)):
             raise self._not_finite(terms, batch)
+        self._add_to_sums(terms, loss)
+        return loss
+
+    def _add_to_sums(self, terms: Terms, loss: Float[Tensor, ""]) -> None:
         for name, values in terms.items():
             # with the number of steps that had the term: forces may join later
             one = torch.stack([values.detach().mean(), torch.ones_like(loss)])
             self.training_sums[name] = self.training_sums.get(name, 0.0) + one
+
+    def _captured_training_step(self, tensors: Tensors, batch: Int[Tensor, "size"]) -> Float[Tensor, ""]:
+        """The step with optimizer and average at once; what is not finite is found out when results are asked for."""
+        if self._captured_step is None:
+            self._captured_step = CapturedStep(
+                LossAndGradient(self.potential, self._frame_loss),
+                cast("torch.optim.Adam", self.optimizers(use_pl_optimizer=False)),
+                list(self.averaged_potential.parameters()),
+                cast("Tensor", self.averaged.n_averaged),
+                self.settings.averaging,
+                self.global_step,
+            )
+        terms, loss = self._captured_step(tensors, batch)
+        self._add_to_sums(terms, loss)
         return loss
+
+    def backward(self, loss: Float[Tensor, ""], *args: Any, **kwargs: Any) -> None:
+        # a captured step has had its gradient
+        if loss.requires_grad:
+            super().backward(loss, *args, **kwargs)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         gradients = [p.grad for p in self.potential.parameters() if p.grad is not None]
@@ -117,10 +152,11 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
                 )
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.averaged.update_parameters(self.potential)
+        if self._captured_step is None:
+            self.averaged.update_parameters(self.potential)
 
     def validation_step(self, batch: Int[Tensor, "size"], index: int) -> None:
-        terms = self._frame_terms(self.averaged_potential, self._tensors(batch), create_graph=False)
+        terms = self._validate(self._tensors(batch))
         for name, values in terms.items():
             self.validation_sums[name] = self.validation_sums.get(name, 0.0) + _moments(values)
         self.validation_sums["n"] = self.validation_sums.get("n", torch.zeros((), device=batch.device)) + len(batch)
@@ -139,6 +175,10 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         Frames near in time are alike: their error is larger. ``energy_evaluations`` are those of the target since
         training began.
         """
+        if self._captured_step is not None and (failure := self._captured_step.failure()) is not None:
+            step, term, frame = failure
+            what = f"the {term} of frame {frame}" if term else "the loss or its gradient"
+            raise TrainingError(f"At step {step} {what} is not finite. {ADVICE}")
         trained, validated = self._over_processes(self.training_sums), self._over_processes(self.validation_sums)
         found = {f"train_{name}": float(total / n_steps) for name, (total, n_steps) in trained.items()}
         n = int(validated.pop("n"))

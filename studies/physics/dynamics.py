@@ -19,7 +19,7 @@ from ...core.potential import Potential
 from ...core.topology import Topology
 from ...core.units import BOLTZMANN, FEMTOSECOND, thermal_energy
 from ...integrators.langevin import Langevin
-from ...integrators.simulation import advance
+from ...integrators.stepping import Stepper
 from ...integrators.velocity_verlet import VelocityVerlet
 from ...molecules.geometry import handedness
 from ...runs.progress import OnProgress, Progress, within
@@ -110,10 +110,7 @@ def _simulate(
 ) -> Trajectory:
     """Dynamics with an integrator as it is, whatever ensemble it samples."""
 
-    def later(state: State, n_steps: int) -> State:
-        return advance(potential, integrator, state, n_steps)
-
-    return record(start, later, settings, on_report, potential.topology)
+    return record(start, Stepper(potential, integrator), settings, on_report, potential.topology)
 
 
 def nve(
