@@ -2,8 +2,8 @@
 
     python gpu.py --minutes 8 --out gpu.json
 
-Needs torch and the installed package with OpenMM and h5py (pip install 'smoothflow[openmm]'), and nothing of a clone; what
-cannot be measured without a package is left out, and said. ``--device cpu --minutes 2`` does the same, smaller, on a CPU.
+Needs torch and the installed package with OpenMM and h5py (pip install 'smoothflow[openmm]'), and nothing of a clone;
+what cannot be measured without a package is left out, and said. ``--device cpu --minutes 2`` does the same, smaller.
 The file is replaced after every figure, so that a run that is killed leaves those that it had.
 """
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def derivatives_are_watched() -> bool:
@@ -76,3 +77,21 @@ def loaded_function(path: Path, name: str) -> Any:
     to use one runner and one thread. If the class is gone, the public function gives the same numbers.
     """
     return torch._C._aoti.AOTIModelPackageLoader(str(path), name, False, 1, -1)
+
+
+class ElementCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts, within a ``with`` block, the elements that elementwise operations give.
+
+    The public ``torch.utils.flop_counter`` counts matrix products alone. If the class it stands on is gone, count what
+    a traced graph holds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor) and torch.Tag.pointwise in func.tags:
+            self.total += found.numel()
+        return found

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.engine import DynamicsSettings
@@ -32,6 +31,7 @@ from ..core.files import write_atomically
 from ..core.integrator import maxwell_boltzmann
 from ..core.plugins import registry
 from ..core.potential import Potential
+from ..core.torch_internals import ElementCounter
 from ..molecules.elements import masses
 from ..molecules.shipped import molecule_path
 from ..potentials.flow_potential import FlowPotential
@@ -110,25 +110,11 @@ class Timing:
     calls: int
 
 
-class Elements(TorchDispatchMode):
-    """Counts the elements that elementwise operations give."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        if isinstance(found, Tensor) and torch.Tag.pointwise in func.tags:
-            self.total += found.numel()
-        return found
-
-
 def operations(call: Callable[[], object]) -> int:
     """Operations of a call: those of matrix products, and one for each element of elementwise operations."""
-    with FlopCounterMode(display=False) as products, Elements() as elements:
+    with FlopCounterMode(display=False) as products, ElementCounter() as elements:
         call()
-    return int(products.get_total_flops()) + elements.total
+    return int(products.get_total_flops() + elements.total)
 
 
 def measure_device(
@@ -238,7 +224,9 @@ class _Run:
         self.content["correctness"].append({**row, "holds": bool(difference <= limit)})
         self.write()
 
-    def figure(self, section: str, what: str, way: str, dtype: torch.dtype, size: int, timing: Timing, **more: Any) -> None:
+    def figure(
+        self, section: str, what: str, way: str, dtype: torch.dtype, size: int, timing: Timing, **more: Any
+    ) -> None:
         """Note how long something takes, with its floor if there is one.
 
         Args:
@@ -527,7 +515,7 @@ def _force_field(run: _Run) -> None:
 def _weighted(run: _Run) -> None:
     """``smoothflow sample --reference``: drawn, weighted and written."""
     flow, target = run.to_device(torch.float32), run.force_field(run.device)
-    seconds = n = 0
+    seconds, n = 0.0, 0
     with tempfile.TemporaryDirectory() as folder:
         for number in range(20):
             # as many as take a third of the time that is left
@@ -565,7 +553,8 @@ def _loss_gradient(flow: FlowPotential, positions: Tensor, forces: Tensor) -> Te
 
 def _training(run: _Run) -> None:
     flow = run.to_device(torch.float32).requires_grad_(True)
-    averaged = AveragedModel(flow, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING)).requires_grad_(False)
+    averaged = AveragedModel(flow, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))  # type: ignore[no-untyped-call]
+    averaged.requires_grad_(False)
     optimizer = torch.optim.Adam(flow.parameters(), lr=0.0, fused=True)
     target = run.force_field(run.device)
 
@@ -648,7 +637,9 @@ def read_device(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise FileFormatError(f'"{path}" cannot be read: {error.strerror}. Give a file of benchmarks/gpu.py.') from error
+        raise FileFormatError(
+            f'"{path}" cannot be read: {error.strerror}. Give a file of benchmarks/gpu.py.'
+        ) from error
     except ValueError as error:
         raise FileFormatError(f'"{path}" is not JSON: {error}. Give a file that benchmarks/gpu.py wrote.') from error
     if not isinstance(content, dict) or (content.get("format"), content.get("schema")) != (FORMAT, SCHEMA):
@@ -669,7 +660,13 @@ COLUMNS = {
 def device_tables(content: dict[str, Any]) -> list[Table]:
     """What was measured as tables: correctness, rates, then one for each section."""
     rows = [
-        (row["what"], row["precision"], f"{row['difference']:.2g}", f"{row['limit']:.2g}", "yes" if row["holds"] else "NO")
+        (
+            row["what"],
+            row["precision"],
+            f"{row['difference']:.2g}",
+            f"{row['limit']:.2g}",
+            "yes" if row["holds"] else "NO",
+        )
         for row in content["correctness"]
     ]
     tables = [Table("Against float64 on the CPU", ("what", "precision", "difference", "limit", "holds"), rows)]
@@ -684,6 +681,10 @@ def device_tables(content: dict[str, Any]) -> list[Table]:
         left_out = [(row["what"], row["why"]) for row in content["left_out"]]
         tables.append(Table("Left out", ("what", "why"), left_out))
     return tables
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "NO"
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
