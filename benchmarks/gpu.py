@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from smoothflow.core.errors import SmoothflowError
-from smoothflow.studies.device_benchmark import MODEL, device_tables, measure_device
+from smoothflow.studies.device_benchmark import MODEL, describe_run, device_tables, measure_device
 
 
 def main() -> int:
@@ -37,6 +37,7 @@ def main() -> int:
     except SmoothflowError as error:
         print(error, file=sys.stderr)
         return 2
+    print(describe_run(found))
     for table in device_tables(found):
         print(f"\n{table.title}")
         for row in (table.columns, *table.rows):

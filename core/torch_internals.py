@@ -80,7 +80,7 @@ def loaded_function(path: Path, name: str) -> Any:
 
 
 class ElementCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts, within a ``with`` block, the elements that elementwise operations give.
+    """Counts, within a ``with`` block, the elements that elementwise operations give; copies are none.
 
     The public ``torch.utils.flop_counter`` counts matrix products alone. If the class it stands on is gone, count what
     a traced graph holds.
@@ -92,6 +92,7 @@ class ElementCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        if isinstance(found, Tensor) and torch.Tag.pointwise in func.tags:
+        copies = (torch.ops.aten.clone.default, torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
+        if isinstance(found, Tensor) and torch.Tag.pointwise in func.tags and func not in copies:
             self.total += found.numel()
         return found

@@ -257,22 +257,27 @@ class _Run:
         self.content["figures"].append(row)
         self.write()
 
-    def sizes(self, what: str, sizes: Sequence[int], measure: Callable[[int], tuple[float, float]]) -> None:
+    def sizes(
+        self, what: str, sizes: Sequence[int], measure: Callable[[int], tuple[float, float]], share: float = 1.0
+    ) -> None:
         """Measure growing sizes while time and memory allow.
 
         Args:
             what: For what is said of the sizes that are left out.
             sizes: Configurations, growing.
             measure: From a size to seconds of a call and its bytes of memory.
+            share: Of the time that the section has left, what this may take.
         """
+        end = time.monotonic() + share * self.left()
         seconds = memory = 0.0
         before = 1
         for size in sizes:
             growth = size / before
             # on a device that is not full, a larger batch takes no longer; one call to warm up, and three
             expected = seconds * (growth if self.device.type == "cpu" else 1) * (LEAST_CALLS + 1)
-            if expected > max(self.left(), 0.0):
-                self.leave_out(f"{what}, {size}", f"would take {expected:.0f} s of {max(self.left(), 0):.0f} s left")
+            left = max(0.0, end - time.monotonic())
+            if expected > left:
+                self.leave_out(f"{what}, {size}", f"would take {expected:.0f} s of {left:.0f} s left")
                 return
             if memory * growth > MEMORY_SHARE * total_memory(self.device):
                 self.leave_out(f"{what}, {size}", f"would take {memory * growth / 2**30:.0f} GiB of memory")
@@ -408,7 +413,7 @@ def _roofline(run: _Run) -> None:
     run.write()
 
 
-def _ways(run: _Run, flow: FlowPotential) -> dict[str, Potential]:
+def _ways(flow: FlowPotential) -> dict[str, Potential]:
     """The flow as it can be evaluated on the device, by what that is called."""
     return {"eager": flow}
 
@@ -417,7 +422,8 @@ def _forces(run: _Run) -> None:
     flow = run.to_device(torch.float32)
     per_frame = operations(partial(flow.energy_and_forces, run.positions(N_COUNTED, torch.float32, run.device)))
     n_atoms = flow.shape[0]
-    for way, potential in _ways(run, flow).items():
+    ways = _ways(flow)
+    for done, (way, potential) in enumerate(ways.items()):
 
         def measure(size: int, way: str = way, potential: Potential = potential) -> tuple[float, float]:
             x = run.positions(size, torch.float32, run.device)
@@ -437,7 +443,7 @@ def _forces(run: _Run) -> None:
             )
             return timing.median, memory
 
-        run.sizes(f"energy and forces, {way}", BATCHES, measure)
+        run.sizes(f"energy and forces, {way}", BATCHES, measure, 1 / (len(ways) - done))
 
 
 def _samples(run: _Run) -> None:
@@ -482,7 +488,7 @@ def _force_field(run: _Run) -> None:
         "energies": (energy, 3 * potential.shape[0] + 1),
         "energies and forces": (potential.energy_and_forces, 6 * potential.shape[0] + 1),
     }
-    for what, (call, numbers) in calls.items():
+    for done, (what, (call, numbers)) in enumerate(calls.items()):
         per_frame = operations(partial(call, x))
 
         def measure(
@@ -509,7 +515,7 @@ def _force_field(run: _Run) -> None:
             )
             return timing.median, memory
 
-        run.sizes(f"force field, {what}", (1, 1_000, 10_000, 50_000), measure)
+        run.sizes(f"force field, {what}", (1, 1_000, 10_000, 50_000), measure, 1 / (len(calls) - done))
 
 
 def _weighted(run: _Run) -> None:
@@ -645,6 +651,18 @@ def read_device(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or (content.get("format"), content.get("schema")) != (FORMAT, SCHEMA):
         raise FileFormatError(f'"{path}" is not a file of benchmarks/gpu.py of schema {SCHEMA}. Measure again.')
     return content
+
+
+def describe_run(content: dict[str, Any]) -> str:
+    """What was measured where, in sentences."""
+    machine, model = content["machine"], content["model"]
+    cuda = f", CUDA {machine['cuda']}" if machine["cuda"] else ""
+    ended = "" if content["finished"] else " The run was ended before its end; what it had measured is here."
+    return (
+        f"{content['device']}: {model['name']}, {model['parameters']:,} parameters, {model['atoms']} atoms; "
+        f"{content['minutes']:g} minutes. torch {machine['torch']}{cuda}, commit {machine['commit']}, "
+        f"{machine['processor']}, load {machine['load']:.1f} at the start.{ended}"
+    )
 
 
 COLUMNS = {
