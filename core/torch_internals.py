@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def derivatives_are_watched() -> bool:
@@ -79,3 +80,22 @@ def loaded_function(path: Path, name: str, device: torch.device) -> Any:
     on_gpu = device.type == "cuda"
     index = device.index if on_gpu and device.index is not None else -1
     return torch._C._aoti.AOTIModelPackageLoader(str(path), name, on_gpu, 1, index)
+
+
+class ElementCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts, within a ``with`` block, the elements that elementwise operations give; copies are none.
+
+    The public ``torch.utils.flop_counter`` counts matrix products alone. If the class it stands on is gone, count what
+    a traced graph holds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        copies = (torch.ops.aten.clone.default, torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
+        if isinstance(found, Tensor) and torch.Tag.pointwise in func.tags and func not in copies:
+            self.total += found.numel()
+        return found
