@@ -147,7 +147,7 @@ def _of(
                 frames=None if seen is None else _frame_population(seen, blocks),
                 samples=fraction_of(drawn),
                 reweighted=weighted_fraction(drawn, log_weights),
-                free_energy=None if drawn is lowest else free_energy_difference(lowest, drawn, log_weights),
+                free_energy=None if drawn is lowest else free_energy_difference(drawn, lowest, log_weights),
             )
         )
     return found

@@ -203,15 +203,10 @@ class Refiner:
         reference, size = self.target.potential, CHUNK[potential.device.type]
         n_pool, share = self.refining.pool_size, self.refining
         n_outside = math.ceil(n_pool * share.outside_share * (0.5 if self.outside is not None else 1.0))
-        firsts = list(range(0, n_pool, size))
-        numbers = [
-            (
-                min(size, n_pool - first),
-                round(n_outside * min(1.0, (first + size) / n_pool)) - round(n_outside * first / n_pool),
-            )
-            for first in firsts
-        ]
-        tasks = [(*numbers[i], (self.settings.seed, 3, step, i)) for i in range(len(firsts))][self._rank.share]
+        # apart from the samples: a descent takes many steps, for few configurations as for many
+        counts = [(n, 0) for n in _chunks(n_pool, size)] + [(0, n) for n in _chunks(n_outside, size)]
+        numbered = [(*count, (self.settings.seed, 3, step, i)) for i, count in enumerate(counts)]
+        tasks = numbered[self._rank.share]
         done: list[Arrays] = []
         for part in _drawn(potential, reference, tasks, self._call):
             done.append(part)
@@ -220,7 +215,7 @@ class Refiner:
             return done
         everywhere: list[Any] = [None] * self._rank.count
         all_gather_object(everywhere, done)
-        parts: list[Any] = [None] * len(firsts)
+        parts: list[Any] = [None] * len(numbered)
         for rank, theirs in enumerate(everywhere):
             parts[rank :: self._rank.count] = theirs
         return parts
@@ -334,7 +329,7 @@ def weighted_samples(
         ``forces`` (kJ/mol/nm).
     """
     size = CHUNK[potential.device.type]
-    tasks = [(min(size, n_samples - first), 0, (*seed, first // size)) for first in range(0, n_samples, size)]
+    tasks = [(n, 0, (*seed, i)) for i, n in enumerate(_chunks(n_samples, size))]
     done: list[Arrays] = []
     for part in _drawn(potential, reference, tasks, call):
         done.append(part)
@@ -361,10 +356,16 @@ def _part_of_parcels(flow: Parcel, reference: Parcel, n: int, n_outside: int, se
     return _part(potential, unpack(reference), n, n_outside, seed)
 
 
+def _chunks(n: int, size: int) -> list[int]:
+    """The sizes of pieces that a number is cut into."""
+    return [min(size, n - first) for first in range(0, n, size)]
+
+
 def _part(potential: FlowPotential, reference: Potential, n: int, n_outside: int, seed: tuple[int, ...]) -> Arrays:
-    """A part of a pool: samples and distorted ones, energies (kJ/mol) and forces (kJ/mol/nm) of the reference."""
-    positions, log_density = weighable_samples(potential, n, seed)
-    outside = outside_configurations(potential, positions[:n_outside].to(potential.dtype), generator(*seed, 1))
+    """A part of a pool: samples, or distorted ones, with energies (kJ/mol) and forces (kJ/mol/nm) of the reference."""
+    drawn, log_density = weighable_samples(potential, n + n_outside, seed)
+    positions, log_density = drawn[:n], log_density[:n]
+    outside = outside_configurations(potential, drawn[n:], generator(*seed, 1))
     found = {"positions": positions.double(), "log_density": log_density}
     found["energy"], found["forces"] = _evaluated(reference, positions)
     found["outside_positions"] = outside.double()
@@ -375,23 +376,43 @@ def _part(potential: FlowPotential, reference: Potential, n: int, n_outside: int
 def weighable_samples(
     potential: FlowPotential, n: int, seed: tuple[int, ...]
 ) -> tuple[Float[Tensor, "n atoms 3"], Float[Tensor, "n"]]:
-    """Samples in the precision of a flow, and their log-densities in float64.
+    """Samples in the precision of a flow, and their log-densities, good enough for weights.
 
-    A sample may be anywhere near where exact arithmetic would have it; what its weight takes is the density there,
-    which is evaluated anew. Where the inverse of a layer is not found in float32, the samples are drawn in float64.
+    A sample may be anywhere near where exact arithmetic would have it; what its weight takes is the density there. That
+    of float32 is off by 1e-4 or less, which is checked on the first samples against float64; where it is not so, all
+    densities are evaluated in float64. Where the inverse of a layer is not found in float32, samples are drawn in
+    float64.
 
     Args:
         potential: The flow.
         n: How many.
         seed: Numbers on which the stream of randomness depends.
+
+    Returns:
+        nm; and log-densities in float64.
     """
+
+    def stream() -> torch.Generator:
+        return generator(*seed, device=potential.device)
+
     exact = copy.deepcopy(potential).double()
     with torch.no_grad():
         try:
-            positions, _ = potential.sample(n, generator(*seed, device=potential.device))
+            positions, log_density = potential.sample(n, stream())
         except InversionError:
-            positions = exact.sample(n, generator(*seed, device=potential.device))[0].to(potential.dtype)
+            positions = exact.sample(n, stream())[0].to(potential.dtype)
+            return positions, exact.log_prob(positions.double())
+        checked = exact.log_prob(positions[:N_CHECKED].double())
+        if bool(((log_density[:N_CHECKED] - checked).abs() < DENSITY_TOLERANCE).all()):
+            return positions, log_density.double()
         return positions, exact.log_prob(positions.double())
+
+
+N_CHECKED = 10
+"""Samples of each part of a pool whose log-density is evaluated in float64 too."""
+
+DENSITY_TOLERANCE = 0.01
+"""Largest error of a log-density that a weight may have."""
 
 
 def _evaluated(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 import smoothflow.training.refining
 import torch
 from smoothflow.core.architecture import FlowSettings
-from smoothflow.core.errors import ConfigurationError, TopologyError
+from smoothflow.core.errors import ConfigurationError, InversionError, TopologyError
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
 from smoothflow.molecules.frames import Frames
@@ -147,7 +148,7 @@ def test_interrupted_while_a_pool_is_drawn_goes_on_bit_for_bit(
     def stop(progress: Progress) -> None:
         nonlocal pools
         pools += progress.stage == "Samples"
-        if pools == 5:  # in the middle of the second pool of three parts
+        if pools == 6:  # in the second pool of four parts, three of samples
             raise Stop
 
     whole = train(peroxide_frames, settings, tmp_path / "whole", target=force_field)
@@ -168,14 +169,13 @@ def test_a_pool_holds_weights_and_forces_of_the_reference(
     energy, forces = force_field.energy_and_forces(x)
     # float32 at the end: 1e-5 of the largest force
     torch.testing.assert_close(pool.forces.double(), forces / kT, rtol=1e-4, atol=1e-5 * float(forces.abs().max()) / kT)
-    log_weights = (-energy / kT - potential.double().log_prob(x)).detach()
+    log_weights = (-energy / kT - copy.deepcopy(potential).double().log_prob(x)).detach()
     weights = torch.softmax(log_weights, 0) * len(x)
-    potential.float()
     # the clip is at 20
-    torch.testing.assert_close(pool.weights.double(), weights.clamp(max=20), rtol=1e-4, atol=1e-6)
-    assert pool.ess == pytest.approx(float(1 / (weights / len(x)).square().sum() / len(x)), rel=1e-6)
+    torch.testing.assert_close(pool.weights.double(), weights.clamp(max=20), rtol=1e-3, atol=1e-6)
+    assert pool.ess == pytest.approx(float(1 / (weights / len(x)).square().sum() / len(x)), rel=1e-4)
     assert pool.clipped == pytest.approx(float((weights > 20).double().mean()))
-    assert pool.lost == pytest.approx(1 - float(weights.clamp(max=20).mean()), abs=1e-6)
+    assert pool.lost == pytest.approx(1 - float(weights.clamp(max=20).mean()), abs=1e-4)
     assert f"{100 * pool.ess:.2f} %" in said
 
 
@@ -199,16 +199,36 @@ def test_a_pool_does_not_depend_on_the_number_of_processes(
     assert refiner.target.n_evaluations == spread.target.n_evaluations
 
 
-def test_samples_are_weighted_by_densities_of_float64(potential: FlowPotential) -> None:
+def test_log_densities_of_samples_are_good_enough_for_weights(potential: FlowPotential) -> None:
     positions, log_density = weighable_samples(potential, 200, (1, 2))
     with torch.no_grad():
-        drawn, rounded = potential.sample(200, seed=3)
-        exact = potential.double().log_prob(positions.double())
-        potential.float()
-    assert positions.dtype == drawn.dtype == torch.float32
+        exact = copy.deepcopy(potential).double().log_prob(positions.double())
+    assert positions.dtype == torch.float32
     assert log_density.dtype == torch.float64
-    assert torch.equal(log_density, exact)
-    assert rounded.dtype == torch.float32
+    # rounding of float32 in a sum of six terms; 0.01 would be the error of a weight
+    torch.testing.assert_close(log_density, exact, rtol=0, atol=1e-3)
+
+
+def test_log_densities_that_float32_does_not_give_are_evaluated_in_float64(
+    potential: FlowPotential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = FlowPotential.sample
+
+    def rounded(self: FlowPotential, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        positions, log_density = sample(self, n, generator)
+        return positions, log_density + 0.1 * (self.dtype == torch.float32)
+
+    def failing(self: FlowPotential, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.dtype == torch.float32:
+            raise InversionError("no root")
+        return sample(self, n, generator)
+
+    for replaced in (rounded, failing):
+        monkeypatch.setattr(FlowPotential, "sample", replaced)
+        positions, log_density = weighable_samples(potential, 50, (1, 2))
+        with torch.no_grad():
+            exact = copy.deepcopy(potential).double().log_prob(positions.double())
+        assert torch.equal(log_density, exact)
 
 
 def test_a_batch_has_the_shares_that_are_asked_for(refiner: Refiner, potential: FlowPotential) -> None:
