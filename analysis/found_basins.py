@@ -167,7 +167,8 @@ def _nearest_well(angles: Float[np.ndarray, "n"]) -> np.ndarray:
     degrees = np.arange(N_DEGREES)
     inside = degrees[core >= 0]
     apart = np.abs((degrees[:, None] - inside[None, :] + N_DEGREES // 2) % N_DEGREES - N_DEGREES // 2)
-    return core[inside[apart.argmin(1)]].astype(np.int64)
+    nearest: np.ndarray = core[inside[apart.argmin(1)]].astype(np.int64)
+    return nearest
 
 
 def _mean_degrees(angles: Float[Tensor, "n"]) -> float:

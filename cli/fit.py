@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from ..molecules.shipped import AMBER
 from . import completion
 from .console import note, print_json, print_table, task_progress
-from .options import AMBER, AsJson, Charge, Multiplicity, Reference, Seed
+from .options import AsJson, Charge, Multiplicity, Reference, Seed
 
 
 def run(

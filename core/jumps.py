@@ -119,4 +119,5 @@ def _turned(shapes: Float[Tensor, "batch atoms 3"], generator: torch.Generator) 
     u, w = torch.stack(vector, 1)[:, None], w[:, None, None]
     x = shapes - shapes.mean(1, keepdim=True)
     t = 2 * torch.linalg.cross(u.expand_as(x), x)
-    return x + w * t + torch.linalg.cross(u.expand_as(x), t)
+    turned: Tensor = x + w * t + torch.linalg.cross(u.expand_as(x), t)
+    return turned

@@ -30,7 +30,7 @@ from ..molecules.topologies import topology_from_pdb
 from ..molecules.topology_checks import require_molecule
 from ..potentials.flow_potential import FlowPotential
 from ..potentials.reference import reference
-from ..potentials.shipped import load
+from ..potentials.shipped import load_flow
 from ..runs.progress import OnProgress, Progress, silent
 from ..runs.provenance import MISSING, require_same_run, versions
 from ..runs.workers import n_cores, worker_processes
@@ -192,9 +192,8 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
         topology.require_same(potential.topology, f'"{settings.structure}"', "the potential")
     registry().engine(settings.engine)
     if settings.proposals is not None:
-        topology.require_same(
-            _proposing(settings.proposals).topology, f'"{settings.structure}"', f'the model "{settings.proposals}"'
-        )
+        proposing = _proposing(settings.proposals).coordinates.topology
+        topology.require_same(proposing, f'"{settings.structure}"', f'the model "{settings.proposals}"')
     nothing = np.zeros((0, len(topology), 3), dtype=np.float32)
     kind = Frames(
         topology,
@@ -285,11 +284,11 @@ def _pack(walkers: list[Walker]) -> dict[str, np.ndarray]:
 
 
 def _unpack(state: dict[str, np.ndarray]) -> list[Walker]:
-    rest = ("positions", "velocities", "attempted", "accepted")
+    rest = ("positions", "velocities", "attempted", "accepted", "jumps")
     # simulations of earlier versions had none
-    jumps = state.get("jumps", np.zeros((len(state["rounds"]), 2), dtype=np.int64))
+    state = {"jumps": np.zeros((len(state["rounds"]), 2), dtype=np.int64), **state}
     return [
-        Walker(index, int(rounds), *(state[name][index] for name in rest), jumps[index])
+        Walker(index, int(rounds), *(state[name][index] for name in rest))
         for index, rounds in enumerate(state["rounds"])
     ]
 
@@ -347,7 +346,7 @@ def _potential(name: str, structure: Path) -> Potential:
 @lru_cache(maxsize=1)
 def _proposing(model: str) -> FlowPotential:
     """The model that proposes jumps, loaded once in each process."""
-    return load(model)
+    return load_flow(registry().model_path(model))
 
 
 def _system(settings: SimulateSettings) -> tuple[Potential, Engine, Float[Tensor, "atoms"]]:

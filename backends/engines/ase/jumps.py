@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ....core.errors import ConfigurationError, TopologyError
 from ....core.jumps import Jumps
+from ....core.optional import import_optional
 from ....core.potential import Potential
 from ....core.units import ANGSTROM, ELECTRONVOLT
-from ..bridge import import_optional
 
 
 class ASEJumps:

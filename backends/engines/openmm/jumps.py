@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ....core.errors import ConfigurationError, SimulationError
 from ....core.jumps import Jumps
+from ....core.optional import import_optional
 from ....core.potential import Potential
-from ..bridge import import_optional
-from .topology import core_topology
+from ....molecules.conversions import topology_from_openmm
 
 
 class OpenMMJumps:
@@ -47,7 +47,7 @@ class OpenMMJumps:
         self._openmm = import_optional("openmm", "Jumps in OpenMM", "openmm")
         ours = model.topology
         if ours is not None:
-            ours.require_same(core_topology(simulation.topology), "the model", "the simulation")
+            ours.require_same(topology_from_openmm(simulation.topology), "the model", "the simulation")
         system = simulation.system
         n = system.getNumParticles()
         if system.getNumConstraints():
