@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .molecules.frames_file import read_frames, write_frames
     from .molecules.shipped import molecule_path
     from .molecules.topologies import Structure, read_structure, topology_from_pdb, topology_from_smiles
+    from .potentials.captured import CapturedPotential
     from .potentials.compilation import compile_potential
     from .potentials.compiled import CompiledPotential
     from .potentials.flow_potential import FlowPotential
@@ -57,6 +58,7 @@ find_moved_modules()
 
 __all__ = [
     "Atom",
+    "CapturedPotential",
     "Chart",
     "Circle",
     "CompiledPotential",
@@ -122,6 +124,7 @@ __all__ = [
 
 _HOMES = {
     "Atom": ".core.topology",
+    "CapturedPotential": ".potentials.captured",
     "Chart": ".core.charts",
     "Circle": ".core.manifolds",
     "CompiledPotential": ".potentials.compiled",

@@ -54,6 +54,10 @@ Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
 Device = Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, ...")]
 DType = Annotated[Precision, typer.Option("--dtype", help="Precision of weights and coordinates.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Capture = Annotated[
+    bool,
+    typer.Option("--compile", help="On a GPU, record the model's work once and replay it: seconds, then much faster."),
+]
 Structure = Annotated[
     str,
     typer.Option(
@@ -95,6 +99,22 @@ def require_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigurationError(f'The device "{name}" cannot be used here: {reason} Use --device cpu.') from error
     return device
+
+
+def captured(potential: FlowPotential) -> FlowPotential:
+    """A flow whose work is recorded and replayed.
+
+    Raises:
+        ConfigurationError: If it is on the CPU.
+    """
+    from ..potentials.captured import CapturedFlow
+
+    if potential.device.type == "cpu":
+        raise ConfigurationError(
+            "On the CPU this command has nothing to compile: leave out --compile, or add --device cuda. The commands "
+            "md and check run compiled models on the CPU, too."
+        )
+    return CapturedFlow(potential)
 
 
 def model_reference(model: str, topology: Topology) -> str:

@@ -61,6 +61,17 @@ def run(
     start_temperature: Annotated[
         float, typer.Option(help="Temperature to which each walker is heated first, in K; 0: none is.")
     ] = 0.0,
+    proposals: Annotated[
+        str | None,
+        typer.Option(
+            help="A model of the molecule that proposes jumps between conformations; frames stay those of the "
+            "reference, whatever its quality.",
+            autocompletion=completion.MODELS,
+        ),
+    ] = None,
+    jumps: Annotated[
+        int, typer.Option(min=1, help="Jumps attempted by each walker every 5 ps, or 1 ps with a ladder.")
+    ] = 10,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each core.")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -98,6 +109,8 @@ def run(
             start_temperature=start_temperature,
             seed=seed,
             workers=workers,
+            proposals=proposals,
+            jumps=jumps,
         )
         with task_progress() as on_progress:
             report = simulate(settings, output, on_progress)
@@ -108,6 +121,10 @@ def run(
         for low, high, n, made in zip(temps[:-1], temps[1:], report.attempted, report.accepted, strict=True)
         if n
     ]
+    if report.jumps[0]:
+        attempted, made = report.jumps
+        rows.append(["jumps accepted", f"{percent(fraction(attempted, made))} of {attempted}"])
+    rows.append(["energies computed", str(report.evaluations)])
     frames = read_frames(output)
     mixed = mixing_of(frames)
     rows += [[name, shown] for name, shown in mixed.rows()]

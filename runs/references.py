@@ -22,7 +22,10 @@ def names_no_code(reference: str) -> bool:
     provider, _, argument = reference.partition(":")
     suffix = {"openmm": ".xml", "torch": ".xml", "smoothflow": ".safetensors"}.get(provider)
     files = argument.split(",") if suffix == ".xml" else [argument]
-    if suffix is not None and all(PurePath(file.strip()).suffix == suffix for file in files):
+    if provider == "torch" and files[-1].strip() == "compiled":
+        # how it is computed, and not a file
+        files.pop()
+    if suffix is not None and files and all(PurePath(file.strip()).suffix == suffix for file in files):
         return True
     return any(pattern.fullmatch(reference) for pattern in DATA)
 

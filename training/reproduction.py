@@ -122,7 +122,7 @@ def reproduce(
         raise ConfigurationError(f'"{output}" is the run itself. Name another folder for the run that is made again.')
     settings = read_settings(run.config)
     require_recorded(run.path, frames)
-    _require_initial_model(run, settings)
+    _require_files(run, settings)
     step = last_step(run)
     if step != settings.steps:
         raise ConfigurationError(
@@ -160,11 +160,19 @@ def _require_run(path: Path) -> RunFolder:
     return run
 
 
-def _require_initial_model(run: RunFolder, settings: TrainSettings) -> None:
-    recorded = _read_json(run.frames).get("initial_model")
-    if settings.initial_model is not None and file_digest(registry().model_path(settings.initial_model)) != recorded:
+def _require_files(run: RunFolder, settings: TrainSettings) -> None:
+    """Raise a `ConfigurationError` unless the files that settings name are those that the run was given."""
+    recorded = _read_json(run.frames)
+    model, outside = settings.initial_model, settings.refining.outside_frames
+    if model is not None and file_digest(registry().model_path(model)) != recorded.get("initial_model"):
         raise ConfigurationError(
-            f'The run "{run.path}" began with another model than "{settings.initial_model}" is now. Restore that file.'
+            f'The run "{run.path}" began with another model than "{model}" is now. Restore that file.'
+        )
+    there = "" if outside is None or not Path(outside).is_file() else file_digest(Path(outside))
+    if there != recorded.get("outside_frames", there):
+        raise ConfigurationError(
+            f'The run "{run.path}" was trained with other frames outside the bulk than "{outside}" holds now. '
+            "Restore that file."
         )
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from ...analysis.correlation import mean_of_time_series
 from ...analysis.dynamics import energy_conservation, scaling_exponent
 from ...analysis.estimates import Estimate, mean_of_independent
-from ...analysis.structure import handedness
 from ...core.engine import DynamicsSettings, OnReport, Trajectory, record
 from ...core.errors import SimulationError
 from ...core.integrator import Integrator, State, maxwell_boltzmann
@@ -20,8 +19,9 @@ from ...core.potential import Potential
 from ...core.topology import Topology
 from ...core.units import BOLTZMANN, FEMTOSECOND, thermal_energy
 from ...integrators.langevin import Langevin
-from ...integrators.simulation import advance
+from ...integrators.stepping import Stepper
 from ...integrators.velocity_verlet import VelocityVerlet
+from ...molecules.geometry import handedness
 from ...runs.progress import OnProgress, Progress, within
 from .report import Finding, single
 from .scans import covalent_lengths
@@ -110,10 +110,7 @@ def _simulate(
 ) -> Trajectory:
     """Dynamics with an integrator as it is, whatever ensemble it samples."""
 
-    def later(state: State, n_steps: int) -> State:
-        return advance(potential, integrator, state, n_steps)
-
-    return record(start, later, settings, on_report, potential.topology)
+    return record(start, Stepper(potential, integrator), settings, on_report, potential.topology)
 
 
 def nve(

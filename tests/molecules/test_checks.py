@@ -55,6 +55,22 @@ def test_overlapping_atoms_are_refused(alanine) -> None:
         alanine.coordinates.check_geometry(positions)
 
 
+def test_frames_of_the_mirror_image_among_others_are_refused(alanine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smoothflow.molecules.checks.CHUNK", 2 * 22**2)
+    positions = alanine.positions.repeat(6, 1, 1)
+    positions[4] *= positions.new_tensor([1.0, 1.0, -1.0])
+    with pytest.raises(GeometryError, match=r"Frame 4 is another stereoisomer than most frames.* in 1 of 6 frames"):
+        alanine.coordinates.check_geometry(positions)
+
+
+def test_frames_with_two_hydrogens_of_a_methyl_group_exchanged_are_refused(alanine) -> None:
+    first, second = (k for k, atom in enumerate(alanine.topology.atoms) if atom.name in ("HB1", "HB2"))
+    positions = alanine.positions.repeat(3, 1, 1)
+    positions[1, [first, second]] = positions[1, [second, first]]
+    with pytest.raises(GeometryError, match=r"Frame 1 .* seen from atom \d+ \(ALA2-CB\), .*HB1.* the other way"):
+        alanine.coordinates.check_geometry(positions)
+
+
 @pytest.mark.parametrize("shape", [(22, 3), (1, 21, 3), (0, 22, 3)])
 def test_shapes(alanine, shape: tuple[int, ...]) -> None:
     with pytest.raises(GeometryError, match="one row per atom"):

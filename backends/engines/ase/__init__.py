@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from ....core.plugins import PotentialProvider
     from .calculator import SmoothflowCalculator
     from .engine import ASEEngine
+    from .jumps import ASEJumps
     from .potential import ASEPotential, ase_provider
 
-__all__ = ["ASEEngine", "ASEPotential", "SmoothflowCalculator", "ase_provider"]
+__all__ = ["ASEEngine", "ASEJumps", "ASEPotential", "SmoothflowCalculator", "ase_provider"]
 
 _HOMES = {
     "ASEEngine": ".engine",
+    "ASEJumps": ".jumps",
     "ASEPotential": ".potential",
     "SmoothflowCalculator": ".calculator",
     "ase_provider": ".potential",
