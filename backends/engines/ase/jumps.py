@@ -7,18 +7,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ....core.errors import ConfigurationError, TopologyError
+from ....core.errors import ConfigurationError
 from ....core.jumps import Jump
 from ....core.optional import import_optional
 from ....core.potential import Potential
 from ....core.units import ANGSTROM, ELECTRONVOLT
+from ....molecules.conversions import topology_from_ase
 from ..bridge import ProgramJumps
 
 
 class ASEJumps(ProgramJumps):
     """Metropolis jumps in a dynamics of ASE with a thermostat; attach it like any observer.
 
-    >>> jumps = ASEJumps(atoms, smoothflow.load("ala2-smooth"), temperature=300)
+    >>> jumps = smoothflow.ASEJumps(atoms, smoothflow.load("ala2-smooth"), temperature=300)
     >>> dynamics.attach(jumps, interval=500)
 
     The calculator of the atoms decides: its distribution at the temperature stays what it is.
@@ -44,12 +45,8 @@ class ASEJumps(ProgramJumps):
         if atoms.constraints or atoms.pbc.any():
             what = "constraints" if atoms.constraints else "periodic boundaries"
             raise ConfigurationError(f"The atoms have {what}, which no jump would keep. Take them off.")
-        ours = model.topology
-        if ours is not None and tuple(atoms.get_chemical_symbols()) != ours.elements:
-            raise TopologyError(
-                f"The atoms are {atoms.get_chemical_formula()}, in an order that is not the model's {ours.summary}. "
-                "Use the molecule that the model was made for, in its order."
-            )
+        if model.topology is not None:
+            model.topology.require_same(topology_from_ase(atoms, guess_bonds=False), "the model", "the Atoms object")
         model.require_configuration(atoms.get_positions() * ANGSTROM)
         super().__init__(model, temperature, seed)
         self._atoms = atoms

@@ -18,7 +18,7 @@ from ..bridge import ProgramJumps
 class OpenMMJumps(ProgramJumps):
     """Metropolis jumps in an ``openmm.app.Simulation``, between its stretches of dynamics.
 
-    >>> jumps = OpenMMJumps(simulation, smoothflow.load("ala2-smooth"))
+    >>> jumps = smoothflow.OpenMMJumps(simulation, smoothflow.load("ala2-smooth"))
     >>> for _ in range(1000):
     ...     simulation.step(500)
     ...     jumps.attempt(10)
