@@ -25,7 +25,7 @@ NEAR = 10.0
 GUESSED = "guessed from covalent radii"
 
 INFO = {"log_weight": "log_weights", "replica": "replica", "time_ps": "times"}
-"""What the comment of a frame calls the columns of `Frames`."""
+"""Names of the columns of `Frames` in the comment of a frame."""
 
 ENERGY_LIKE = re.compile(r"energ|e_?tot|^u0?$|^e$|_e$", re.IGNORECASE)
 FORCES_LIKE = re.compile(r"forc|grad|^f$|_f$", re.IGNORECASE)
