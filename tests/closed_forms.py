@@ -42,6 +42,29 @@ class Peroxide(Potential):
         )
 
 
+class TwoMinima(Potential):
+    r"""Peroxide with two minima half a turn and 2b apart: springs, and a torsion about :math:`\phi_0`.
+
+    .. math:: -30 \cos 2(\phi - \phi_0) - b \cos(\phi - \phi_0)
+    """
+
+    torsion = math.radians(110)
+
+    def __init__(self, b: float) -> None:
+        super().__init__()
+        self.shape = (4, 3)
+        self.topology = PEROXIDE
+        self.coordinates = InternalCoordinates(PEROXIDE)
+        self.b = b
+
+    def energy(self, positions: Tensor) -> Tensor:
+        q, _ = self.coordinates.encode(positions)
+        bonds, angles, torsions = torch.split(q, [3, 2, 1], dim=-1)
+        springs = 5e4 * (bonds - 0.12).square().sum(-1) + 200 * (angles - 1.8).square().sum(-1)
+        turn = torsions[:, 0] - self.torsion
+        return springs - 30 * torch.cos(2 * turn) - self.b * torch.cos(turn)
+
+
 def atoms_of(elements: Sequence[str]) -> tuple[Atom, ...]:
     """Atoms of one residue, named by element and index."""
     return tuple(Atom(element, f"{element}{i}", "MOL", 0) for i, element in enumerate(elements))
@@ -169,6 +192,15 @@ class Morse(Potential):
     def energy(self, positions: Tensor) -> Tensor:
         length = positions.diff(dim=1).square().sum(-1).sqrt()
         return (self.depth * (1 - torch.exp(-self.steepness * (length - self.length))).square()).sum(-1)
+
+
+class QuarticChain(Potential):
+    r"""Three atoms on a line of quartic springs, :math:`\sum k (r^2 - r_0^2)^2`."""
+
+    shape = (3, 3)
+
+    def energy(self, positions: Tensor) -> Tensor:
+        return 1e4 * (positions.diff(dim=1).square().sum(-1) - 0.02).square().sum(-1)
 
 
 class DoubleWell(Potential):

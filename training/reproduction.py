@@ -24,7 +24,7 @@ from .run import train
 from .run_folder import RunFolder, last_step
 
 MAX_TABLE_BYTES = 2**24
-"""Of a run's metrics: a hundred thousand validations."""
+"""Largest table of metrics: a hundred thousand validations."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ...core.errors import ConfigurationError, SimulationError, SmoothflowError
 from ...core.external import attach_forces
 from ...core.finite import first_not_finite
 from ...core.integrator import State
+from ...core.jumps import Jump, Jumps
 from ...core.optional import import_optional
 from ...core.potential import Potential, unchecked
 from ...core.topology import Topology, atom_name
@@ -262,3 +263,51 @@ class ExternalPotential(Potential):
 
     def energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
         return attach_forces(positions, *unchecked(self, "energy_and_forces")(positions))
+
+
+class ProgramJumps(ABC):
+    """Metropolis jumps that a model proposes within a program's own dynamics.
+
+    A subclass reads, computes and sets configurations of the program.
+
+    Attributes:
+        attempted: Jumps so far.
+        accepted: Those that were made.
+
+    Args:
+        model: A flow of the molecule.
+        temperature: K; that of the program's thermostat.
+        seed: Seed of the random numbers.
+
+    Raises:
+        ConfigurationError: If the model draws no samples.
+    """
+
+    def __init__(self, model: Potential, temperature: float, seed: int) -> None:
+        self._jumps = Jumps(model, temperature)
+        self._generator = torch.Generator().manual_seed(seed)
+        self.attempted = self.accepted = 0
+
+    @abstractmethod
+    def _read(self) -> tuple[Float[np.ndarray, "atoms 3"], float]:
+        """Positions (nm) and potential energy (kJ/mol) in the program, before the jumps."""
+
+    @abstractmethod
+    def _energy(self, positions: Float[np.ndarray, "atoms 3"]) -> float:
+        """The program's energy (kJ/mol) of a proposed configuration (nm)."""
+
+    @abstractmethod
+    def _finish(self, jump: Jump) -> None:
+        """Go on in the program from where the jumps have led."""
+
+    def attempt(self, n: int = 1) -> int:
+        """Attempt jumps, one after the other; the number of those made."""
+        here, energy = self._read()
+        jump = self._jumps.attempt(torch.from_numpy(here.copy()), energy, self._energies, self._generator, n)
+        self.attempted += n
+        self.accepted += jump.accepted
+        self._finish(jump)
+        return jump.accepted
+
+    def _energies(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
+        return torch.tensor([self._energy(configuration) for configuration in positions.numpy()], dtype=torch.float64)

@@ -68,10 +68,6 @@ class Decisions:
             self._log(why)
         return self._made[name]["value"]
 
-    def time_of(self, name: str) -> float:
-        """When a decision was made, in seconds of the fit."""
-        return float(self._made[name]["seconds"])
-
     @property
     def lines(self) -> list[tuple[str, str]]:
         """All decisions in order: when, for people, and why."""

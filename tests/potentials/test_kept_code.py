@@ -53,7 +53,6 @@ def configurations(n: int) -> Tensor:
 
 
 def amber(provider: str, compiled: str = "") -> Potential:
-    pytest.importorskip("openmm")
     return reference(f"{provider}:{AMBER}{compiled}", molecule_path("capped-alanine"))
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
 from ....core.errors import ConfigurationError
-from ....core.jumps import Jumps
+from ....core.jumps import Jump
 from ....core.optional import import_optional
 from ....core.potential import Potential
 from ....core.units import ANGSTROM, ELECTRONVOLT
 from ....molecules.conversions import topology_from_ase
+from ..bridge import ProgramJumps
 
 
-class ASEJumps:
+class ASEJumps(ProgramJumps):
     """Metropolis jumps in a dynamics of ASE with a thermostat; attach it like any observer.
 
     >>> jumps = smoothflow.ASEJumps(atoms, smoothflow.load("ala2-smooth"), temperature=300)
@@ -48,33 +48,23 @@ class ASEJumps:
         if model.topology is not None:
             model.topology.require_same(topology_from_ase(atoms, guess_bonds=False), "the model", "the Atoms object")
         model.require_configuration(atoms.get_positions() * ANGSTROM)
-        self._jumps = Jumps(model, temperature)
+        super().__init__(model, temperature, seed)
         self._atoms = atoms
         self._n = n
-        self._generator = torch.Generator().manual_seed(seed)
-        self.attempted = self.accepted = 0
 
     def __call__(self) -> None:
         self.attempt(self._n)
 
-    def attempt(self, n: int = 1) -> int:
-        """Attempt jumps, one after the other; the number of those made."""
-        atoms = self._atoms
-        here = torch.from_numpy(atoms.get_positions() * ANGSTROM)
-        energy = atoms.get_potential_energy() * ELECTRONVOLT
-        jump = self._jumps.attempt(here, energy, self._energies, self._generator, n)
-        self.attempted += n
-        self.accepted += jump.accepted
-        if jump.accepted:
-            atoms.set_positions(jump.positions.numpy() / ANGSTROM)
-        return jump.accepted
-
-    def _energies(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
+    def _read(self) -> tuple[Float[np.ndarray, "atoms 3"], float]:
         # the dynamics has forces of its own atoms, which no proposal may touch
-        trial = self._atoms.copy()
-        trial.calc = self._atoms.calc
-        found = []
-        for configuration in positions.numpy():
-            trial.set_positions(configuration / ANGSTROM)
-            found.append(trial.get_potential_energy() * ELECTRONVOLT)
-        return torch.tensor(found, dtype=torch.float64)
+        self._trial = self._atoms.copy()
+        self._trial.calc = self._atoms.calc
+        return self._atoms.get_positions() * ANGSTROM, self._atoms.get_potential_energy() * ELECTRONVOLT
+
+    def _energy(self, positions: Float[np.ndarray, "atoms 3"]) -> float:
+        self._trial.set_positions(positions / ANGSTROM)
+        return float(self._trial.get_potential_energy()) * ELECTRONVOLT
+
+    def _finish(self, jump: Jump) -> None:
+        if jump.accepted:
+            self._atoms.set_positions(jump.positions.numpy() / ANGSTROM)

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from ....core.errors import ConfigurationError, SimulationError
-from ....core.jumps import Jumps
+from ....core.jumps import Jump
 from ....core.optional import import_optional
 from ....core.potential import Potential
 from ....molecules.conversions import topology_from_openmm
+from ..bridge import ProgramJumps
 
 
-class OpenMMJumps:
+class OpenMMJumps(ProgramJumps):
     """Metropolis jumps in an ``openmm.app.Simulation``, between its stretches of dynamics.
 
     >>> jumps = smoothflow.OpenMMJumps(simulation, smoothflow.load("ala2-smooth"))
@@ -68,35 +67,26 @@ class OpenMMJumps:
                 "openmm.LangevinMiddleIntegrator."
             )
         temperature = integrator.getTemperature().value_in_unit(self._openmm.unit.kelvin)
-        self._jumps = Jumps(model, temperature)
+        super().__init__(model, temperature, seed)
         self._simulation = simulation
         self._inverse_masses = 1 / masses[:, None]
-        self._generator = torch.Generator().manual_seed(seed)
-        self.attempted = self.accepted = 0
 
-    def attempt(self, n: int = 1) -> int:
-        """Attempt jumps, one after the other; the number of those made."""
+    def _read(self) -> tuple[Float[np.ndarray, "atoms 3"], float]:
+        self._before = self._simulation.context.getState(positions=True, velocities=True, forces=True, energy=True)
+        return self._before.getPositions(asNumpy=True)._value, self._before.getPotentialEnergy()._value
+
+    def _energy(self, positions: Float[np.ndarray, "atoms 3"]) -> float:
         context = self._simulation.context
-        before = context.getState(positions=True, velocities=True, forces=True, energy=True)
-        here = before.getPositions(asNumpy=True)._value
-        energy = before.getPotentialEnergy()._value
-        jump = self._jumps.attempt(torch.from_numpy(here.copy()), energy, self._energies, self._generator, n)
-        self.attempted += n
-        self.accepted += jump.accepted
-        context.setPositions(here if not jump.accepted else jump.positions.numpy())
+        try:
+            context.setPositions(positions)
+            return float(context.getState(energy=True).getPotentialEnergy()._value)
+        except self._openmm.OpenMMException as error:
+            raise SimulationError(f"OpenMM cannot compute a proposed configuration: {error}") from error
+
+    def _finish(self, jump: Jump) -> None:
+        context, before = self._simulation.context, self._before
+        context.setPositions(jump.positions.numpy())
         if jump.accepted:
             half_kick = 0.5 * context.getIntegrator().getStepSize()._value * self._inverse_masses
             change = context.getState(forces=True).getForces(asNumpy=True) - before.getForces(asNumpy=True)
             context.setVelocities(before.getVelocities(asNumpy=True)._value - half_kick * change._value)
-        return jump.accepted
-
-    def _energies(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
-        context = self._simulation.context
-        found = []
-        for configuration in positions.numpy():
-            try:
-                context.setPositions(configuration)
-                found.append(context.getState(energy=True).getPotentialEnergy()._value)
-            except self._openmm.OpenMMException as error:
-                raise SimulationError(f"OpenMM cannot compute a proposed configuration: {error}") from error
-        return torch.tensor(found, dtype=torch.float64)
