@@ -72,7 +72,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.positions: Tensor
         self.forces: Tensor | None
         self.best = math.inf
-        on_gpu = settings.device != "cpu"
+        on_gpu = _is_on_gpu(settings)
         self._compiled_loss = CompiledLoss(potential, self._frame_loss, on_gpu) if settings.compile else None
         # gradients of several processes meet between loss and optimizer, and samples are not captured
         self._captures = settings.compile and on_gpu and settings.processes == 1 and target is None
@@ -275,6 +275,10 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
                     f"this batch). {ADVICE}"
                 )
         return TrainingError(f"At step {self.global_step} the loss is too large for {self.settings.dtype}. {ADVICE}")
+
+
+def _is_on_gpu(settings: TrainSettings) -> bool:
+    return settings.device != "cpu"
 
 
 ADVICE = (
