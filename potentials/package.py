@@ -25,7 +25,7 @@ MAX_HEADER_BYTES = 2**20
 def machine(device: str = "cpu") -> dict[str, Any]:
     """What compiled code depends on: the versions of torch and operating system, and what the processor can do; for a
     GPU, what that can do, too."""
-    found = {
+    found: dict[str, Any] = {
         "torch": torch.__version__,
         "system": platform.system(),
         "architecture": platform.machine(),

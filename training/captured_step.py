@@ -131,8 +131,8 @@ class CapturedStep:
         n = self._n_averaged.to(loss.dtype)
         # as `training.module` averages: the first time a copy, and younger averages forget faster
         share = torch.where(n == 0, 1.0, 1 - ((1 + n) / (10 + n)).clamp(max=self._decay))
-        for average, parameter in zip(self._averages, parameters, strict=True):
-            average.lerp_(parameter, share)
+        for average, value in zip(self._averages, parameters, strict=True):
+            average.lerp_(value, share)
         self._n_averaged.add_(1)
         self._step.add_(1)
         return loss, norm, *terms

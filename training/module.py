@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -77,7 +77,9 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         # gradients of several processes meet between loss and optimizer, and samples are not captured
         self._captures = settings.compile and on_gpu and settings.processes == 1 and target is None
         self._captured_step: CapturedStep | None = None
-        self._validate = partial(self._frame_terms, self.averaged_potential, create_graph=False)
+        self._validate: Callable[[Tensors], Terms] = partial(
+            self._frame_terms, self.averaged_potential, create_graph=False
+        )
         if settings.compile and on_gpu:
             self._validate = captured_terms(self._validate, list(self.averaged_potential.parameters()))
         self.training_sums: dict[str, Tensor] = {}
@@ -128,7 +130,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
                 LossAndGradient(self.potential, self._frame_loss),
                 cast("torch.optim.Adam", self.optimizers(use_pl_optimizer=False)),
                 list(self.averaged_potential.parameters()),
-                cast("Tensor", self.averaged.n_averaged),
+                self.averaged.n_averaged,
                 self.settings.averaging,
                 self.global_step,
             )
