@@ -351,7 +351,8 @@ def _structure_from_smiles(smiles: str, seed: int = 0) -> Structure:
 def _unspecified(chem: Any, molecule: Any, topology: Topology) -> list[str]:
     """Centres and double bonds whose configuration nobody said."""
     found = []
-    for place in chem.FindPotentialStereo(molecule, cleanIt=True):
+    ranks = list(chem.CanonicalRankAtoms(molecule, breakTies=False))
+    for place in chem.FindPotentialStereo(molecule):
         if place.specified != chem.StereoSpecified.Unspecified:
             continue
         if place.type == chem.StereoType.Atom_Tetrahedral:
@@ -359,8 +360,12 @@ def _unspecified(chem: Any, molecule: Any, topology: Topology) -> list[str]:
         elif place.type == chem.StereoType.Bond_Double:
             bond = molecule.GetBondWithIdx(place.centeredOn)
             ends = (bond.GetBeginAtom(), bond.GetEndAtom())
-            # linear groups, like azides, have no isomers
-            if all(end.GetHybridization() != chem.HybridizationType.SP for end in ends):
+            # neither linear groups, like azides, nor ends with two equal groups, as in guanidine, have isomers
+            if all(
+                end.GetHybridization() != chem.HybridizationType.SP
+                and len({ranks[near.GetIdx()] for near in end.GetNeighbors()}) == end.GetDegree()
+                for end in ends
+            ):
                 found.append(f"the double bond of {' and '.join(topology.atoms[end.GetIdx()].name for end in ends)}")
     return found
 

@@ -430,7 +430,7 @@ def test_stereochemistry_that_a_smiles_string_leaves_open_is_said(smiles: str, c
         topology_from_smiles(smiles)
 
 
-@pytest.mark.parametrize("smiles", ["C[C@H](O)F", "C/C=C/F", "CCO", "C[N+](C)(C)C", "CN=[N+]=[N-]"])
+@pytest.mark.parametrize("smiles", ["C[C@H](O)F", "C/C=C/F", "CCO", "C[N+](C)(C)C", "CN=[N+]=[N-]", "NC(=N)N"])
 def test_stereochemistry_that_is_said_or_is_none_passes_in_silence(smiles: str) -> None:
     pytest.importorskip("rdkit")
     with warnings.catch_warnings():
