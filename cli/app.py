@@ -22,6 +22,7 @@ from . import (
     convert,
     demo,
     evaluate,
+    fit,
     info,
     init,
     md,
@@ -64,7 +65,7 @@ app = typer.Typer(
     epilog="Any command takes --debug to show the traceback of an error.",
 )
 COMMANDS = (
-    *(demo, simulate, init, train, reproduce, evaluate, sample, transfer, md),
+    *(demo, fit, simulate, init, train, reproduce, evaluate, sample, transfer, md),
     *(compile, compare, convert, check, plugins, info, bench),
 )
 for module in COMMANDS:

@@ -1,4 +1,4 @@
-"""All that is used of torch without being promised by it: each name once, with what to do when it changes.
+"""What the package uses of torch beyond its public API: each name once, with what to do when it changes.
 
 Everything else in the package uses public names. A version of torch that moves one of these breaks a test of the
 function here that calls it, and only this file has to follow.
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 def derivatives_are_watched() -> bool:
     """Whether forward-mode derivatives or a function transform of ``torch.func`` are active.
 
-    torch has no public question for either. If both are gone: answer True. `invert` then always goes the way that is
+    torch has no public test for either. If both are gone: answer True. `invert` then always goes the way that is
     right for every derivative, and is slower where none is asked for.
     """
     return forward_ad._current_level >= 0 or _functorch.peek_interpreter_stack() is not None
@@ -70,13 +70,16 @@ def write_package(path: Path, files: dict[str, list[str]], extra: dict[str, str]
     package_pt2(str(path), aoti_files=files, extra_files=extra)  # type: ignore[arg-type]
 
 
-def loaded_function(path: Path, name: str) -> Any:
+def loaded_function(path: Path, name: str, device: torch.device) -> Any:
     """A compiled function of a package, to be called with ``run``.
 
     The public ``torch._inductor.aoti_load_package`` shares the work of one configuration among threads; here it is said
     to use one runner and one thread. If the class is gone, the public function gives the same numbers.
     """
-    return torch._C._aoti.AOTIModelPackageLoader(str(path), name, False, 1, -1)
+    # on a GPU without the synchronization between threads, which cannot be captured
+    on_gpu = device.type == "cuda"
+    index = device.index if on_gpu and device.index is not None else -1
+    return torch._C._aoti.AOTIModelPackageLoader(str(path), name, on_gpu, 1, index)
 
 
 class ElementCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]

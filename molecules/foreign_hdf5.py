@@ -1,42 +1,23 @@
-"""HDF5 files of other programs: MDTraj's trajectories are read, others are called what they are."""
+"""HDF5 files of other programs: MDTraj's trajectories are read, others are refused by name."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from numpy import ndarray
 
 from ..core.errors import FileFormatError, TopologyError
 from ..core.files import parse_json
 from ..core.topology import Atom, Topology
+from .conversions import make_topology
+from .foreign import given_or_found, one_temperature, provenance_of, say_left_out
+from .frames import Frames
 from .frames_reader import FORMAT, HDF5_ERRORS, MAX_JSON_BYTES, import_h5py
 
 MAX_BYTES = 2**33
-"""Positions of a molecule that are read at once."""
-
-
-@dataclass(frozen=True)
-class MDTrajFile:
-    """What an HDF5 file of MDTraj or of its OpenMM reporter holds.
-
-    Attributes:
-        topology: The molecule, with its bonds.
-        positions: nm.
-        energies: Potential energies in kJ/mol, where a reporter wrote them.
-        times: ps, where they are there.
-        left_out: Names of what is not read.
-    """
-
-    topology: Topology
-    positions: Float[ndarray, "frames atoms 3"]
-    energies: Float[ndarray, "frames"] | None
-    times: Float[ndarray, "frames"] | None
-    left_out: tuple[str, ...]
+"""Largest array, in bytes, that is read at once."""
 
 
 def is_frames_file(path: Path) -> bool:
@@ -44,7 +25,7 @@ def is_frames_file(path: Path) -> bool:
     try:
         return kind_of_hdf5(path) == FORMAT
     except FileFormatError:
-        # its own reader says better what is wrong
+        # its own reader explains better what is wrong
         return True
 
 
@@ -72,12 +53,12 @@ def kind_of_hdf5(path: Path) -> str:
         raise FileFormatError(f'"{path}" is not an HDF5 file, or it is damaged: {error}.') from error
 
 
-def read_mdtraj_hdf5(path: Path) -> MDTrajFile:
-    """Read what MDTraj's ``Trajectory.save_hdf5`` and ``HDF5Reporter`` write.
+def read_mdtraj_hdf5(path: Path, temperature: float | None, topology: Topology | None) -> Frames:
+    """Frames of what MDTraj's ``Trajectory.save_hdf5`` and ``HDF5Reporter`` write; see `formats.import_frames`.
 
     Raises:
         FileFormatError: If the file is of another program, which the message names, or damaged.
-        TopologyError: If its topology cannot be read, or is periodic.
+        TopologyError: If its topology cannot be read, or is another molecule's.
     """
     kind = kind_of_hdf5(path)
     if kind != "mdtraj":
@@ -86,10 +67,10 @@ def read_mdtraj_hdf5(path: Path) -> MDTrajFile:
     try:
         with h5py.File(path, "r", locking=False) as file:
             positions = _array(path, file, "coordinates", "nanometers")
-            topology = _topology(path, file)
-            if positions.shape[1:] != (len(topology), 3):
+            found = _topology(path, file)
+            if positions.shape[1:] != (len(found), 3):
                 raise FileFormatError(
-                    f'"{path}": its coordinates have shape {positions.shape} for {len(topology)} atoms of its topology.'
+                    f'"{path}": its coordinates have shape {positions.shape} for {len(found)} atoms of its topology.'
                 )
             energies = (
                 _array(path, file, "potentialEnergy", "kilojoules_per_mole") if "potentialEnergy" in file else None
@@ -99,10 +80,18 @@ def read_mdtraj_hdf5(path: Path) -> MDTrajFile:
             left_out = [name for name in file if name not in taken and np.shape(file[name])[:1] != (0,)]
     except (*HDF5_ERRORS, KeyError, ValueError, TypeError) as error:
         raise FileFormatError(f'"{path}" is damaged ({type(error).__name__}: {error}). Write it anew.') from error
-    boxed = {"cell_lengths": "its periodic box: the molecule is taken to be whole, and in free space"}
-    momentary = {"temperature": "temperature (the momentary one)"}
-    return MDTrajFile(
-        topology, positions, energies, times, tuple({**boxed, **momentary}.get(name, name) for name in left_out)
+    said = {
+        "cell_lengths": "its periodic box: the molecule is taken to be whole, and in free space",
+        "temperature": "temperature (the momentary one)",
+    }
+    say_left_out(path, [said.get(name, name) for name in left_out])
+    return Frames(
+        topology=given_or_found(path, topology, found),
+        temperature=one_temperature(path, temperature, ()),
+        positions=positions,
+        energies=energies,
+        times=times,
+        provenance=provenance_of(path, False),
     )
 
 
@@ -129,8 +118,8 @@ def _topology(path: Path, file: Any) -> Topology:
         for number, residue in enumerate(residues)
         for atom in residue["atoms"]
     }
-    bonds = {(min(int(b[0]), int(b[1])), max(int(b[0]), int(b[1]))) for b in data.get("bonds", ())}
-    return Topology(tuple(found[i] for i in range(len(found))), tuple(sorted(bonds)))
+    bonds = [(int(bond[0]), int(bond[1])) for bond in data.get("bonds", ())]
+    return make_topology([found[i] for i in range(len(found))], bonds)
 
 
 def _text(value: Any) -> str:

@@ -85,6 +85,11 @@ class Frames:
     def __len__(self) -> int:
         return len(self.positions)
 
+    @property
+    def by_walker(self) -> Int[ndarray, "frames"]:
+        """Indices of the frames walker by walker, each in order of time; all in order without walkers."""
+        return np.arange(len(self)) if self.replica is None else np.argsort(self.replica, kind="stable")
+
     def __repr__(self) -> str:
         return described(self, *(value for _, value in self._rows()))
 

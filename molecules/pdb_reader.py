@@ -70,7 +70,7 @@ ORGANIC_RESIDUES = frozenset(
 """Residues whose atoms are H, C, N, O, P, S and Se, named by their elements' letters."""
 
 TWO_LETTERS_ALWAYS = ("CL", "BR")
-"""Nobody calls a carbon CL or a boron BR."""
+"""No carbon is named CL, and no boron BR."""
 
 CHARGE = re.compile(r"(\d)([+-])|([+-])(\d)|([+-])")
 
@@ -204,7 +204,7 @@ def _atom_line(line: str, where: str) -> _AtomLine:
 
 
 def _one_location(atoms: list[_AtomLine], dropped: set[str]) -> list[_AtomLine]:
-    """Of alternate locations, those with the highest occupancy of their residue; the first of equals."""
+    """The alternate locations with the highest occupancy of their residue; the first of equals."""
     occupancy: dict[tuple[str, str], dict[str, float]] = {}
     for atom in atoms:
         if atom.alternate:

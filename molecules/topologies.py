@@ -1,37 +1,31 @@
-"""Topologies from the structures of other packages, and back."""
+"""Molecules from structure files and SMILES strings."""
 
 from __future__ import annotations
 
 import io
-import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.errors import FileFormatError, MissingDependencyError, SmoothflowError, TopologyError
+from ..core.errors import FileFormatError, SmoothflowError, TopologyError
 from ..core.files import read_text
-from ..core.topology import Atom, Topology
+from ..core.optional import import_optional
+from ..core.topology import Topology
 from ..core.units import ANGSTROM
-from .checks import require_unit
-from .elements import element
+from .conversions import topology_from_mdtraj, topology_from_openmm, topology_from_rdkit
 from .pdb_reader import parse_pdb
 
-if TYPE_CHECKING:
-    import ase
-    import mdtraj
-    import openmm.app
-
-BOND_TOLERANCE = 1.25
-"""Two atoms are taken to be bonded if they are nearer than this times the sum of their covalent radii."""
+ION_FORMERS = ("B", "C", "Si")
+"""Elements that have fewer neighbours where they have a charge: a carbanion, a carbocation."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +69,16 @@ def read_structure(path: str | Path) -> Structure:
         ) from error
     if len(structure.topology) == 0:
         raise FileFormatError(f'"{path}" has no atoms. Give a PDB file with ATOM or HETATM records.')
-    # a carbanion or carbocation has a charge and fewer neighbours
-    charged = {
-        i
-        for i, charge in enumerate(structure.charges or ())
-        if charge and structure.topology.elements[i] in ("B", "C", "Si")
-    }
-    topology = structure.topology
-    marked = replace(topology, open_valences=tuple(sorted(charged | set(topology.open_valences))))
-    return replace(structure, topology=marked)
+    return structure
+
+
+def _structure(
+    topology: Topology, positions: Float[Tensor, "frames atoms 3"], charges: tuple[int, ...] | None
+) -> Structure:
+    """A structure whose charged carbon atoms have open valences."""
+    ions = {i for i, charge in enumerate(charges or ()) if charge and topology.elements[i] in ION_FORMERS}
+    marked = replace(topology, open_valences=tuple(sorted(ions | set(topology.open_valences))))
+    return Structure(marked, positions, charges)
 
 
 def topology_from_pdb(path: str | Path) -> tuple[Topology, Float[Tensor, "frames atoms 3"]]:
@@ -94,35 +89,29 @@ def topology_from_pdb(path: str | Path) -> tuple[Topology, Float[Tensor, "frames
 
 def _read_pdb(path: Path) -> Structure:
     content = parse_pdb(read_text(path), f'"{path}"')
-    if find_spec("openmm") is not None:
-        from openmm.app import PDBFile
-
-        topology = topology_from_openmm(PDBFile(io.StringIO(content.text)).topology)
-    elif find_spec("mdtraj") is not None:
-        import mdtraj
-
+    if find_spec("openmm") is None and find_spec("mdtraj") is not None:
+        mdtraj = import_optional("mdtraj", "Reading a PDB file", "mdtraj")
         # MDTraj reads from a name
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder) / "plain.pdb"
             plain.write_text(content.text, encoding="utf-8")
             topology = topology_from_mdtraj(mdtraj.load_pdb(str(plain)).topology)
     else:
-        raise MissingDependencyError("Reading a PDB file", "openmm", "openmm")
+        app = import_optional("openmm.app", "Reading a PDB file", "openmm")
+        topology = topology_from_openmm(app.PDBFile(io.StringIO(content.text)).topology)
     positions = torch.from_numpy(content.positions)
     if len(topology) != positions.shape[1]:
         raise FileFormatError(f'"{path}" has atoms that are written in an unknown way. Write it anew with OpenMM.')
-    return Structure(topology, positions, content.charges)
+    return _structure(topology, positions, content.charges)
 
 
 def _read_mmcif(path: Path) -> Structure:
-    if find_spec("openmm") is None:
-        raise MissingDependencyError("Reading an mmCIF file", "openmm", "openmm")
+    app = import_optional("openmm.app", "Reading an mmCIF file", "openmm")
     from openmm import unit
-    from openmm.app import PDBxFile
     from openmm.app.internal.pdbx.reader.PdbxReader import PdbxReader
 
     text = read_text(path)
-    file = PDBxFile(io.StringIO(text))
+    file = app.PDBxFile(io.StringIO(text))
     frames = [file.getPositions(asNumpy=True, frame=i) for i in range(file.getNumFrames())]
     positions = np.stack([frame.value_in_unit(unit.nanometer) for frame in frames])
     blocks: list[Any] = []
@@ -131,7 +120,7 @@ def _read_mmcif(path: Path) -> Structure:
     number, charge = (sites.getAttributeIndex(name) for name in ("id", "pdbx_formal_charge"))
     said = {row[number]: row[charge] for row in sites.getRowList()} if charge >= 0 else {}
     charges = [said.get(atom.id, "?") for atom in file.topology.atoms()]
-    return Structure(
+    return _structure(
         topology_from_openmm(file.topology),
         torch.from_numpy(positions),
         None if all(c in ("?", ".") for c in charges) else tuple(0 if c in ("?", ".") else int(c) for c in charges),
@@ -139,7 +128,7 @@ def _read_mmcif(path: Path) -> Structure:
 
 
 def _read_sdf(path: Path) -> Structure:
-    chem = _import_rdkit("Reading an SDF file")
+    chem = import_optional("rdkit.Chem", "Reading an SDF file", "smiles")
     supplier = chem.SDMolSupplier()
     supplier.SetData(read_text(path), removeHs=False)
     with _quiet_rdkit():
@@ -179,46 +168,6 @@ STRUCTURE_SUFFIXES = (".pdb", ".ent", *_READERS)
 """What `read_structure` reads."""
 
 
-def topology_from_openmm(topology: openmm.app.Topology) -> Topology:
-    """The topology of an OpenMM one.
-
-    Raises:
-        TopologyError: If an atom has no element (a virtual site).
-    """
-    atoms = [
-        Atom(_symbol(atom.element, atom.name), atom.name, atom.residue.name, atom.residue.index)
-        for atom in topology.atoms()
-    ]
-    return _topology(atoms, [(bond.atom1.index, bond.atom2.index) for bond in topology.bonds()])
-
-
-def topology_from_mdtraj(topology: mdtraj.Topology) -> Topology:
-    """The topology of an MDTraj one.
-
-    Raises:
-        TopologyError: If an atom has no element (a virtual site).
-    """
-    atoms = [
-        Atom(_symbol(atom.element, atom.name), atom.name, atom.residue.name, atom.residue.index)
-        for atom in topology.atoms
-    ]
-    return _topology(atoms, [(bond.atom1.index, bond.atom2.index) for bond in topology.bonds])
-
-
-def topology_from_ase(atoms: ase.Atoms) -> Topology:
-    """The topology of ASE atoms.
-
-    ASE knows no bonds. They are **guessed**: two atoms are bonded if they are nearer than 1.25 times the sum of their
-    covalent radii. Start from an ordinary, relaxed geometry. Atoms are named by element and count: C1, C2, H1.
-
-    Raises:
-        GeometryError: If the positions seem to be in nm.
-    """
-    positions = torch.from_numpy(atoms.get_positions() * ANGSTROM)
-    symbols = list(atoms.get_chemical_symbols())
-    return _topology(_numbered(symbols), _guessed_bonds(symbols, positions))
-
-
 def topology_from_smiles(smiles: str, seed: int = 0) -> tuple[Topology, Float[Tensor, "1 atoms 3"]]:
     """The topology of a SMILES string with its hydrogens added, and a conformation in nm embedded and relaxed by RDKit.
 
@@ -231,7 +180,7 @@ def topology_from_smiles(smiles: str, seed: int = 0) -> tuple[Topology, Float[Te
 
 
 def _structure_from_smiles(smiles: str, seed: int = 0) -> Structure:
-    chem = _import_rdkit("Reading SMILES")
+    chem = import_optional("rdkit.Chem", "Reading SMILES", "smiles")
     from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
     with _quiet_rdkit():
@@ -246,14 +195,6 @@ def _structure_from_smiles(smiles: str, seed: int = 0) -> Structure:
     return _structure_from_rdkit(molecule, f'"{smiles}"')
 
 
-def _import_rdkit(feature: str) -> Any:
-    if find_spec("rdkit") is None:
-        raise MissingDependencyError(feature, "rdkit", "smiles")
-    from rdkit import Chem
-
-    return Chem
-
-
 @contextmanager
 def _quiet_rdkit() -> Iterator[None]:
     """Without what RDKit writes to standard error by itself."""
@@ -264,75 +205,7 @@ def _quiet_rdkit() -> Iterator[None]:
 
 
 def _structure_from_rdkit(molecule: Any, source: str) -> Structure:
-    """The structure of an RDKit molecule with conformations; it knows which valences are open."""
-    atoms = list(molecule.GetAtoms())
-    lacking = [atom for atom in atoms if atom.GetTotalNumHs() > 0]
-    if lacking:
-        raise TopologyError(
-            f"{source} lacks hydrogens: atom {lacking[0].GetIdx()} ({lacking[0].GetSymbol()}) has "
-            f"{lacking[0].GetTotalNumHs()} that are not written out. Add them, for example with rdkit.Chem.AddHs."
-        )
-    symbols = [atom.GetSymbol() for atom in atoms]
-    bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in molecule.GetBonds()]
+    """The structure of an RDKit molecule with conformations."""
+    topology = topology_from_rdkit(molecule, source)
     positions = np.stack([conformer.GetPositions() for conformer in molecule.GetConformers()]) * ANGSTROM
-    charges = tuple(atom.GetFormalCharge() for atom in atoms)
-    unpaired = tuple(atom.GetIdx() for atom in atoms if atom.GetNumRadicalElectrons() or _is_carbon_ion(atom))
-    topology = replace(_topology(_numbered(symbols), bonds), open_valences=unpaired)
-    return Structure(topology, torch.from_numpy(positions), charges)
-
-
-def _is_carbon_ion(atom: Any) -> bool:
-    return bool(atom.GetSymbol() in ("B", "C", "Si") and atom.GetFormalCharge())
-
-
-def topology_to_openmm(topology: Topology) -> openmm.app.Topology:
-    """The OpenMM topology: one chain, with the same atoms, residues and bonds."""
-    if find_spec("openmm") is None:
-        raise MissingDependencyError("An OpenMM topology", "openmm", "openmm")
-    from openmm import app
-
-    converted = app.Topology()
-    chain = converted.addChain()
-    residues: dict[int, Any] = {}
-    atoms = []
-    for atom in topology.atoms:
-        if atom.residue_index not in residues:
-            residues[atom.residue_index] = converted.addResidue(atom.residue_name, chain)
-        symbol = app.Element.getBySymbol(atom.element)
-        atoms.append(converted.addAtom(atom.name, symbol, residues[atom.residue_index]))
-    for first, second in topology.bonds:
-        converted.addBond(atoms[first], atoms[second])
-    return converted
-
-
-def _symbol(found: Any, name: str) -> str:
-    symbol = "" if found is None else str(found.symbol)
-    if symbol in ("", "VS"):
-        raise TopologyError(
-            f'Atom "{name}" has no element: virtual sites have no internal coordinates. Use a model without them, or '
-            "give the element in columns 77-78 of the PDB file."
-        )
-    return symbol
-
-
-def _topology(atoms: list[Atom], bonds: list[tuple[int, int]]) -> Topology:
-    return Topology(tuple(atoms), tuple(sorted({(min(bond), max(bond)) for bond in bonds})))
-
-
-def _numbered(symbols: list[str]) -> list[Atom]:
-    """Atoms of one residue, named by element and count."""
-    count: dict[str, int] = {}
-    atoms = []
-    for symbol in symbols:
-        count[symbol] = count.get(symbol, 0) + 1
-        atoms.append(Atom(symbol, f"{symbol}{count[symbol]}", "MOL", 0))
-    return atoms
-
-
-def _guessed_bonds(symbols: list[str], positions: Float[Tensor, "atoms 3"]) -> list[tuple[int, int]]:
-    radii = torch.tensor([element(symbol).radius for symbol in symbols], dtype=positions.dtype)
-    ratios = torch.cdist(positions, positions) / (radii[:, None] + radii)
-    if len(symbols) > 1:
-        # the nearest atom is bonded, in the right unit
-        require_unit(ratios.fill_diagonal_(math.inf).min(-1).values)
-    return [(i, j) for i, j in (ratios < BOND_TOLERANCE).triu(1).nonzero().tolist()]
+    return _structure(topology, torch.from_numpy(positions), tuple(a.GetFormalCharge() for a in molecule.GetAtoms()))

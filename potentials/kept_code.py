@@ -127,7 +127,7 @@ def kept_code(function: Function, example: Float[Tensor, "size *shape"]) -> Call
                 # not there, or cut short by a machine that went down
                 _compile(graph, example, path)
             try:
-                loaded = loaded_function(path, NAME)
+                loaded = loaded_function(path, NAME, torch.device("cpu"))
             except RuntimeError as error:
                 raise CompilationError(f'The compiled code "{path}" cannot be loaded: {error}. Remove it.') from error
 

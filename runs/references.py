@@ -13,7 +13,7 @@ DATA = (
 
 
 def names_no_code(reference: str) -> bool:
-    """Whether a reference, as ``PROVIDER:ARGUMENT``, makes nothing run but what is installed.
+    """Whether a reference, as ``PROVIDER:ARGUMENT``, runs only code that is installed.
 
     True for ``openmm:`` and ``torch:`` with files in XML, which OpenMM's provider checks, for ``smoothflow:`` with
     model files or names of models, and for a few calculators of ``ase:``. Whatever else, like ``ase:module:function``,

@@ -701,10 +701,6 @@ def device_tables(content: dict[str, Any]) -> list[Table]:
     return tables
 
 
-def _yes(holds: bool) -> str:
-    return "yes" if holds else "NO"
-
-
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
     floor, memory = row.get("floor"), row.get("memory")
     return (

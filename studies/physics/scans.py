@@ -18,7 +18,7 @@ from ...molecules.checks import OVERLAP
 from ...molecules.elements import element
 
 N_PLACES = 720
-"""Places of a scan at which atoms are looked for that coincide."""
+"""Points of a scan at which coinciding atoms are looked for."""
 
 SHORTEST, LONGEST = 0.5, 2.0
 """Lengths between which a bond is scanned, in units of the sum of covalent radii."""

@@ -13,8 +13,6 @@ from smoothflow.core.units import thermal_energy
 
 from .conftest import Smoothflow
 
-pytest.importorskip("openmm")
-
 FILES = "amber99sbildn.xml,amber99_obc.xml"
 MODEL = "ala2-affine"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -21,6 +22,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from openmm import app
 from smoothflow.core.errors import ConfigurationError, FileFormatError, GeometryError, TopologyError
 from smoothflow.core.plugins import registry
+from smoothflow.molecules.elements import atomic_numbers
 from smoothflow.molecules.foreign_hdf5 import is_frames_file
 from smoothflow.molecules.formats import ExchangeWarning, export_frames, import_frames, recompute
 from smoothflow.molecules.frames import Frames
@@ -140,7 +142,7 @@ def test_recomputed_energies_are_the_potentials(tmp_path: Path) -> None:
     assert frames.provenance["energies and forces"] == "recomputed with Amber"
 
 
-def test_guessed_bonds_are_said_to_be(tmp_path: Path) -> None:
+def test_guessed_bonds_are_recorded_in_the_provenance(tmp_path: Path) -> None:
     export_frames(alanine(1), tmp_path / "f.xyz")
     assert "guessed" in import_frames(tmp_path / "f.xyz").provenance["bonds"]
     assert "guessed" not in import_frames(tmp_path / "f.xyz", structure=ALANINE).provenance["bonds"]
@@ -250,14 +252,14 @@ def xyz(comment: str, rows: list[str] | None = None, n_frames: int = 3) -> str:
         "t: 99999999999",
     ],
 )
-def test_comments_of_other_programs_are_no_claims_of_columns(tmp_path: Path, comment: str) -> None:
+def test_comments_of_other_programs_do_not_count_as_columns(tmp_path: Path, comment: str) -> None:
     path = tmp_path / "f.xyz"
     path.write_text(xyz(comment))
     assert len(import_frames(path, 300.0)) == 3
 
 
 @pytest.mark.parametrize("comment", ['source="http://localhost:8080/run"', 'smiles="[H:101][O:102]"'])
-def test_what_is_left_out_is_said(tmp_path: Path, comment: str) -> None:
+def test_what_is_left_out_is_reported(tmp_path: Path, comment: str) -> None:
     path = tmp_path / "f.xyz"
     path.write_text(xyz(f"Properties=species:S:1:pos:R:3 {comment}"))
     with pytest.warns(ExchangeWarning, match=rf"Not read from .*: {comment.partition('=')[0]}\."):
@@ -370,7 +372,7 @@ def test_weights_replicas_and_times_come_back(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("suffix", [".xtc", ".dcd", ".pdb"])
-def test_what_trajectories_cannot_hold_is_said(tmp_path: Path, suffix: str) -> None:
+def test_columns_that_trajectories_cannot_hold_are_warned_of(tmp_path: Path, suffix: str) -> None:
     frames = replace(alanine(2, forces=False), log_weights=np.zeros(2), replica=np.zeros(2, int))
     with pytest.warns(ExchangeWarning, match=r"cannot hold log-weights, replica: .* of another distribution"):
         export_frames(frames, tmp_path / f"f{suffix}")
@@ -423,6 +425,12 @@ def test_hdf5_of_mdtraj_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.energies, [1.0, 2.0, 3.0])
     np.testing.assert_array_equal(found.times, [0.0, 1.0, 2.0])
     assert not is_frames_file(path)
+    topology["chains"][0]["residues"][0]["atoms"][0]["element"] = "VS"
+    with h5py.File(path, "r+") as file:
+        del file["topology"]
+        file["topology"] = np.array([json.dumps(topology).encode()])
+    with pytest.raises(TopologyError, match=r"Atom 0 \(ACE1-\w+\) has no element: virtual sites"):
+        import_frames(path, 300.0)
     with h5py.File(path, "r+") as file:
         file["coordinates"].attrs["units"] = "angstroms"
     with pytest.raises(FileFormatError, match="coordinates are in angstroms"):
@@ -444,6 +452,22 @@ def test_other_hdf5_files_are_called_what_they_are(tmp_path: Path, groups: list[
             file[name] = np.zeros(3)
     with pytest.raises(FileFormatError, match=message):
         import_frames(path, 300.0)
+
+
+@pytest.mark.parametrize("structure", [None, ALANINE])
+def test_npz_files_without_frames_are_refused(tmp_path: Path, structure: Path | None) -> None:
+    path = tmp_path / "f.npz"
+    numbers = atomic_numbers(topology_from_pdb(ALANINE)[0])
+    np.savez(path, z=numbers, R=np.zeros((0, len(numbers), 3)), r_unit="Ang")
+    with pytest.raises(FileFormatError, match="holds no frames"):
+        import_frames(path, 300.0, structure)
+
+
+def test_pdb_files_are_written_without_mdtraj(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mdtraj", None)
+    frames = alanine(2, forces=False)
+    export_frames(frames, tmp_path / "f.pdb")
+    assert import_frames(tmp_path / "f.pdb", 300.0).topology == frames.topology
 
 
 def test_structures_of_every_format_serve_trajectories(tmp_path: Path) -> None:

@@ -53,7 +53,6 @@ def configurations(n: int) -> Tensor:
 
 
 def amber(provider: str, compiled: str = "") -> Potential:
-    pytest.importorskip("openmm")
     return reference(f"{provider}:{AMBER}{compiled}", molecule_path("capped-alanine"))
 
 
@@ -191,7 +190,7 @@ def test_damaged_code_is_made_again(cache: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("place", ["file", "folder"])
 def test_code_that_others_can_write_is_not_run(cache: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     monkeypatch.setattr(kept_code, "_compile", lambda graph, example, path: write_wrong(path))
-    monkeypatch.setattr(kept_code, "loaded_function", lambda path, name: pytest.fail("it was loaded"))
+    monkeypatch.setattr(kept_code, "loaded_function", lambda path, name, device: pytest.fail("it was loaded"))
     example = torch.rand(4, 2, 3)
     with pytest.raises(pytest.fail.Exception):
         kept_code.kept_code(spring, example)
@@ -207,7 +206,7 @@ def test_without_a_place_for_it_code_is_not_kept_and_that_is_said(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(kept_code, "_compile", lambda graph, example, path: write_wrong(path))
-    monkeypatch.setattr(kept_code, "loaded_function", lambda path, name: None)
+    monkeypatch.setattr(kept_code, "loaded_function", lambda path, name, device: None)
     with pytest.warns(UserWarning, match=f'is not kept: "{cache_folder()}" cannot be written'):
         kept_code.kept_code(spring, torch.rand(4, 2, 3))
 

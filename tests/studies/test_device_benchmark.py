@@ -118,7 +118,6 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_short_run_measures_every_section_and_numbers_hold(tmp_path: Path) -> None:
-    pytest.importorskip("openmm")
     content = measure_device(CPU, 20.0, tmp_path / "device.json")
     assert read_device(tmp_path / "device.json") == json.loads(json.dumps(content))
     assert content["finished"]
@@ -132,7 +131,6 @@ def test_a_short_run_measures_every_section_and_numbers_hold(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_leaves_what_it_had(tmp_path: Path) -> None:
-    pytest.importorskip("openmm")
     path = tmp_path / "device.json"
     script = [
         sys.executable,
