@@ -49,11 +49,12 @@ def chain(n: int) -> Tensor:
 
 
 @pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("compiled") / "morse.pt2"
-    functions = compile_potential(Morse(3, *MORSE), chain(6), path, [torch.float64], second_derivatives=True)
-    assert [f.name for f in functions] == ["one-float64", "many-float64", "curvature-float64"]
-    return path
+def package(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    def make(path: Path) -> None:
+        functions = compile_potential(Morse(3, *MORSE), chain(6), path, [torch.float64], second_derivatives=True)
+        assert [f.name for f in functions] == ["one-float64", "many-float64", "curvature-float64"]
+
+    return once("morse.pt2", make)
 
 
 @pytest.fixture
