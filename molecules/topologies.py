@@ -143,7 +143,7 @@ def _read_mmcif(path: Path) -> Structure:
     rows = _one_location(sites, path)
     text = io.StringIO()
     PdbxWriter(text).write(blocks)
-    file = PDBxFile(io.StringIO(text.getvalue()))
+    file = app.PDBxFile(io.StringIO(text.getvalue()))
     if file.topology.getPeriodicBoxVectors() is not None:
         warnings.warn(
             f'"{path}" has a periodic box (cell), which is left out: the molecule is taken to be whole, and in free '
