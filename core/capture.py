@@ -153,7 +153,7 @@ class _Record:
 
 def _on_gpu(function: TensorFunction, slots: Sequence[Tensor], pool: Any) -> _Record:
     """A CUDA graph of a function, on the current device."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's own
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(N_WARM_UP):

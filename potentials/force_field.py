@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -12,19 +13,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..core.capture import CapturedFunction
 from ..core.errors import CompilationError, ConfigurationError, TopologyError
+from ..core.external import attach_forces
 from ..core.plugins import registry
-from ..core.potential import Potential, unchecked
+from ..core.potential import Potential, hessian_vector_product, unchecked
 from ..core.topology import Topology
 from ..core.torch_internals import derivatives_are_watched
 from .force_terms import GeneralizedBorn, HarmonicAngles, HarmonicBonds, Nonbonded, Torsions, norms
-from .kept_code import KeptFunction
+from .kept_code import KeptFunction, in_pieces
 
 CHUNK_ELEMENTS = {"cpu": 2**15, "cuda": 2**23}
 """Pair distances that are worked on at once: on a CPU what its cache holds, elsewhere what memory holds."""
 
 CODE_SIZE = 128
 """Configurations that machine code computes at once, if not one: 64 take as long, each."""
+
+RECORDED_SIZES = tuple(2**i for i in range(14))
+"""Batch sizes that are recorded on a GPU: few, since recording takes as long as ten calls."""
 
 COMPILED = "compiled"
 """What follows the files in the name of a force field that is to be compiled."""
@@ -141,12 +147,13 @@ class ForceField(Potential):
 
 
 class CompiledForceField(Potential):
-    """A force field that computes with machine code on the CPU: the same numbers up to rounding, five times as fast.
+    """A force field as machine code on the CPU, and on a GPU as recorded work: the same numbers up to rounding, faster.
 
-    Energies without derivatives, forces of many configurations and forces of one are functions of their own, each
-    compiled at its first use (seconds; see `KeptFunction`, which also compares it with the force field) and kept in the
-    user's cache. Elsewhere than on the CPU, and where energies are to be differentiated, it is the force field itself;
-    also, with a warning that says why, where code cannot be compiled.
+    On the CPU energies alone, forces of many configurations and forces of one are functions of their own, each compiled
+    at its first use (seconds; see `KeptFunction`, which also compares it with the force field) and kept in the user's
+    cache. On a GPU batches are cut into pieces of `RECORDED_SIZES`, each recorded once and replayed (see
+    `CapturedFunction`, which compares as well). Where neither can be had, a warning says why, and it is the force field
+    itself. Energies can be differentiated twice; those of the force field itself at will.
 
     Args:
         force_field: What is compiled.
@@ -158,41 +165,63 @@ class CompiledForceField(Potential):
         self.shape = force_field.shape
         self.topology = force_field.topology
         self.dtype, self.device = force_field.dtype, force_field.device
-        self._functions: dict[tuple[str, torch.dtype], KeptFunction] = {}
+        self._functions: dict[Any, KeptFunction | CapturedFunction] = {}
         self._uncompiled = False
 
     def energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
-        if (torch.is_grad_enabled() and positions.requires_grad) or derivatives_are_watched():
+        if derivatives_are_watched() or len(positions) == 0:
             return unchecked(self.force_field, "energy")(positions)  # type: ignore[no-any-return]
-        return self._compute("energy", CODE_SIZE, positions)[0]
+        if torch.is_grad_enabled() and positions.requires_grad:
+            energy, forces = self._compute("energy_and_forces", positions)
+            return attach_forces(positions, energy, forces, partial(hessian_vector_product, self.force_field))
+        return self._compute("energy", positions)[0]
 
     def energy_and_forces(
         self, positions: Float[Tensor, "batch atoms 3"]
     ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch atoms 3"]]:
-        energy, forces = self._compute("energy_and_forces", 1 if len(positions) == 1 else CODE_SIZE, positions)
+        if len(positions) == 0:
+            return positions.new_zeros(0), torch.zeros_like(positions)
+        energy, forces = self._compute("energy_and_forces", positions)
         return energy, forces
 
-    def _compute(self, name: str, size: int, positions: Tensor) -> tuple[Tensor, ...]:
-        """What a method of the force field gives, by machine code if there can be any."""
-        if not self._uncompiled and positions.device.type == "cpu" and len(positions):
+    def _compute(self, name: str, positions: Tensor) -> tuple[Tensor, ...]:
+        """What a method of the force field gives, by compiled or recorded work if there can be any."""
+        if not self._uncompiled:
             try:
-                return self._function(name, size, positions.dtype)(positions)
+                by = self._by_code if positions.device.type == "cpu" else self._by_records
+                return by(name, positions.detach())
             except CompilationError as error:
                 self._uncompiled = True
                 warnings.warn(f"The force field runs uncompiled. {error}", stacklevel=2)
+        return self._method(name, positions.detach())
+
+    def _method(self, name: str, positions: Tensor) -> tuple[Tensor, ...]:
         found = unchecked(self.force_field, name)(positions)
         return found if isinstance(found, tuple) else (found,)
 
-    def _function(self, name: str, size: int, dtype: torch.dtype) -> KeptFunction:
-        key = (f"{name} of {size}", dtype)
+    def _by_code(self, name: str, positions: Tensor) -> tuple[Tensor, ...]:
+        size = 1 if name == "energy_and_forces" and len(positions) == 1 else CODE_SIZE
+        key = (name, size, positions.dtype)
         if key not in self._functions:
+            self._functions[key] = KeptFunction(partial(self._method, name), size)
+        return self._functions[key](positions)
 
-            def function(x: Tensor) -> tuple[Tensor, ...]:
-                found = unchecked(self.force_field, name)(x)
-                return found if isinstance(found, tuple) else (found,)
+    def _by_records(self, name: str, positions: Tensor) -> tuple[Tensor, ...]:
+        if name not in self._functions:
+            reads = list(self.force_field.buffers())
+            self._functions[name] = CapturedFunction(partial(self._method, name), reads, limit=len(RECORDED_SIZES))
+        whole = len(positions) // RECORDED_SIZES[-1] * RECORDED_SIZES[-1]
+        parts = [] if whole == 0 else [in_pieces(self._functions[name], positions[:whole], RECORDED_SIZES[-1])]
+        if whole < len(positions):
+            size = next(size for size in RECORDED_SIZES if size >= len(positions) - whole)
+            parts.append(in_pieces(self._functions[name], positions[whole:], size))
+        return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
-            self._functions[key] = KeptFunction(function, size)
-        return self._functions[key]
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
+        super()._apply(fn, recurse)
+        # what was recorded is of buffers elsewhere
+        self._functions = {}
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy finds the code in the cache

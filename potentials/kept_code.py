@@ -66,25 +66,27 @@ class KeptFunction:
             # what is recorded there, for forces, must not be tensors of this mode
             with torch.inference_mode(False):
                 self._code = self._checked(positions[: self.size].detach().clone())
-        parts = [self._code(part) for part in torch.split(positions.detach(), self.size)]
-        return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+        return in_pieces(self._code, positions.detach(), self.size)
 
     def _checked(self, positions: Tensor) -> Callable[[Tensor], Results]:
         """The code, once it agrees with the function."""
         run = kept_code(self.function, _filled(positions, self.size))
-
-        def evaluate(part: Tensor) -> Results:
-            found = run(_filled(part, self.size).contiguous())
-            return tuple(values[: len(part)] for values in found)
-
-        difference = _difference(evaluate(positions), self.function(positions))
+        difference = _difference(in_pieces(run, positions, self.size), self.function(positions))
         tolerance = TOLERANCES[positions.dtype]
         if not difference <= tolerance:
             raise CompilationError(
                 f"The compiled function gives other numbers than the one that it was made of: they differ by "
                 f"{difference:.3g}, relative to each configuration's forces, where rounding explains {tolerance:g}."
             )
-        return evaluate
+        return run
+
+
+def in_pieces(function: Function, positions: Float[Tensor, "batch *shape"], size: int) -> Results:
+    """What a function gives that takes so many configurations: the last piece is filled up with copies."""
+    parts = []
+    for part in torch.split(positions, size):
+        parts.append(tuple(values[: len(part)] for values in function(_filled(part, size).contiguous())))
+    return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
 
 def _filled(positions: Tensor, size: int) -> Tensor:

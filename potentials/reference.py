@@ -12,6 +12,7 @@ from ..core.errors import ConfigurationError
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..molecules.structure_names import structure_file
+from .force_field import CompiledForceField, ForceField
 
 
 def reference(
@@ -45,7 +46,12 @@ def reference(
     provider, _, argument = with_electrons(name, charge, multiplicity).partition(":")
     with nullcontext(Path()) if structure is None else structure_file(structure) as path:
         potential = registry().provider(provider)(argument, path)
-    return potential if dtype is None and device is None else potential.to(dtype=dtype, device=device)
+    if dtype is not None or device is not None:
+        potential = potential.to(dtype=dtype, device=device)
+    # on a GPU it is not arithmetic that takes the time, but that thousands of operations are started
+    if isinstance(potential, ForceField) and potential.device.type == "cuda":
+        return CompiledForceField(potential)
+    return potential
 
 
 def require_provider(name: str) -> None:

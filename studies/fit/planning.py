@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from ...molecules.frames import Frames
 from ...training.config import RefiningSettings, TrainSettings
 from ...training.losses import damped, force_error, likelihood_and_forces
 from ...training.run import initial_potential
-from .settings import spoken
 
 TIMESTEP = 0.001
 FRAME_INTERVAL = 0.1
@@ -52,19 +50,6 @@ MOST_USES = 12
 
 LARGEST_POOL = 500_000
 FEWEST_STEPS = 100
-
-
-@dataclass(frozen=True)
-class Speed:
-    """What things cost.
-
-    Attributes:
-        cores: Cores of this machine.
-        energy: Seconds for energy and forces of one configuration, on one core.
-    """
-
-    cores: int
-    energy: float
 
 
 def seconds_per_energy(reference: Potential, positions: Float[Tensor, "1 atoms 3"]) -> float:
@@ -188,6 +173,3 @@ def described(settings: TrainSettings) -> str:
 def plain_settings(settings: TrainSettings) -> dict[str, Any]:
     """Settings in JSON types, for the record; `TrainSettings.model_validate` reads them back."""
     return settings.model_dump(mode="json")
-
-
-__all__ = ["Speed", "architecture", "described", "first_training", "plain_settings", "round_training", "spoken"]

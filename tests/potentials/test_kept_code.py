@@ -15,7 +15,7 @@ from smoothflow.core.errors import CompilationError
 from smoothflow.core.potential import Potential, hessian
 from smoothflow.molecules.shipped import molecule_path
 from smoothflow.molecules.topologies import topology_from_pdb
-from smoothflow.potentials import kept_code
+from smoothflow.potentials import force_field, kept_code
 from smoothflow.potentials.force_field import CompiledForceField
 from smoothflow.potentials.kept_code import KeptFunction, cache_folder
 from torch import Tensor
@@ -98,12 +98,54 @@ def test_code_is_found_again_without_a_compiler(shared_cache: Path) -> None:
             assert torch.equal(copy.energy(configurations(3)), expected)
 
 
-def test_derivatives_of_energies_are_those_of_the_force_field(cache: Path) -> None:
+def by_records(potential: Potential, monkeypatch: pytest.MonkeyPatch) -> CompiledForceField:
+    """A force field as on a GPU: its records are traced graphs here."""
+    assert isinstance(potential, CompiledForceField)
+    monkeypatch.setattr(potential, "_by_code", potential._by_records)
+    return potential
+
+
+@pytest.mark.parametrize("n", [0, 3, 11])
+def test_recorded_energies_and_forces_are_those_of_the_force_field(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    # pieces of eight, and one of the rest
+    monkeypatch.setattr(force_field, "RECORDED_SIZES", (1, 2, 4, 8))
+    potential, x = by_records(amber("torch", ",compiled"), monkeypatch), configurations(n)
+    energy, forces = potential.energy_and_forces(x)
+    expected, expected_forces = amber("torch").energy_and_forces(x)
+    scale = 1e-30 if n == 0 else float(expected_forces.abs().max())
+    torch.testing.assert_close(energy, expected, rtol=ROUNDING, atol=ROUNDING * scale)
+    torch.testing.assert_close(forces, expected_forces, rtol=ROUNDING, atol=ROUNDING * scale)
+    with torch.no_grad():
+        torch.testing.assert_close(potential.energy(x), expected, rtol=ROUNDING, atol=ROUNDING * scale)
+
+
+def test_few_sizes_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    potential = by_records(amber("torch", ",compiled"), monkeypatch)
+    with torch.no_grad():
+        for n in range(1, 6):
+            potential.energy(configurations(n))
+    # 1, 2, 4 and 8
+    assert len(potential._functions["energy"]) == 4  # type: ignore[arg-type]
+
+
+def test_derivatives_of_energies_are_those_of_the_force_field(monkeypatch: pytest.MonkeyPatch) -> None:
     x = configurations(1)
-    compiled, eager = amber("torch", ",compiled"), amber("torch")
-    torch.testing.assert_close(hessian(compiled, x), hessian(eager, x))
-    # nothing was compiled for it
-    assert not cache.exists()
+    compiled, eager = by_records(amber("torch", ",compiled"), monkeypatch), amber("torch")
+    scale = float(hessian(eager, x).abs().max())
+    torch.testing.assert_close(hessian(compiled, x), hessian(eager, x), rtol=ROUNDING, atol=ROUNDING * scale)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("suffix", ["", ",compiled"])
+def test_on_a_gpu_a_force_field_is_recorded_without_being_asked(suffix: str) -> None:
+    x = configurations(100)
+    potential = reference(f"torch:{AMBER}{suffix}", molecule_path("capped-alanine"), device="cuda")
+    assert isinstance(potential, CompiledForceField)
+    energy, forces = potential.energy_and_forces(x.cuda())
+    expected, expected_forces = amber("torch").energy_and_forces(x)
+    scale = float(expected_forces.abs().max())
+    torch.testing.assert_close(energy.cpu(), expected, rtol=1e-10, atol=1e-10 * scale)
+    torch.testing.assert_close(forces.cpu(), expected_forces, rtol=1e-10, atol=1e-10 * scale)
 
 
 def test_without_a_compiler_a_warning_says_so_and_numbers_stay(cache: Path) -> None:
