@@ -420,22 +420,19 @@ def test_mmcif_files_that_are_not_one_molecule_are_refused(tmp_path: Path, chang
 @pytest.mark.parametrize(
     ("smiles", "chosen"), [("CC(O)F", "C2"), ("CC=CF", "double bond of C2 and C3"), ("NC(C)C(=O)O", "C1")]
 )
-def test_stereochemistry_that_a_smiles_string_leaves_open_is_said(smiles: str, chosen: str) -> None:
-    pytest.importorskip("rdkit")
+def test_stereochemistry_that_a_smiles_string_leaves_open_is_warned_of(smiles: str, chosen: str) -> None:
     with pytest.warns(StructureWarning, match=f"does not say the configuration of .*{chosen}"):
         topology_from_smiles(smiles)
 
 
 @pytest.mark.parametrize("smiles", ["C[C@H](O)F", "C/C=C/F", "CCO", "C[N+](C)(C)C", "CN=[N+]=[N-]", "NC(=N)N"])
-def test_stereochemistry_that_is_said_or_is_none_passes_in_silence(smiles: str) -> None:
-    pytest.importorskip("rdkit")
+def test_stereochemistry_that_is_given_or_absent_passes_without_a_warning(smiles: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         topology_from_smiles(smiles)
 
 
-def test_isotopes_are_said_to_have_standard_masses(tmp_path: Path) -> None:
-    pytest.importorskip("rdkit")
+def test_isotopes_are_warned_of_or_refused(tmp_path: Path) -> None:
     with pytest.warns(StructureWarning, match=r"isotopes, atoms 0 \(2H\)"):
         topology_from_smiles("[2H]OC")
     path = tmp_path / "molecule.pdb"
@@ -445,19 +442,17 @@ def test_isotopes_are_said_to_have_standard_masses(tmp_path: Path) -> None:
 
 
 def test_an_empty_smiles_string_is_refused() -> None:
-    pytest.importorskip("rdkit")
     with pytest.raises(TopologyError, match="not a valid SMILES"):
         topology_from_smiles("")
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r"])
-def test_line_ends_and_data_items_of_sdf_files(tmp_path: Path, end: str) -> None:
-    chem = pytest.importorskip("rdkit.Chem")
+def test_line_ends_and_data_items_of_sdf_files_change_nothing(tmp_path: Path, end: str) -> None:
     from rdkit.Chem import rdDistGeom
 
-    molecule = chem.AddHs(chem.MolFromSmiles("CCO"))
+    molecule = Chem.AddHs(Chem.MolFromSmiles("CCO"))
     rdDistGeom.EmbedMolecule(molecule, randomSeed=1)
     path = tmp_path / "molecule.sdf"
-    path.write_bytes((chem.MolToMolBlock(molecule) + ">  <energy>\n-1.0\n\n$$$$\n").replace("\n", end).encode())
+    path.write_bytes((Chem.MolToMolBlock(molecule) + ">  <energy>\n-1.0\n\n$$$$\n").replace("\n", end).encode())
     with pytest.warns(StructureWarning, match="Not read .* energy"):
         assert len(read_structure(path).topology) == 9
