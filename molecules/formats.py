@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.errors import ConfigurationError, FileFormatError, MissingDependencyError, TopologyError
+from ..core.errors import ConfigurationError, FileFormatError, GeometryError, MissingDependencyError, TopologyError
 from ..core.files import read_text, write_atomically
 from ..core.potential import Potential
 from ..core.topology import Atom, Topology
@@ -39,8 +39,14 @@ from .topology_checks import require_molecule
 KILOCALORIE = 4.184
 """One kcal/mol in kJ/mol (exact: the thermochemical calorie)."""
 
-LENGTH_UNITS = {"Ang": ANGSTROM, "A": ANGSTROM, "angstrom": ANGSTROM, "nm": 1.0}
-ENERGY_UNITS = {"kcal/mol": KILOCALORIE, "kJ/mol": 1.0, "eV": ELECTRONVOLT}
+BOHR = 0.0529177210903
+"""nm (CODATA 2018)."""
+
+HARTREE = 27.211386245988 * ELECTRONVOLT
+"""kJ/mol (CODATA 2018)."""
+
+LENGTH_UNITS = {"Ang": ANGSTROM, "A": ANGSTROM, "angstrom": ANGSTROM, "Å": ANGSTROM, "nm": 1.0, "bohr": BOHR}
+ENERGY_UNITS = {"kcal/mol": KILOCALORIE, "kJ/mol": 1.0, "eV": ELECTRONVOLT, "hartree": HARTREE}
 MAX_COMMENT = 2**15
 """Letters in the second line of a frame in an XYZ file."""
 
@@ -49,14 +55,18 @@ NEAR = 10.0
 
 MAX_XYZ_COLUMNS = 100
 GUESSED = "guessed from covalent radii"
+XYZ_UNITS = {"å", "a", "ang", "angstrom", "angstroms", "ev", "ev/a", "ev/å", "ev/ang", "ev/angstrom", "k", "e", "ase"}
+"""What a comment may say of units, in small letters."""
+
+CHARGES = dict.fromkeys(("charge", "total_charge", "Q"), "charge")
+CHARGES |= dict.fromkeys(("multiplicity", "spin_multiplicity"), "multiplicity")
+"""What files call the total charge and the multiplicity, and what the provenance does."""
+
 XYZ_SUFFIXES = (".xyz", ".extxyz")
 TRAJECTORY_SUFFIXES = (".xtc", ".dcd", ".trr", ".nc")
 HDF5_SUFFIXES = (".h5", ".hdf5", ".h5md")
 XYZ_INFO = {"log_weight": "log_weights", "replica": "replica", "time_ps": "times"}
 """What the comment of a frame calls the columns of `Frames`."""
-
-BOHR = 0.0529177210903
-"""nm (CODATA 2018)."""
 
 ENERGY_LIKE = re.compile(r"energ|e_?tot|^u0?$|^e$|_e$", re.IGNORECASE)
 FORCES_LIKE = re.compile(r"forc|grad|^f$|_f$", re.IGNORECASE)
@@ -112,8 +122,17 @@ def import_frames(
         raise FileFormatError(f'There is no file "{path}".')
     topology = None if structure is None else topology_from_pdb(Path(structure))[0]
     keys = LabelKeys(energy_key, forces_key)
+    try:
+        return _checked_frames(path, temperature, topology, keys)
+    except (FileFormatError, GeometryError, TopologyError) as error:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f'In "{path}": {error}') from error
+
+
+def _checked_frames(path: Path, temperature: float | None, topology: Topology | None, keys: LabelKeys) -> Frames:
     suffix = path.suffix.lower()
-    if suffix not in (*XYZ_SUFFIXES, ".npz") and (energy_key, forces_key) != (None, None):
+    if suffix not in (*XYZ_SUFFIXES, ".npz") and keys != LabelKeys():
         raise ConfigurationError(
             f'Only extended XYZ and npz files have keys of energies and forces; "{path}" has none.'
         )
@@ -131,6 +150,8 @@ def import_frames(
         raise ConfigurationError(_formats(path))
     if len(frames) == 0:
         raise FileFormatError(f'"{path}" holds no frames.')
+    if frames.log_weights is not None and not np.isfinite(frames.log_weights).any():
+        raise FileFormatError(f'No frame of "{path}" has a weight: all log-weights are minus infinity.')
     frames.require_precision()
     require_molecule(frames.topology)
     check_positions(frames.topology, torch.from_numpy(frames.positions))
@@ -317,7 +338,26 @@ def _checked(
     return topology
 
 
-def _provenance(path: Path, guessed: bool) -> dict[str, str]:
+def _electrons(path: Path, said: Mapping[str, Sequence[object]]) -> dict[str, int]:
+    """Total charge and multiplicity of a molecule, for references that compute electrons."""
+    found: dict[str, int] = {}
+    for name, kind in CHARGES.items():
+        for value in said.get(name, ()):
+            try:
+                number = float(str(value))
+            except ValueError:
+                number = math.nan
+            if not number.is_integer():
+                raise FileFormatError(f'"{path}": {name} must be a whole number, not {str(value)[:40]}.')
+            if found.setdefault(kind, int(number)) != number:
+                raise FileFormatError(
+                    f'"{path}" holds frames of {kind} {found[kind]} and {int(number)}: these are two molecules. Split '
+                    "the file."
+                )
+    return found
+
+
+def _provenance(path: Path, guessed: bool) -> dict[str, Any]:
     return {"imported from": path.name, "bonds": GUESSED if guessed else "of the structure"}
 
 
@@ -336,6 +376,11 @@ def _read_xyz(path: Path, temperature: float | None, topology: Topology | None, 
     length = _xyz_length(path, comments)
     try:
         images = ase.io.read(io.StringIO(text), index=":", format="extxyz")
+    except KeyError as error:
+        raise FileFormatError(
+            f'"{path}": {str(error)[:40]} is not the symbol of an element. Write symbols like H, C or Cl in the first '
+            "column, without numbers; isotopes have none of their own."
+        ) from error
     # ASE's reader raises whatever a wrong column gives
     except Exception as error:
         raise FileFormatError(f'"{path}" is not an extended XYZ file, or it is truncated: {error}.') from error
@@ -353,6 +398,9 @@ def _read_xyz(path: Path, temperature: float | None, topology: Topology | None, 
     forces = _xyz_labels(path, images, "forces", keys.forces, (len(symbols), 3))
     numbers = {name: [_info(atoms, name) for atoms in images] for name in (*XYZ_INFO, "temperature")}
     columns = {column: _numbers(path, name, numbers[name]) for name, column in XYZ_INFO.items()}
+    _require_units(path, images)
+    said = {name: [_info(atoms, name) for atoms in images] for name in CHARGES}
+    electrons = _electrons(path, {k: [v for v in values if v is not None] for k, values in said.items()})
     _say_left_out_of_xyz(path, images, comments, text, keys, energies is not None, forces is not None)
     positions = near_origin(np.array([atoms.positions for atoms in images]) * length, NEAR)
     return Frames(
@@ -361,7 +409,7 @@ def _read_xyz(path: Path, temperature: float | None, topology: Topology | None, 
         positions=positions,
         forces=None if forces is None else np.array(forces, dtype=np.float64) * (ELECTRONVOLT / ANGSTROM),
         energies=None if energies is None else np.array(energies, dtype=np.float64) * ELECTRONVOLT,
-        provenance=_provenance(path, topology is None),
+        provenance=_provenance(path, topology is None) | electrons,
         **columns,
     )
 
@@ -426,13 +474,28 @@ def _say_left_out_of_xyz(
         left = ["the comments (they seem to hold energies: write energy=NUMBER, in eV)"]
     else:
         left = [key for key, v in infos.items() if v is not True]
-    taken = {*XYZ_INFO, "temperature"}
+    taken = {*XYZ_INFO, *CHARGES, "temperature"}
     left = [k for k in left if k.lower() not in taken and k != keys.energy]
+    left += ["move_mask (atoms that were held: such frames are of another distribution)"] * any(
+        atoms.constraints for atoms in images
+    )
     left += [k for k in arrays if k not in ("numbers", "positions", keys.forces)]
     left += [k for k in results if (k, has_energies) != ("energy", True) and (k, has_forces) != ("forces", True)]
     if "Properties=" not in comments[0] and len(text.split("\n", 3)[2].split()) > 4:
         left.append("columns beyond x, y and z (name them by Properties=)")
     _say_left_out(path, left)
+
+
+def _require_units(path: Path, images: list[Any]) -> None:
+    """Raise if comments name units that are not those of extended XYZ."""
+    for name, value in {k: v for atoms in images for k, v in atoms.info.items()}.items():
+        said = {word.casefold() for word in re.split(r"[\s,;]+", str(value)) if word}
+        # words of i-PI's comments have no value
+        if "unit" in name.lower() and value is not True and not said <= XYZ_UNITS:
+            raise FileFormatError(
+                f'"{path}" says {name}={str(value)[:40]}; lengths in Å, energies in eV and forces in eV/Å are read. '
+                "Convert them, or remove what it says of units if it is not of these."
+            )
 
 
 def _xyz_length(path: Path, comments: list[str]) -> float:
@@ -460,27 +523,43 @@ def _require_whole_xyz(path: Path, text: str) -> list[str]:
             continue
         comment = next(lines, None)
         claimed = int(line) if re.fullmatch(r"\s*\d{1,9}\s*", line) else 0
-        columns = [int(width[:9]) for width in _property_widths(comment or "")]
+        _require_columns(path, len(comments), comment or "")
         if (
             claimed == 0
             or comment is None
             or len(comment) > MAX_COMMENT
-            or any(width > MAX_XYZ_COLUMNS for width in columns)
             or not all(next(lines, "").strip() for _ in range(claimed))
         ):
             raise FileFormatError(
                 f'"{path}" is not an extended XYZ file, or it is truncated in its frame {len(comments)}.'
             )
+        _require_once(path, len(comments), comment)
         comments.append(comment)
     return comments
 
 
-def _property_widths(comment: str) -> list[str]:
-    """The numbers of columns in ``Properties=species:S:1:pos:R:3``."""
+def _require_columns(path: Path, frame: int, comment: str) -> None:
+    """Raise unless ``Properties=species:S:1:pos:R:3`` describes columns of bounded number, positions among them."""
     match = re.search(r"""\bProperties\s*=\s*(?:"([^"]*)"|'([^']*)'|(\S+))""", comment, re.IGNORECASE)
     if match is None:
-        return []
-    return [width for width in (match[1] or match[2] or match[3]).split(":")[2::3] if width.isdigit()]
+        return
+    fields = (match[1] or match[2] or match[3] or "").split(":")
+    names, widths = fields[::3], fields[2::3]
+    is_wide = all(re.fullmatch("[0-9]{1,9}", width) and 1 <= int(width) <= MAX_XYZ_COLUMNS for width in widths)
+    if len(fields) % 3 or not is_wide or dict(zip(names, widths, strict=False)).get("pos") != "3":
+        raise FileFormatError(
+            f'"{path}" is not an extended XYZ file: the columns of frame {frame} are "{match[0][:200]}". Write name, '
+            f"type and width of each, with widths of 1 to {MAX_XYZ_COLUMNS} and positions as pos:R:3."
+        )
+
+
+def _require_once(path: Path, frame: int, comment: str) -> None:
+    """Raise if a comment gives a value of ours twice: nobody knows which of the two is meant."""
+    plain = re.sub(r"""("[^"]*"|'[^']*'|\{[^}]*\}|\[[^]]*\])""", "", comment)
+    names = [name.lower() for name in re.findall(r"(?:^|\s)(\w+)\s*=", plain)]
+    for name in ("energy", "forces", "temperature", *CHARGES, *XYZ_INFO):
+        if names.count(name) > 1:
+            raise FileFormatError(f'"{path}" gives the {name} of frame {frame} twice. Leave one of the two out.')
 
 
 def _xyz(frames: Frames) -> bytes:
@@ -509,21 +588,23 @@ def _xyz(frames: Frames) -> bytes:
 
 def _read_npz(path: Path, temperature: float | None, topology: Topology | None, keys: LabelKeys) -> Frames:
     energy_key, forces_key = keys.energy or "E", keys.forces or "F"
-    wanted = {key for key in ("z", "R", energy_key, forces_key, *NPZ_EXTRA) if key != "none"}
+    wanted = {key for key in ("z", "R", energy_key, forces_key, *NPZ_EXTRA, *PERIODIC, *CHARGES) if key != "none"}
     arrays, left_out = read_npz(path, wanted)
     others = [name for name in left_out if name not in NPZ_METADATA]
     for name, kinds in NPZ_KINDS.items():
         key = {"E": energy_key, "F": forces_key}.get(name, name)
         if key in arrays and arrays[key].dtype.kind not in kinds:
-            raise FileFormatError(f'"{path}": {key} must hold numbers, not {arrays[key].dtype}.')
+            what = "whole numbers" if kinds == "iu" else "numbers"
+            raise FileFormatError(f'"{path}": {key} must hold {what}, not {arrays[key].dtype}.')
     missing = [key for key in ("z", "R") if key not in arrays]
     if missing:
         there = f" It has {', '.join(sorted(others)[:8])}." if others else ""
         raise FileFormatError(
             f'"{path}" lacks the key "{missing[0]}". sGDML\'s keys are expected: z, R, E and F.{there}'
         )
-    if "lattice" in others:
-        raise TopologyError(f'"{path}" has a lattice: it is periodic. Frames are of one molecule in free space.')
+    box = next((name for name in PERIODIC if name in arrays and np.any(arrays[name] != np.zeros(1))), None)
+    if box is not None:
+        raise TopologyError(f'"{path}" has a {box}: it is periodic. Frames are of one molecule in free space.')
     for key, given in ((energy_key, keys.energy), (forces_key, keys.forces)):
         if given not in (None, "none") and key not in arrays:
             raise ConfigurationError(f'"{path}" has no "{key}".')
@@ -537,6 +618,11 @@ def _read_npz(path: Path, temperature: float | None, topology: Topology | None, 
     _say_left_out(path, others)
     length = _unit(path, arrays, "r_unit", LENGTH_UNITS)
     energy = _unit(path, arrays, "e_unit", ENERGY_UNITS) if energy_key in arrays or forces_key in arrays else 1.0
+    if arrays["z"].ndim != 1:
+        raise FileFormatError(
+            f'"{path}": z must list the atomic number of each atom, the same in all frames, and has shape '
+            f"{arrays['z'].shape}."
+        )
     by_number = {element.number: symbol for symbol, element in ELEMENTS.items()}
     try:
         elements = tuple(by_number[int(number)] for number in arrays["z"])
@@ -549,6 +635,9 @@ def _read_npz(path: Path, temperature: float | None, topology: Topology | None, 
             f"{positions.shape}."
         )
 
+    if len(positions) == 0:
+        raise FileFormatError(f'"{path}" holds no frames.')
+    electrons = _electrons(path, {name: arrays[name].reshape(-1).tolist() for name in CHARGES if name in arrays})
     if positions.dtype != np.float32:
         positions = near_origin(positions, NEAR)
     return Frames(
@@ -557,7 +646,7 @@ def _read_npz(path: Path, temperature: float | None, topology: Topology | None, 
         positions=positions,
         forces=arrays[forces_key] * (energy / length) if forces_key in arrays else None,
         energies=arrays[energy_key].reshape(-1) * energy if energy_key in arrays else None,
-        provenance=_provenance(path, topology is None),
+        provenance=_provenance(path, topology is None) | electrons,
         **{name: arrays[name] for name in XYZ_INFO.values() if name in arrays},
     )
 
@@ -573,18 +662,24 @@ NPZ_METADATA = (
 )
 """What sGDML writes beside the frames, all of it about them or made from them."""
 
+PERIODIC = ("lattice", "cell", "box", "pbc")
+"""Names of what only periodic frames have."""
+
 NPZ_KINDS = {"z": "iu", "R": "fiu", "E": "fiu", "F": "fiu", "temperature": "fiuUS"}
 NPZ_KINDS |= {"log_weights": "fiu", "replica": "iu", "times": "fiu"}
 """Kinds of numbers, as numpy calls them."""
 
 
 def _unit(path: Path, arrays: dict[str, Any], key: str, known: dict[str, float]) -> float:
-    value = arrays.get(key, np.array("")).reshape(-1)[:1]
-    text = "".join(v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in value.tolist())
-    if text not in known:
-        said = f'says {key} "{text}"' if text else f'does not say its unit (key "{key}")'
-        raise FileFormatError(f'"{path}" {said}. Known: {", ".join(known)}. Add the key with numpy.savez.')
-    return known[text]
+    values = arrays.get(key, np.array("")).reshape(-1).tolist()
+    texts = {v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values}
+    found = {known_as.casefold(): unit for known_as, unit in known.items()}
+    units = {found.get(text.strip().casefold()) for text in texts}
+    unit = next(iter(units), None)
+    if len(units) != 1 or unit is None:
+        said = f"says {key} {', '.join(sorted(texts))[:80]}" if any(texts) else f'does not say its unit (key "{key}")'
+        raise FileFormatError(f'"{path}" {said}. Known: {", ".join(known)}. Write one of them with numpy.savez.')
+    return unit
 
 
 def _npz(frames: Frames) -> bytes:
@@ -642,7 +737,7 @@ def _read_models(path: Path, temperature: float | None, topology: Topology | Non
         topology=structure.topology if topology is None else topology,
         temperature=_temperature(path, temperature, ()),
         positions=near_origin(structure.positions.numpy(), NEAR),
-        provenance=_provenance(path, False),
+        provenance=_provenance(path, False) | ({} if structure.charges is None else {"charge": sum(structure.charges)}),
     )
 
 
