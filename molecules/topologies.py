@@ -134,7 +134,7 @@ def _read_mmcif(path: Path) -> Structure:
     blocks: list[Any] = []
     PdbxReader(io.StringIO(read_text(path))).read(blocks)
     if not blocks or blocks[0].getObj("atom_site") is None:
-        raise FileFormatError(f'"{path}" has no atoms: records of atom_site are missing.')
+        raise FileFormatError(f'"{path}" has no atoms: it is not an mmCIF file with records of atom_site.')
     if len(blocks) > 1:
         raise FileFormatError(
             f'"{path}" holds {len(blocks)} blocks of data, and each may be a molecule. Give a file with one.'

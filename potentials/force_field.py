@@ -168,6 +168,11 @@ class CompiledForceField(Potential):
         self._functions: dict[Any, KeptFunction | CapturedFunction] = {}
         self._uncompiled = False
 
+    @property
+    def recorded(self) -> Potential | None:
+        """The force field, on a GPU."""
+        return None if self.device.type == "cpu" or self._uncompiled else self.force_field
+
     def energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
         if derivatives_are_watched() or len(positions) == 0:
             return unchecked(self.force_field, "energy")(positions)  # type: ignore[no-any-return]

@@ -13,7 +13,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core.engine import DynamicsSettings
+from ..core.engine import DynamicsSettings, Engine
 from ..core.errors import FileFormatError, SmoothflowError
 from ..core.files import write_atomically
 from ..core.integrator import maxwell_boltzmann
@@ -34,12 +35,16 @@ from ..core.potential import Potential
 from ..core.torch_internals import ElementCounter
 from ..molecules.elements import masses
 from ..molecules.shipped import molecule_path
+from ..potentials.captured import CapturedFlow
 from ..potentials.flow_potential import FlowPotential
+from ..potentials.force_field import CompiledForceField
 from ..potentials.reference import reference
 from ..potentials.shipped import load_flow
 from ..runs.progress import OnProgress, Progress, silent
 from ..runs.provenance import commit, machine, versions
 from ..sampling.draws import SamplingPlan, draw_samples
+from ..training.captured_step import CapturedStep
+from ..training.compiled_step import LossAndGradient
 from ..training.losses import damped, force_error, likelihood_and_forces
 from .report import Table
 
@@ -59,6 +64,9 @@ N_COMPARED = 64
 """Configurations at which numbers are compared."""
 
 LEAST_CALLS = 3
+COMPILING = 150.0
+"""Seconds that are left for machine code: two functions in one precision."""
+
 FORCE_WEIGHT, FORCE_DAMPING, AVERAGING = 5e-4, 2e4, 0.998
 """Those that ``smoothflow train`` takes by default."""
 
@@ -88,6 +96,7 @@ SHARES = {
     "weighted samples": 0.14,
     "training step": 0.12,
     "dynamics": 0.1,
+    "machine code": 0.5,
 }
 """The part of the time that each section may take; what one leaves over, the next ones have."""
 
@@ -146,6 +155,7 @@ def measure_device(
         "weighted samples": _weighted,
         "training step": _training,
         "dynamics": _dynamics,
+        "machine code": _machine_code,
     }
     for done, (name, section) in enumerate(sections.items()):
         on_progress(Progress("Measuring", done, len(sections)))
@@ -413,16 +423,42 @@ def _roofline(run: _Run) -> None:
     run.write()
 
 
-def _ways(flow: FlowPotential) -> dict[str, Potential]:
+def captures(device: torch.device) -> bool:
+    """Whether work that is recorded and replayed is faster there."""
+    return device.type == "cuda"
+
+
+def _ways(flow: FlowPotential) -> dict[str, FlowPotential]:
     """The flow as it can be evaluated on the device, by what that is called."""
-    return {"eager": flow}
+    return {"eager": flow, **({"captured": CapturedFlow(flow)} if captures(flow.device) else {})}
 
 
 def _forces(run: _Run) -> None:
+    _measure_forces(run, _ways(run.to_device(torch.float32)))
+
+
+def _machine_code(run: _Run) -> None:
+    """Compiled, and on a GPU captured as well; it takes minutes, and comes last."""
+    if run.left() < COMPILING:
+        run.leave_out("machine code", f"takes {COMPILING:.0f} s to compile, of {max(run.left(), 0):.0f} s left")
+        return
+    flow = run.to_device(torch.float32)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        begin = time.perf_counter()
+        compiled = flow.compile(Path(folder) / "flow.pt2")
+        seconds = time.perf_counter() - begin
+        if compiled is flow:
+            run.leave_out("machine code", str(said[-1].message))
+            return
+        run.content["compiling"] = seconds
+        _measure_forces(run, {"compiled": compiled})
+
+
+def _measure_forces(run: _Run, ways: Mapping[str, Potential]) -> None:
     flow = run.to_device(torch.float32)
     per_frame = operations(partial(flow.energy_and_forces, run.positions(N_COUNTED, torch.float32, run.device)))
     n_atoms = flow.shape[0]
-    ways = _ways(flow)
     for done, (way, potential) in enumerate(ways.items()):
 
         def measure(size: int, way: str = way, potential: Potential = potential) -> tuple[float, float]:
@@ -447,49 +483,56 @@ def _forces(run: _Run) -> None:
 
 
 def _samples(run: _Run) -> None:
-    flow = run.to_device(torch.float32)
     generator = torch.Generator(run.device).manual_seed(0)
 
-    def draw(n: int) -> None:
+    def draw(flow: FlowPotential, n: int) -> None:
         with torch.no_grad():
             flow.sample(n, generator)
 
-    per_sample = operations(partial(draw, N_COUNTED))
+    ways = _ways(run.to_device(torch.float32))
+    per_sample = operations(partial(draw, ways["eager"], N_COUNTED))
+    for done, (way, flow) in enumerate(ways.items()):
 
-    def measure(size: int) -> tuple[float, float]:
-        with peak_memory(run.device) as peak:
-            timing = run.timed(partial(draw, size))
-            memory = peak()
-        run.figure(
-            "samples",
-            "with log-density",
-            "eager",
-            torch.float32,
-            size,
-            timing,
-            operations=per_sample * size / N_COUNTED,
-            bytes=run.weights(torch.float32) + size * 4 * (3 * flow.shape[0] + 1),
-            memory=memory,
-        )
-        return timing.median, memory
+        def measure(size: int, way: str = way, flow: FlowPotential = flow) -> tuple[float, float]:
+            with peak_memory(run.device) as peak:
+                timing = run.timed(partial(draw, flow, size))
+                memory = peak()
+            run.figure(
+                "samples",
+                "with log-density",
+                way,
+                torch.float32,
+                size,
+                timing,
+                operations=per_sample * size / N_COUNTED,
+                bytes=run.weights(torch.float32) + size * 4 * (3 * flow.shape[0] + 1),
+                memory=memory,
+            )
+            return timing.median, memory
 
-    run.sizes("samples", (100, 1_000, 10_000, 50_000), measure)
+        run.sizes(f"samples, {way}", (100, 1_000, 10_000, 50_000), measure, 1 / (len(ways) - done))
 
 
 def _force_field(run: _Run) -> None:
     potential = run.force_field(run.device)
+    # as a record, operations would not be seen
+    counted = potential.force_field if isinstance(potential, CompiledForceField) else potential
     x = run.positions(N_COUNTED, torch.float64, run.device)
 
     def energy(positions: Tensor) -> Tensor:
         with torch.no_grad():
             return potential.energy(positions)
 
-    calls: dict[str, tuple[Callable[[Tensor], object], int]] = {
-        "energies": (energy, 3 * potential.shape[0] + 1),
-        "energies and forces": (potential.energy_and_forces, 6 * potential.shape[0] + 1),
+    def counted_energy(positions: Tensor) -> Tensor:
+        with torch.no_grad():
+            return counted.energy(positions)
+
+    calls: dict[str, tuple[Callable[[Tensor], object], Callable[[Tensor], object], int]] = {
+        "energies": (energy, counted_energy, 3 * potential.shape[0] + 1),
+        "energies and forces": (potential.energy_and_forces, counted.energy_and_forces, 6 * potential.shape[0] + 1),
     }
-    for done, (what, (call, numbers)) in enumerate(calls.items()):
-        per_frame = operations(partial(call, x))
+    for done, (what, (call, eager, numbers)) in enumerate(calls.items()):
+        per_frame = operations(partial(eager, x))
 
         def measure(
             size: int,
@@ -505,7 +548,7 @@ def _force_field(run: _Run) -> None:
             run.figure(
                 "force field",
                 what,
-                "eager",
+                "captured" if isinstance(potential, CompiledForceField) else "eager",
                 torch.float64,
                 size,
                 timing,
@@ -520,7 +563,9 @@ def _force_field(run: _Run) -> None:
 
 def _weighted(run: _Run) -> None:
     """``smoothflow sample --reference``: drawn, weighted and written."""
-    flow, target = run.to_device(torch.float32), run.force_field(run.device)
+    ways = _ways(run.to_device(torch.float32))
+    way, flow = list(ways.items())[-1]
+    target = run.force_field(run.device)
     seconds, n = 0.0, 0
     with tempfile.TemporaryDirectory() as folder:
         for number in range(20):
@@ -535,7 +580,7 @@ def _weighted(run: _Run) -> None:
         run.figure(
             "weighted samples",
             "drawn in float32, weighted in float64, file written",
-            "eager",
+            way,
             torch.float32,
             n,
             Timing(seconds, seconds, 1),
@@ -543,9 +588,14 @@ def _weighted(run: _Run) -> None:
 
 
 def _loss(flow: FlowPotential, positions: Tensor, forces: Tensor) -> Tensor:
-    """The loss of ``smoothflow train``, forces in kT/nm."""
-    nll, found = likelihood_and_forces(flow, positions)
-    return (nll + FORCE_WEIGHT * damped(force_error(found, forces.to(found)), FORCE_DAMPING)).mean()
+    return _frame_loss(flow, {"positions": positions, "forces": forces.to(positions)})[1]
+
+
+def _frame_loss(flow: FlowPotential, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """The terms of frames and the loss of ``smoothflow train``; forces are in kT/nm."""
+    nll, found = likelihood_and_forces(flow, batch["positions"])
+    force = damped(force_error(found, batch["forces"]), FORCE_DAMPING)
+    return {"nll": nll, "force": force}, (nll + FORCE_WEIGHT * force).mean()
 
 
 def _loss_gradient(flow: FlowPotential, positions: Tensor, forces: Tensor) -> Tensor:
@@ -594,44 +644,82 @@ def _training(run: _Run) -> None:
         )
         return timing.median, memory
 
-    run.sizes("training step", TRAINING_BATCHES, measure)
+    run.sizes("training step, eager", TRAINING_BATCHES, measure, 0.5 if captures(run.device) else 1.0)
+    if not captures(run.device):
+        return
+    captured_optimizer = torch.optim.Adam(flow.parameters(), lr=0.0, fused=True, capturable=True)
+    recorded = CapturedStep(
+        LossAndGradient(flow, _frame_loss),
+        captured_optimizer,
+        list(averaged.module.parameters()),
+        averaged.n_averaged,
+        AVERAGING,
+        0,
+    )
+
+    def measure_captured(size: int) -> tuple[float, float]:
+        positions, forces = batch(size)
+        frames = torch.arange(size, device=run.device)
+        tensors = {"positions": positions, "forces": forces}
+        with peak_memory(run.device) as peak:
+            timing = run.timed(partial(recorded, tensors, frames))
+            memory = peak()
+        run.figure(
+            "training step",
+            "likelihood and forces, Adam, averaging",
+            "captured",
+            torch.float32,
+            size,
+            timing,
+            operations=per_frame * size / N_COUNTED,
+            bytes=13 * run.weights(torch.float32) + size * 4 * 6 * flow.shape[0],
+            memory=memory,
+        )
+        return timing.median, memory
+
+    run.sizes("training step, captured", TRAINING_BATCHES, measure_captured)
 
 
 def _dynamics(run: _Run) -> None:
-    """Steps of all replicas at once, with our own engine, the start of a run included."""
+    """Steps of all replicas at once, with our own engine."""
     flow = run.to_device(torch.float32)
     assert flow.topology is not None
     mass = masses(flow.topology).to(run.device, torch.float32)
     counted = operations(partial(flow.energy_and_forces, run.positions(N_COUNTED, torch.float32, run.device)))
     engine = registry().engine("native")()
+    ways = _ways(flow)
+    for done, (way, potential) in enumerate(ways.items()):
+        measure = partial(_measure_steps, run, engine, way, potential, mass, counted)
+        run.sizes(f"dynamics, {way}", REPLICAS, measure, 1 / (len(ways) - done))
 
-    def measure(size: int) -> tuple[float, float]:
-        x = run.positions(size, torch.float32, run.device)
-        generator = torch.Generator(run.device).manual_seed(0)
-        velocities = maxwell_boltzmann(mass, size, flow.temperature, generator)
-        n_steps = 20
 
-        def steps() -> None:
-            engine.run(flow, mass, x, velocities, DynamicsSettings(n_steps, 0.001, report_every=n_steps))
+def _measure_steps(
+    run: _Run, engine: Engine, way: str, flow: FlowPotential, mass: Tensor, counted: int, size: int
+) -> tuple[float, float]:
+    """Seconds and bytes of a short run of so many replicas."""
+    x = run.positions(size, torch.float32, run.device)
+    generator = torch.Generator(run.device).manual_seed(0)
+    velocities = maxwell_boltzmann(mass, size, flow.temperature, generator)
+    n_steps = 20
 
-        with peak_memory(run.device) as peak:
-            timing = run.timed(steps)
-            memory = peak()
-        run.figure(
-            "dynamics",
-            "velocity Verlet, 20 steps of 1 fs",
-            "eager",
-            torch.float32,
-            size,
-            timing,
-            repeats=n_steps,
-            operations=(n_steps + 1) * counted * size / N_COUNTED,
-            bytes=(n_steps + 1) * (2 * run.weights(torch.float32) + size * 4 * 2 * 3 * 3 * flow.shape[0]),
-            memory=memory,
-        )
-        return timing.median, memory
-
-    run.sizes("dynamics", REPLICAS, measure)
+    with peak_memory(run.device) as peak:
+        # a step is recorded once for a run
+        advance = engine.begin(flow, mass, x, velocities, DynamicsSettings(n_steps, 0.001, report_every=n_steps))
+        timing = run.timed(partial(advance, n_steps))
+        memory = peak()
+    run.figure(
+        "dynamics",
+        "velocity Verlet, 20 steps of 1 fs",
+        way,
+        torch.float32,
+        size,
+        timing,
+        repeats=n_steps,
+        operations=n_steps * counted * size / N_COUNTED,
+        bytes=n_steps * (2 * run.weights(torch.float32) + size * 4 * 2 * 3 * 3 * flow.shape[0]),
+        memory=memory,
+    )
+    return timing.median, memory
 
 
 def read_device(path: Path) -> dict[str, Any]:
