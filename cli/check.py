@@ -1,4 +1,4 @@
-"""``smoothflow check``: do plug-ins keep their contracts, does a potential obey physics."""
+"""``smoothflow check``: whether plug-ins keep their contracts, and potentials obey physics."""
 
 from __future__ import annotations
 
@@ -50,15 +50,20 @@ def run(
     ],
     frames: Annotated[
         Path | None,
-        typer.Option(help="Frames to start from; without, samples of the model.", autocompletion=completion.FRAMES),
+        typer.Option(help="Frames to start from; by default samples of the model.", autocompletion=completion.FRAMES),
     ] = None,
     structure: Structure = "capped-alanine",
     tests: Annotated[
-        str, typer.Option(help="Which physics tests, with commas.", show_default="all", autocompletion=completion.TESTS)
+        str,
+        typer.Option(
+            help="Physics tests to run, separated by commas.", show_default="all", autocompletion=completion.TESTS
+        ),
     ] = ",".join(PHYSICS_TESTS),
-    replicas: Annotated[int, typer.Option(min=1, help="Copies in all dynamics.")] = DEFAULTS.n_replicas,
+    replicas: Annotated[int, typer.Option(min=1, help="Independent copies in all dynamics.")] = DEFAULTS.n_replicas,
     nve_time: Annotated[float, typer.Option(help="Length of the NVE run, in ps.")] = DEFAULTS.production,
-    order_time: Annotated[float, typer.Option(help="And of each at another time step.")] = DEFAULTS.scaling_duration,
+    order_time: Annotated[
+        float, typer.Option(help="Length of each NVE run at another time step, in ps.")
+    ] = DEFAULTS.scaling_duration,
     nvt_steps: Annotated[int, typer.Option(min=1, help="Steps of the NVT run.")] = DEFAULTS.nvt_steps,
     reference: Annotated[
         str | None,

@@ -19,7 +19,7 @@ def run(
     output: Annotated[Path, typer.Option("--out", help="The package; its name ends in .pt2.")],
     frames: Annotated[
         Path | None,
-        typer.Option(help="Frames to check it at; without, samples of the model.", autocompletion=completion.FRAMES),
+        typer.Option(help="Frames to check it at; by default samples of the model.", autocompletion=completion.FRAMES),
     ] = None,
     precision: Annotated[
         list[Precision] | None,

@@ -23,7 +23,7 @@ def run(
     start: Annotated[
         Path | None,
         typer.Option(
-            help="Frames (.h5), or a structure (.pdb, .cif, .sdf); without, samples of the model.",
+            help="Frames (.h5), or a structure (.pdb, .cif, .sdf); by default samples of the model.",
             autocompletion=completion.STARTS,
         ),
     ] = None,

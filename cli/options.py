@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import ConfigurationError
-from ..molecules.shipped import molecule_names, molecule_path
+from ..molecules.shipped import AMBER, molecule_names, molecule_path
 from ..molecules.structure_names import structure_file
 from . import completion
 from .console import note
@@ -24,11 +24,8 @@ if TYPE_CHECKING:
     from ..core.topology import Topology
     from ..potentials.flow_potential import FlowPotential
 
-AMBER = "openmm:amber99sbildn.xml,amber99_obc.xml"
-"""The force field of the demonstration."""
-
 AMBER_NAME = "Amber ff99SB-ILDN with OBC in openmm"
-"""What it is, in words that fit into the help."""
+"""The default force field in words that fit into the help."""
 
 
 class Precision(StrEnum):
@@ -82,7 +79,9 @@ Charge = Annotated[
     int | None,
     typer.Option(help="Total charge of the molecule, for references that compute electrons; by default the file's."),
 ]
-Multiplicity = Annotated[int | None, typer.Option(help="And 2S + 1: 2 for a radical, 3 for a triplet.")]
+Multiplicity = Annotated[
+    int | None, typer.Option(help="Spin multiplicity of the molecule, 2S + 1: 2 for a radical, 3 for a triplet.")
+]
 
 
 def require_device(name: str) -> torch.device:

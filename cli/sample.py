@@ -37,7 +37,9 @@ def run(
     n_samples: Annotated[int, typer.Option("-n", "--n-samples", min=1, help="How many.")] = 1000,
     reference: Annotated[
         str | None,
-        typer.Option(help="Weight to this force field, as PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS),
+        typer.Option(
+            help="Weight the samples to this force field, as PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS
+        ),
     ] = None,
     structure: Annotated[
         str | None,

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .errors import InversionError
-from .manifolds import Circle, Interval, Manifold
+from .manifolds import Circle, Manifold
 from .solvers import Forward, RootProblem, RootResult, SafeguardedNewton, Solver
 from .torch_internals import derivatives_are_watched
 
@@ -246,10 +246,6 @@ def attach_derivatives(
     for _ in range(n_newton_steps):
         image, log_dydx = forward(x, params)
         x = x - manifold.difference(image, y) * torch.exp(-log_dydx)
-    if isinstance(manifold, Circle):
-        x = manifold.wrap(x)
-    elif isinstance(manifold, Interval):
-        # rounding may carry the value past an end; its derivatives stay
-        x = x + (x.clamp(manifold.lower, manifold.upper) - x).detach()
+    x = manifold.project(x)
     _, log_dydx = forward(x, params)
     return x, -log_dydx

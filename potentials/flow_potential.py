@@ -104,20 +104,20 @@ class FlowPotential(Potential):
     @property
     def geometry(self) -> Geometry | None:
         """The bonds, angles and narrow torsions of the flow's charts; None if it has no chart."""
-        if self._geometry is None and self._chart is not None:
+        if self._geometry is None and self.chart is not None:
             rows = self.coordinates.zmatrix.rows
             atoms = [tuple(row[:size]) for size in (2, 3, 4) for row in rows[size - 1 :]]
             self._geometry = Geometry(
                 tuple(
                     Coordinate(four, column.location, column.scale)
-                    for four, column in zip(atoms, self._chart.columns, strict=True)
+                    for four, column in zip(atoms, self.chart.columns, strict=True)
                     if column.kind not in WIDE
                 )
             )
         return self._geometry
 
     @property
-    def _chart(self) -> Chart | None:
+    def chart(self) -> Chart | None:
         """The chart of the internal coordinates, with which a flow of a molecule begins."""
         return next((module for module in self.flow.modules() if isinstance(module, Chart)), None)
 
@@ -139,16 +139,16 @@ class FlowPotential(Potential):
         undefined = first_not_finite(q[0])
         if undefined is not None:
             return f'The internal coordinate "{names[undefined[0]]}" is not defined.'
-        if self.geometry is None or self._chart is None:
+        if self.geometry is None or self.chart is None:
             return ""
         widths = self.geometry.deviations(positions[0].double().cpu().numpy()) / self.geometry.widths
         farthest = int(abs(widths).argmax())
-        narrow = [i for i, column in enumerate(self._chart.columns) if column.kind not in WIDE]
+        narrow = [i for i, column in enumerate(self.chart.columns) if column.kind not in WIDE]
         column = narrow[farthest]
         return (
             f'The internal coordinate "{names[column]}" (nm, rad) is farthest from the data: it is '
             f"{float(q[0, column]):.4g}, {abs(widths[farthest]):.3g} widths from "
-            f"{self._chart.columns[column].location:.4g}."
+            f"{self.chart.columns[column].location:.4g}."
         )
 
     def sample(

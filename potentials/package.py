@@ -15,6 +15,7 @@ import torch
 from ..core.errors import CompilationError, FileFormatError
 from ..core.files import parse_json
 from ..core.potential import Potential
+from ..runs.provenance import processor
 
 FORMAT = "smoothflow-compiled"
 SCHEMA = 1
@@ -30,21 +31,11 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "system": platform.system(),
         "architecture": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpu_flags": _cpu_flags(),
+        "cpu_flags": sorted(processor("flags", "Features").split()),
     }
     if device == "cuda":
         found |= {"cuda": torch.version.cuda, "gpu": list(torch.cuda.get_device_capability())}
     return found
-
-
-def _cpu_flags() -> list[str]:
-    """The processor's instruction sets, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return sorted(flags.partition(":")[2].split())
 
 
 def fingerprint(potential: Potential) -> str:
@@ -67,7 +58,7 @@ def read_package(path: str | Path) -> tuple[dict[str, Any], bytes]:
     """Header and content of a package that this machine can run; nothing in it is run yet.
 
     Raises:
-        FileFormatError: If the file is missing, damaged or no package.
+        FileFormatError: If the file is missing, damaged or not a package.
         CompilationError: If it was made for another version of torch or another machine.
     """
     path = Path(path)

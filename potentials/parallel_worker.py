@@ -80,8 +80,8 @@ _worker = threading.local()
 """The potentials that a thread of a worker has unpacked: a Context must not be shared by two."""
 
 
-def _unpack(parcel: Parcel) -> Potential:
-    """The potential, kept ready in this thread."""
+def unpack(parcel: Parcel) -> Potential:
+    """The potential in a parcel, kept ready in this thread."""
     kept: dict[str, Potential] = _worker.__dict__
     if parcel.name not in kept:
         kept[parcel.name] = pickle.loads(parcel.content)
@@ -94,7 +94,7 @@ def _unpack(parcel: Parcel) -> Potential:
 def settled(parcel: Parcel, frame: Float[np.ndarray, "1 *shape"]) -> Parcel | None:
     """The potential as it is after one evaluation; as it was if it cannot be packed then; None without evaluation."""
     try:
-        potential = _unpack(parcel)
+        potential = unpack(parcel)
         potential.energy_and_forces(torch.tensor(frame))
     except Exception:
         return None  # it will be raised again, and reported, with the frame's index
@@ -107,7 +107,7 @@ def settled(parcel: Parcel, frame: Float[np.ndarray, "1 *shape"]) -> Parcel | No
 def evaluate(parcel: Parcel, frames: Float[np.ndarray, "chunk *shape"]) -> Result | Failure:
     """What a worker does: energies and forces of a chunk, or what its first frame that fails raises."""
     try:
-        energies, forces = _unpack(parcel).energy_and_forces(torch.tensor(frames))
+        energies, forces = unpack(parcel).energy_and_forces(torch.tensor(frames))
         return energies.numpy(), forces.numpy()
     # whatever a third party's program raises
     except Exception as error:

@@ -37,7 +37,7 @@ def split(frames: Frames, fraction: float, seed: int) -> tuple[Int[ndarray, "tra
         raise TrainingError(
             f"{len(frames)} frames are too few to hold out a share of {fraction}; simulate at least {2 * n_blocks}."
         )
-    order = np.arange(len(frames)) if frames.replica is None else np.argsort(frames.replica, kind="stable")
+    order = frames.by_walker
     n_held_out = max(1, round(fraction * n_blocks))
     chosen = np.random.default_rng(seed).choice(n_blocks, n_held_out, replace=False)
     block = np.arange(len(frames)) * n_blocks // len(frames)
@@ -71,11 +71,7 @@ class Batches:
 
     def batch(self, step: int) -> Int[Tensor, "size"]:
         """The frames of a step."""
-        n_frames = len(self.indices)
-        size = min(self.size, n_frames)
-        n_pass, place = divmod(step, n_frames // size)
-        order = _order(n_frames, self.seed, n_pass, self.indices.device)
-        return self.indices[order[place * size : (place + 1) * size]]
+        return self.indices[rows_of_batch(len(self.indices), self.size, self.seed, step, self.indices.device)]
 
     def __iter__(self) -> Iterator[Int[Tensor, "size"]]:
         first = self.first_step()
@@ -98,7 +94,17 @@ class Parts:
             yield self.indices[start : start + self.size]
 
 
-@lru_cache(maxsize=1)
+def rows_of_batch(
+    n_rows: int, size: int, seed: int, step: int, device: torch.device | str = "cpu"
+) -> Int[Tensor, "size"]:
+    """The rows of a step's batch, in a new order in each pass over them; all of them if there are no more than that."""
+    size = min(size, n_rows)
+    n_pass, place = divmod(step, n_rows // size)
+    return _order(n_rows, seed, n_pass, torch.device(device))[place * size : (place + 1) * size]
+
+
+# frames, samples and configurations outside the bulk take turns in a training
+@lru_cache(maxsize=3)
 def _order(n_frames: int, seed: int, n_pass: int, device: torch.device) -> Int[Tensor, "n_frames"]:
     # drawn on the CPU: the same on every device
     return torch.randperm(n_frames, generator=generator(seed, 0, n_pass)).to(device)

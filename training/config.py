@@ -81,6 +81,42 @@ class AnnealingSettings(BaseModel):
     timestep: float = Field(default=0.001, gt=0, allow_inf_nan=False)
 
 
+class RefiningSettings(BaseModel):
+    """Refining on the model's own samples, weighted to the reference, which needs a target potential.
+
+    Attributes:
+        pool_size: Samples of the averaged weights that are drawn and weighted together; 0: the model is not refined.
+        refresh_every: Steps after which a new pool is drawn.
+        frames_share: Share of the frames in each batch; a basin that the model has lost comes back through them.
+        outside_share: Share of configurations outside the bulk in each batch: torsions turned at random, bonds and
+            angles stretched, atoms in contact. They are trained on forces alone, and keep the model free of holes.
+        outside_frames: File of frames with forces, such as those of hot walkers, that make up half of that share.
+        outside_damping: Force errors of such a configuration beyond this count logarithmically, (kT/nm)^2.
+        largest_weight: Weights (their mean is 1) are clipped there, in training only.
+        fewest_effective: A pool that is worth fewer samples, by the raw weights, is not trained on: frames alone are,
+            until the next pool.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pool_size: int = Field(default=0, ge=0)
+    refresh_every: int = Field(default=500, ge=1)
+    frames_share: float = Field(default=0.1, gt=0, lt=1)
+    outside_share: float = Field(default=0.0, ge=0, lt=1)
+    outside_frames: str | None = None
+    outside_damping: float = Field(default=1e3, gt=0, allow_inf_nan=False)
+    largest_weight: float = Field(default=20.0, ge=1, allow_inf_nan=False)
+    fewest_effective: float = Field(default=100.0, ge=1, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _samples_have_a_share(self) -> RefiningSettings:
+        if self.frames_share + self.outside_share >= 1:
+            raise ValueError("frames_share and outside_share must leave a share of each batch to the samples")
+        if self.outside_frames is not None and self.outside_share == 0:
+            raise ValueError("outside_frames needs outside_share to be positive")
+        return self
+
+
 class TrainSettings(BaseModel):
     """How a flow is trained.
 
@@ -100,6 +136,7 @@ class TrainSettings(BaseModel):
         path_gradient: Whether the reverse KL divergence is differentiated along the samples' paths alone: an unbiased
             gradient that is less noisy close to the target.
         annealing: How samples are moved before the alpha-2 divergence is estimated on them.
+        refining: Training on weighted samples of the model itself, in place of most of the frames.
         validation_fraction: Share of the frames, in contiguous blocks, that is held out.
         validate_every: Steps between validations; checkpoints are written there too.
         compile: Whether to compile the loss with its gradient: minutes at the start, then steps take less than half the
@@ -128,6 +165,7 @@ class TrainSettings(BaseModel):
     energy_threshold: float = Field(default=100.0, gt=0, allow_inf_nan=False)
     path_gradient: bool = False
     annealing: AnnealingSettings = AnnealingSettings()
+    refining: RefiningSettings = RefiningSettings()
     validation_fraction: float = Field(default=0.1, gt=0, le=0.5)
     validate_every: int = Field(default=250, ge=1)
     compile: bool = False
@@ -145,7 +183,17 @@ class TrainSettings(BaseModel):
             raise ValueError("compile needs weights.nll or weights.force to be positive: samples are not compiled")
         if self.tf32 and (self.device == "cpu" or self.dtype != "float32"):
             raise ValueError("tf32 is a precision of float32 on a GPU: set device to cuda and dtype to float32")
+        if self.refining.pool_size > 0:
+            if self.weights.nll == self.weights.force == 0:
+                raise ValueError("refining needs weights.nll or weights.force to be positive")
+            if self.refining.outside_share > 0 and self.weights.force == 0:
+                raise ValueError("refining.outside_share needs weights.force to be positive")
         return self
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether samples of the flow are trained on, which takes a force field."""
+        return self.weights.needs_target or self.refining.pool_size > 0
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -11,10 +11,15 @@ from typing import Any
 import yaml
 
 from ..core.architecture import FlowSettings
-from .config import AnnealingSettings, LossWeights, TrainSettings
+from .config import AnnealingSettings, LossWeights, RefiningSettings, TrainSettings
 
 WIDTH = 88
-NESTED: dict[str, type] = {"flow": FlowSettings, "weights": LossWeights, "annealing": AnnealingSettings}
+NESTED: dict[str, type] = {
+    "flow": FlowSettings,
+    "weights": LossWeights,
+    "annealing": AnnealingSettings,
+    "refining": RefiningSettings,
+}
 
 
 def settings_template() -> str:

@@ -22,12 +22,13 @@ from ..core.files import write_atomically
 from ..molecules.frames import Frames
 from ..potentials.flow_potential import FlowPotential
 from ..potentials.model_file import save_model
-from ..runs.progress import Progress
+from ..runs.progress import Progress, silent
 from .batches import Batches, Parts
 from .config import TrainSettings
 from .module import FlowTraining
 from .processes import Rank
 from .quiet import interruptible, quiet_lightning
+from .refining import refiner_of
 from .run_folder import RunFolder, training_seconds
 from .sample_losses import Target
 
@@ -40,7 +41,7 @@ except ImportError as error:
 
 PROGRESS_EVERY = 10
 VALIDATION_BATCH = 1024
-SHOWN = ("val_nll", "val_force_mse", "val_reverse_kl", "val_alpha_two")
+SHOWN = ("val_nll", "val_force_mse", "val_reverse_kl", "val_alpha_two", "pool_ess")
 
 Tell = Callable[[str | Progress], None]
 """Takes a line of the log, or how far training is."""
@@ -87,11 +88,18 @@ def fit(work: Work, rank: Rank, tell: Tell) -> None:
         TrainingError: If a loss or a gradient is not finite, or the checkpoint cannot be written.
     """
     settings = work.settings
-    module = FlowTraining(work.potential.to(settings.torch_dtype), work.frames, settings, work.reference)
     # of several processes each finds its own device later
     place = settings.device if rank.count == 1 else "cpu"
     training, validation = (torch.from_numpy(indices).to(place) for indices in (work.training, work.validation))
-    with quiet_lightning(), interruptible(), _matrix_products(settings):
+    topology = work.frames.topology
+    with (
+        quiet_lightning(),
+        interruptible(),
+        _matrix_products(settings),
+        refiner_of(settings, work.reference, topology, rank) as refiner,
+    ):
+        potential = work.potential.to(settings.torch_dtype)
+        module = FlowTraining(potential, work.frames, settings, work.reference, refiner)
         accelerator, _, index = settings.device.partition(":")
         on_cuda = accelerator == "cuda"
         strategy = DDPStrategy(
@@ -175,6 +183,14 @@ class _Keeper(Callback):  # type: ignore[misc]
         if self.work.run.metrics.exists():
             with self.work.run.metrics.open(newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= self.step]
+
+    def on_train_batch_start(self, trainer: Trainer, module: FlowTraining, *_: Any) -> None:
+        refiner = module.refiner
+        if refiner is not None and refiner.is_due(trainer.global_step):
+            told = self.tell if trainer.is_global_zero else silent
+            line = refiner.refresh(module.averaged_potential, trainer.global_step, told)
+            if trainer.is_global_zero:
+                self.tell(line)
 
     def on_train_batch_end(self, trainer: Trainer, module: FlowTraining, *_: Any) -> None:
         self.step = trainer.global_step

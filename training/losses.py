@@ -77,7 +77,7 @@ def force_error(
     return (forces - reference).square().mean(dim=(-2, -1))
 
 
-def damped(error: Float[Tensor, "batch"], scale: float) -> Float[Tensor, "batch"]:
+def damped(error: Float[Tensor, "batch"], scale: float | Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
     r"""An error whose outliers count less, :math:`s \log(1 + L / s)`: equal to L where :math:`L \ll s`.
 
     Args:
@@ -85,3 +85,34 @@ def damped(error: Float[Tensor, "batch"], scale: float) -> Float[Tensor, "batch"
         scale: s, in the unit of the error.
     """
     return scale * torch.log1p(error / scale)
+
+
+def weighted_likelihood(
+    nll: Float[Tensor, "batch"],
+    weights: Float[Tensor, "batch"],
+    log_density: Float[Tensor, "batch"],
+    sampled: Float[Tensor, "batch"],
+) -> Float[Tensor, "batch"]:
+    r"""Each configuration's term of the likelihood, for samples with a gradient that is zero where the flow is right.
+
+    .. math:: w(x) u(x) + s \left( r(x) - 1 \right), \qquad r(x) = e^{-u(x)} / q(x), \qquad x \sim q
+
+    The mean of :math:`r - 1` over samples is zero whatever the flow, and so is that of its gradient; but with it the
+    gradient of a sample, :math:`(w - r)\, \partial_\theta u`, vanishes where the flow's density is the target's, and
+    not on average only. Sample by sample this is the Kullback-Leibler divergence of measures that need not be
+    normalized, and convex in u. Beyond :math:`r = e^3` it goes on linearly in :math:`\log r`.
+
+    Args:
+        nll: u, kT.
+        weights: w, of mean 1.
+        log_density: Logarithm of the density q that a sample was drawn from; anything near -u for what is not a sample.
+        sampled: s, 1 for samples and 0 for everything else.
+    """
+    log_ratio = -nll - log_density
+    bounded = log_ratio.clamp(max=LARGEST_LOG_RATIO)
+    ratio = bounded.exp() * (1 + log_ratio - bounded)
+    return weights * nll + sampled * (ratio - 1)
+
+
+LARGEST_LOG_RATIO = 3.0
+"""Logarithm of how much denser the flow may have become at a sample, where its term turns linear."""

@@ -25,7 +25,8 @@ from ..runs.randomness import generator
 from .captured_step import CapturedStep, captured_terms
 from .compiled_step import CompiledLoss, LossAndGradient, Terms
 from .config import TrainSettings
-from .losses import damped, force_error, likelihood_and_forces, negative_log_likelihood
+from .losses import damped, force_error, likelihood_and_forces, negative_log_likelihood, weighted_likelihood
+from .refining import Pool, Refiner
 from .sample_losses import Target, alpha_two, reverse_kl
 
 try:
@@ -46,10 +47,16 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         frames: All frames, held-out ones included.
         settings: How to train.
         target: The reference of the flow's samples, if they are trained on.
+        refiner: Mixes weighted samples into the batches, if the flow is refined.
     """
 
     def __init__(
-        self, potential: FlowPotential, frames: Frames, settings: TrainSettings, target: Target | None = None
+        self,
+        potential: FlowPotential,
+        frames: Frames,
+        settings: TrainSettings,
+        target: Target | None = None,
+        refiner: Refiner | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings
@@ -59,6 +66,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.kT = thermal_energy(frames.temperature)
         # no module itself, so that its potential is neither trained nor saved
         self.target = target
+        self.refiner = refiner
         self._topology = frames.topology
         dtype = settings.torch_dtype
         self._keep("positions", frames.positions, 1.0, dtype)
@@ -107,6 +115,8 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
             loss = self._total(terms)
         else:
             evaluate = self._compiled_loss or partial(self._frame_loss, self.potential)
+            if self.refiner is not None:
+                tensors = self.refiner.mixed(tensors, self.global_step)
             terms, loss = evaluate(tensors)
             samples = self._sample_terms(self.potential, self.settings.n_samples, self.global_step)
             if samples:
@@ -175,7 +185,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         kT, ``force_mse`` (raw) and ``force`` (damped) in (kT/nm)^2, ``loss`` is the weighted sum that chooses the best
         model. Those of held-out frames have a standard error, as ``val_nll_error``; ``val_n`` is the number of frames.
         Frames near in time are alike: their error is larger. ``energy_evaluations`` are those of the target since
-        training began.
+        training began; ``pool_ess``, ``pool_clipped`` and ``pool_lost`` are figures of the last `Pool`.
         """
         if self._captured_step is not None and (failure := self._captured_step.failure()) is not None:
             step, term, frame = failure
@@ -198,6 +208,8 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         found["val_loss"] = float(loss)
         if self.target is not None:
             found["energy_evaluations"] = self.target.n_evaluations
+        if self.refiner is not None:
+            found |= self.refiner.figures()
         self.training_sums, self.validation_sums, self.sample_estimates = {}, {}, {}
         return found
 
@@ -210,11 +222,15 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         checkpoint["best"] = self.best
         if self.target is not None:
             checkpoint["energy_evaluations"] = self.target.n_evaluations
+        if self.refiner is not None and self.refiner.pool is not None:
+            checkpoint["pool"] = self.refiner.pool.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.best = float(checkpoint["best"])
         if self.target is not None:
             self.target.n_evaluations = int(checkpoint["energy_evaluations"])
+        if self.refiner is not None and "pool" in checkpoint:
+            self.refiner.pool = Pool(**checkpoint["pool"])
 
     def _over_processes(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums over the frames of all processes; samples of the flow are the same in each of them."""
@@ -235,13 +251,21 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         """The terms of each frame: ``nll``, and with forces ``force`` (damped) and ``force_mse`` (raw)."""
         positions = tensors["positions"]
         if "forces" not in tensors or not with_forces:
-            terms = {"nll": negative_log_likelihood(potential, positions)}
+            nll = negative_log_likelihood(potential, positions)
+            terms = {"nll": nll}
         else:
             nll, forces = likelihood_and_forces(potential, positions, create_graph)
             error = force_error(forces, tensors["forces"])
-            terms = {"nll": nll, "force": damped(error, self.settings.force_damping), "force_mse": error}
-        if "weights" in tensors:
-            terms["nll"] = terms["nll"] * tensors["weights"]
+            scale = tensors.get("damping", self.settings.force_damping)
+            terms = {"nll": nll, "force": damped(error, scale), "force_mse": error}
+        if "sampled" in tensors:
+            sampled, log_density = tensors["sampled"], tensors["log_density"]
+            # of what is not a sample there is no density that it was drawn from: as if it were the flow's own
+            drawn_from = torch.where(sampled > 0, log_density, -nll.detach())
+            weighted = weighted_likelihood(nll, tensors["weights"], drawn_from, sampled)
+            terms["nll"] = weighted
+        elif "weights" in tensors:
+            terms["nll"] = nll * tensors["weights"]
         return terms
 
     def _sample_terms(self, potential: FlowPotential, n_samples: int, step: int) -> dict[str, Float[Tensor, "size"]]:
@@ -271,12 +295,18 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
                 place = bad[0]
                 n_bad = int((~torch.isfinite(values)).sum())
                 of_samples = name in ("reverse_kl", "alpha_two")
-                where = f"sample {place} of the flow" if of_samples else f"frame {int(batch[place])}"
+                where = f"sample {place} of the flow" if of_samples else self._place(place, batch)
                 return TrainingError(
                     f"At step {self.global_step} the {name} of {where} is not finite ({n_bad} of {len(values)} in "
                     f"this batch). {ADVICE}"
                 )
         return TrainingError(f"At step {self.global_step} the loss is too large for {self.settings.dtype}. {ADVICE}")
+
+    def _place(self, place: int, batch: Int[Tensor, "size"]) -> str:
+        """What is at a place in a batch, in words."""
+        if self.refiner is None or self.refiner.kind(place) == "frame":
+            return f"frame {int(batch[place])}"
+        return f"{self.refiner.kind(place)} {place} of the batch"
 
 
 def _is_on_gpu(settings: TrainSettings) -> bool:

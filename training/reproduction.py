@@ -24,7 +24,7 @@ from .run import train
 from .run_folder import RunFolder, last_step
 
 MAX_TABLE_BYTES = 2**24
-"""Of a run's metrics: a hundred thousand validations."""
+"""Largest table of metrics: a hundred thousand validations."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,10 @@ def recorded_source(run_folder: str | Path) -> dict[str, Any]:
 
 
 def require_recorded(run_folder: str | Path, frames: Frames) -> None:
-    """Raise a `ConfigurationError` unless these are the frames that a run was trained on, to the last bit."""
+    """Raise a `ConfigurationError` unless these are the frames that a run was trained on, to the last bit.
+
+    Whatever else makes a run the same is read from its folder, and need not be compared as in `require_same_run`.
+    """
     run = _require_run(Path(run_folder))
     recorded = _read_json(run.frames)
     if recorded.get("sha256") != frames.digest():
@@ -119,7 +122,7 @@ def reproduce(
         raise ConfigurationError(f'"{output}" is the run itself. Name another folder for the run that is made again.')
     settings = read_settings(run.config)
     require_recorded(run.path, frames)
-    _require_initial_model(run, settings)
+    _require_files(run, settings)
     step = last_step(run)
     if step != settings.steps:
         raise ConfigurationError(
@@ -157,11 +160,19 @@ def _require_run(path: Path) -> RunFolder:
     return run
 
 
-def _require_initial_model(run: RunFolder, settings: TrainSettings) -> None:
-    recorded = _read_json(run.frames).get("initial_model")
-    if settings.initial_model is not None and file_digest(registry().model_path(settings.initial_model)) != recorded:
+def _require_files(run: RunFolder, settings: TrainSettings) -> None:
+    """Raise a `ConfigurationError` unless the files that settings name are those that the run was given."""
+    recorded = _read_json(run.frames)
+    model, outside = settings.initial_model, settings.refining.outside_frames
+    if model is not None and file_digest(registry().model_path(model)) != recorded.get("initial_model"):
         raise ConfigurationError(
-            f'The run "{run.path}" began with another model than "{settings.initial_model}" is now. Restore that file.'
+            f'The run "{run.path}" began with another model than "{model}" is now. Restore that file.'
+        )
+    there = "" if outside is None or not Path(outside).is_file() else file_digest(Path(outside))
+    if there != recorded.get("outside_frames", there):
+        raise ConfigurationError(
+            f'The run "{run.path}" was trained with other frames outside the bulk than "{outside}" holds now. '
+            "Restore that file."
         )
 
 

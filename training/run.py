@@ -7,6 +7,7 @@ the model file.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -37,7 +38,8 @@ from .batches import split
 from .config import TrainSettings
 from .fit import VALIDATION_BATCH, Work, fit
 from .processes import ALONE, Rank, in_processes, launched_rank
-from .run_folder import Journal, RunFolder, claim, journal_of, last_step
+from .refining import hot_frames
+from .run_folder import Journal, RunFolder, claim, identity_of, journal_of, last_step
 from .sample_losses import Target
 
 N_REFERENCE_ENERGIES = 256
@@ -87,18 +89,22 @@ def train(
         model = registry().model_path(settings.initial_model)
         potential, settings = begin_with(model, frames, settings)
         origin = _origin(model)
+    outside = None
+    if hot_frames(settings, frames.topology) is not None:
+        outside = file_digest(Path(str(settings.refining.outside_frames)))
     if settings.weights.force > 0:
         check_labels(frames, "the frames")
     warn_of_duplicates(frames, "the frames")
     run = RunFolder(Path(run_folder))
     is_first = rank is None or rank.index == 0
     digest = frames.digest()
-    with _hold(run, digest, frames, settings, origin) if is_first else nullcontext(_unheard) as journal:
+    identity = identity_of(frames, digest, origin, outside)
+    with _hold(run, identity, settings) if is_first else nullcontext(_unheard) as journal:
         if is_first and source is not None and not run.source.exists():
             write_atomically(run.source, json.dumps(dict(source), indent=1).encode())
         reference = None
         if target is not None:
-            threshold = _threshold(frames[training], target, settings)
+            threshold = _threshold(frames[training], target, settings) if settings.weights.needs_target else math.inf
             reference = Target(target, thermal_energy(frames.temperature), threshold)
         journal(f"{len(training)} frames to train on, {len(validation)} held out")
         step = last_step(run)
@@ -135,14 +141,12 @@ def _finished(run: RunFolder) -> Path:
 
 
 @contextmanager
-def _hold(
-    run: RunFolder, digest: str, frames: Frames, settings: TrainSettings, origin: Mapping[str, Any] | None
-) -> Iterator[Journal]:
+def _hold(run: RunFolder, identity: Mapping[str, Any], settings: TrainSettings) -> Iterator[Journal]:
     """The folder of this run, made if it is missing and kept from others, and its log."""
     make_folder(run.path)
     with lock_folder(run.path):
         # before a line is written: the log may be another run's, or no log
-        claim(run, frames, digest, settings, origin)
+        claim(run, identity, settings)
         make_folder(run.checkpoint.parent)
         with journal_of(run.log) as journal:
             yield journal
@@ -223,12 +227,12 @@ def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, 
     if settings.weights.force > 0:
         frames.require_forces()
     frames.require_precision()
-    if not settings.weights.needs_target:
+    if not settings.needs_target:
         return None
     if target is None:
         raise ConfigurationError(
-            "Divergences on samples need the force field: give a potential, or set weights.reverse_kl and "
-            "weights.alpha_two to 0."
+            "Divergences on samples, and refining, need the force field: give a potential, or set weights.reverse_kl, "
+            "weights.alpha_two and refining.pool_size to 0."
         )
     frames.require_potential(target, "the potential")
     compare_labels(frames, target, "the frames")
@@ -237,6 +241,11 @@ def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, 
 
 def _require_shares(settings: TrainSettings, n_training: int, n_validation: int) -> None:
     n, size = settings.processes, min(settings.batch_size, n_training)
+    if settings.refining.pool_size > 0 and size < settings.batch_size:
+        raise ConfigurationError(
+            f"Refining falls back to whole batches of frames, and {n_training} frames to train on are fewer than "
+            f"batch_size, {settings.batch_size}. Take smaller batches, or more frames."
+        )
     if size % n != 0:
         raise ConfigurationError(
             f"{n} processes cannot share a batch of {size} frames equally. Choose a batch_size that is a multiple of "

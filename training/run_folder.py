@@ -72,17 +72,29 @@ FRAMES_MARK = b'"sha256"'
 """What the file has that makes a folder a training run's."""
 
 
-def claim(
-    run: RunFolder, frames: Frames, digest: str, settings: TrainSettings, origin: Mapping[str, Any] | None
-) -> None:
+def identity_of(frames: Frames, digest: str, origin: Mapping[str, Any] | None, outside: str | None) -> dict[str, Any]:
+    """What a run is made of besides its settings, as its folder keeps it.
+
+    Args:
+        frames: All frames.
+        digest: Their fingerprint.
+        origin: The model that training begins with, if there is one.
+        outside: The SHA-256 of the file of frames outside the bulk, if there is one.
+    """
+    identity = {"sha256": digest, "frames": len(frames), "provenance": dict(frames.provenance)}
+    if origin is not None:
+        identity["initial_model"] = origin["sha256"]
+    if outside is not None:
+        identity["outside_frames"] = outside
+    return identity
+
+
+def claim(run: RunFolder, identity: Mapping[str, Any], settings: TrainSettings) -> None:
     """Write down what the run is, or see that it is this one.
 
     Raises:
         ConfigurationError: If the folder holds another run, or files that a run would replace and is none.
     """
-    identity = {"sha256": digest, "frames": len(frames), "provenance": dict(frames.provenance)}
-    if origin is not None:
-        identity["initial_model"] = origin["sha256"]
     files = (run.config, run.frames, run.source, run.metrics, run.log, run.checkpoint, run.model)
     names = [str(path.relative_to(run.path)) for path in files]
     require_own_folder(run.path, names, {run.frames.name: FRAMES_MARK}, "a training run")
@@ -106,6 +118,7 @@ def _begun_with(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "SHA-256 of the frames": identity["sha256"],
         "SHA-256 of the initial model": identity.get("initial_model", MISSING),
+        "SHA-256 of the frames outside the bulk": identity.get("outside_frames", MISSING),
     }
 
 

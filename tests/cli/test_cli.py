@@ -100,7 +100,7 @@ def test_frames_convert_to_xyz_and_back(smoothflow: Smoothflow, chain: Chain, tm
     np.testing.assert_allclose(read_frames(back).positions, read_frames(chain.frames).positions, atol=1e-6)
 
 
-def test_info_tells_charts_and_provenance(smoothflow: Smoothflow, chain: Chain) -> None:
+def test_info_shows_charts_and_provenance(smoothflow: Smoothflow, chain: Chain) -> None:
     header = json.loads(smoothflow("info", chain.model, "--json").out)
     assert header["temperature"] == 300.0
     assert len(header["charts"]) == 60

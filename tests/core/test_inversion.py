@@ -161,7 +161,7 @@ def test_an_empty_batch_and_a_single_number() -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
-def test_a_jump_is_no_root(solver: Solver) -> None:
+def test_a_jump_past_the_target_is_not_a_root(solver: Solver) -> None:
     def jumping(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         return 0.5 * x + 0.5 * (x > 0.3).to(x.dtype), torch.full_like(x, math.log(0.5))
 

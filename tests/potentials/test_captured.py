@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from closed_forms import QuarticChain
 from smoothflow import CapturedPotential, FlowPotential
 from smoothflow.core import capture
 from smoothflow.core.errors import CompilationError, ConfigurationError, InversionError
 from smoothflow.core.inversion import completed, without_waiting
-from smoothflow.core.potential import Potential, hessian, unchecked
+from smoothflow.core.potential import hessian, unchecked
 from smoothflow.core.solvers import SafeguardedNewton
 from smoothflow.core.torch_internals import traced
 from smoothflow.core.transforms import Transform
@@ -26,16 +27,7 @@ MakePotential = Callable[[str], FlowPotential]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
-class Chain(Potential):
-    """Atoms on a line of quartic springs."""
-
-    shape = (3, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        return 1e4 * (positions.diff(dim=1).square().sum(-1) - 0.02).square().sum(-1)
-
-
-class Asking(Chain):
+class Asking(QuarticChain):
     def energy(self, positions: Tensor) -> Tensor:
         return super().energy(positions) if float(positions.detach().sum()) < 1e9 else positions.sum((1, 2))
 
@@ -83,7 +75,7 @@ def test_energies_forces_and_likelihoods_are_those_of_the_flow(
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_derivatives_of_a_captured_energy_are_those_of_the_potential(device: str) -> None:
-    potential = Chain()
+    potential = QuarticChain()
     potential.device = torch.device(device)
     captured = CapturedPotential(potential)
     captured.energy_and_forces(chains(4, seed=1).to(device))
@@ -169,14 +161,14 @@ def test_weights_that_change_are_seen_and_a_move_is_followed(make_potential: Mak
 
 
 def test_batch_sizes_are_kept_up_to_the_limit_and_a_copy_records_anew() -> None:
-    captured = CapturedPotential(Chain(), limit=2)
+    captured = CapturedPotential(QuarticChain(), limit=2)
     for n in (1, 2, 3, 1):
         x = chains(n)
-        torch.testing.assert_close(captured.energy(x), Chain().energy(x), rtol=1e-13, atol=1e-12)
+        torch.testing.assert_close(captured.energy(x), QuarticChain().energy(x), rtol=1e-13, atol=1e-12)
     assert len(captured._captured["energy"]) == 2
     for again in (copy.deepcopy(captured), pickle.loads(pickle.dumps(captured))):
         assert (type(again), again.limit, again._captured) == (CapturedPotential, 2, {})
-        torch.testing.assert_close(again.energy(chains(2)), Chain().energy(chains(2)), rtol=1e-13, atol=1e-12)
+        torch.testing.assert_close(again.energy(chains(2)), QuarticChain().energy(chains(2)), rtol=1e-13, atol=1e-12)
 
 
 def test_empty_batches_are_answered_without_a_record(captured_flow: CapturedFlow) -> None:
@@ -192,9 +184,9 @@ def test_what_cannot_be_captured_says_so() -> None:
     with pytest.raises(CompilationError, match="cannot be captured"):
         CapturedPotential(Asking()).energy_and_forces(chains(2))
     with pytest.raises(ConfigurationError, match="Give vectors like the positions"):
-        CapturedPotential(Chain()).hessian_vector_product(chains(2), chains(3))
+        CapturedPotential(QuarticChain()).hessian_vector_product(chains(2), chains(3))
     with pytest.raises(ConfigurationError, match="have shape"):
-        CapturedPotential(Chain()).energy(torch.zeros(2, 4, 3))
+        CapturedPotential(QuarticChain()).energy(torch.zeros(2, 4, 3))
 
 
 def test_a_record_with_other_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +195,7 @@ def test_a_record_with_other_numbers_is_refused(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(capture, "traced", wrong)
     with pytest.raises(CompilationError, match="gives other numbers"):
-        CapturedPotential(Chain()).energy_and_forces(chains(2))
+        CapturedPotential(QuarticChain()).energy_and_forces(chains(2))
 
 
 @pytest.mark.cuda

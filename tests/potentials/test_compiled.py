@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch._inductor.config
+from closed_forms import Morse
 from smoothflow import CapturedPotential, FlowPotential, FlowSettings, InternalCoordinates, build_flow, registry
 from smoothflow.core.charts import Chart, ColumnChart
 from smoothflow.core.errors import CompilationError, ConfigurationError, FileFormatError
@@ -29,17 +30,7 @@ from torch import Tensor
 
 NO_COMPILER = torch._inductor.config.patch({"cpp.cxx": ("/nonexistent",)})
 
-DEPTH, STEEPNESS, LENGTH = 300.0, 20.0, 0.15
-
-
-class Morse(Potential):
-    """Three atoms in a chain of two Morse bonds, kJ/mol."""
-
-    shape = (3, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        length = positions.diff(dim=1).square().sum(-1).sqrt()
-        return (DEPTH * (1 - torch.exp(-STEEPNESS * (length - LENGTH))).square()).sum(-1)
+DEPTH, STEEPNESS, LENGTH = MORSE = 300.0, 20.0, 0.15
 
 
 class Untraceable(Potential):
@@ -58,11 +49,12 @@ def chain(n: int) -> Tensor:
 
 
 @pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("compiled") / "morse.pt2"
-    functions = compile_potential(Morse(), chain(6), path, [torch.float64], second_derivatives=True)
-    assert [f.name for f in functions] == ["one-float64", "many-float64", "curvature-float64"]
-    return path
+def package(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    def make(path: Path) -> None:
+        functions = compile_potential(Morse(3, *MORSE), chain(6), path, [torch.float64], second_derivatives=True)
+        assert [f.name for f in functions] == ["one-float64", "many-float64", "curvature-float64"]
+
+    return once("morse.pt2", make)
 
 
 @pytest.fixture
@@ -249,7 +241,7 @@ def test_wrong_code_is_never_written(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     monkeypatch.setattr(compilation, "trace", wrong)
     with pytest.raises(CompilationError, match=r"one-float64 gives other numbers .* differ by 0\.001"):
-        compile_potential(Morse(), chain(6), tmp_path / "wrong.pt2", [torch.float64])
+        compile_potential(Morse(3, *MORSE), chain(6), tmp_path / "wrong.pt2", [torch.float64])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -257,11 +249,11 @@ def test_what_cannot_be_compiled_says_why(tmp_path: Path) -> None:
     with pytest.raises(CompilationError, match="cannot be traced"):
         compile_potential(Untraceable(), chain(6), tmp_path / "x.pt2")
     with pytest.raises(ConfigurationError, match="at least 4 configurations"):
-        compile_potential(Morse(), chain(3), tmp_path / "x.pt2")
+        compile_potential(Morse(3, *MORSE), chain(3), tmp_path / "x.pt2")
     with pytest.raises(ConfigurationError, match=r'ends in "\.pt2"'):
-        compile_potential(Morse(), chain(6), tmp_path / "x.so")
+        compile_potential(Morse(3, *MORSE), chain(6), tmp_path / "x.so")
     with NO_COMPILER, pytest.raises(CompilationError, match=r"needs a C\+\+ compiler"):
-        compile_potential(Morse(), chain(6), tmp_path / "x.pt2")
+        compile_potential(Morse(3, *MORSE), chain(6), tmp_path / "x.pt2")
     assert list(tmp_path.iterdir()) == []
 
 

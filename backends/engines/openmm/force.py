@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ....core.errors import ConfigurationError
+from ....core.optional import import_optional
 from ....core.potential import Potential, unchecked
 from ....core.topology import Topology
-from ..bridge import Evaluator, import_optional, require_molecular
-from .topology import core_topology
+from ....molecules.conversions import topology_from_openmm
+from ..bridge import Evaluator, require_molecular
 
 
 class ForceFunction:
@@ -34,7 +35,7 @@ class ForceFunction:
         return self._evaluator(positions)
 
     def __reduce__(self) -> tuple[type[ForceFunction], tuple[Potential]]:
-        # a copy checks anew: it may run elsewhere
+        # a copy checks again: it may run elsewhere
         return ForceFunction, (self.potential,)
 
 
@@ -140,7 +141,7 @@ def _bonds(ours: Topology | None, topology: Any, particles: Sequence[int]) -> Se
     """The bonds of the molecule, by the potential's or else by OpenMM's topology; in the potential's order."""
     known = [] if ours is None else list(ours.bonds)
     if not known and topology is not None:
-        known = list(core_topology(topology, particles).bonds)
+        known = list(topology_from_openmm(topology, particles).bonds)
     if not known and len(particles) > 1:
         raise ConfigurationError(
             "Neither the potential nor the topology given knows bonds, without which OpenMM's barostats and reporters "
@@ -151,7 +152,7 @@ def _bonds(ours: Topology | None, topology: Any, particles: Sequence[int]) -> Se
 
 def _check(ours: Topology | None, topology: Any, particles: Sequence[int]) -> None:
     """Raise unless the particles of a topology are a potential's molecule."""
-    theirs = core_topology(topology, particles)
+    theirs = topology_from_openmm(topology, particles)
     periodic = getattr(topology, "getPeriodicBoxVectors", lambda: None)() is not None
     if periodic and not particles:
         raise ConfigurationError(

@@ -1,0 +1,175 @@
+"""The sizes of all stages: from the molecule, and from what was measured of speed and quality."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...core.architecture import FlowSettings
+from ...core.potential import Potential
+from ...molecules.frames import Frames
+from ...training.config import RefiningSettings, TrainSettings
+from ...training.losses import damped, force_error, likelihood_and_forces
+from ...training.run import initial_potential
+
+TIMESTEP = 0.001
+FRAME_INTERVAL = 0.1
+EQUILIBRATION = 2.0
+"""Times of dynamics, ps: of a step, between frames, and before the first one."""
+
+MD_SHARE, FIRST_SHARE = 0.12, 0.25
+"""Shares of the budget for dynamics, and for a first model on its frames."""
+
+MOST_FRAMES, FEWEST_FRAMES = 40_000, 400
+ENOUGH_INDEPENDENT = 2000
+"""Frames worth so many independent ones teach a first model what it can learn; refining has samples without end."""
+
+BATCH = 256
+COMPILED = 0.45
+"""Time of a compiled step in units of one that is not."""
+
+COMPILING = 120.0
+"""Time that compiling takes, s, every time that a training begins."""
+
+STARTING = 15.0
+"""Time that a training takes until its first step, s."""
+
+N_REFRESHES = 6
+"""Pools in a round of refining."""
+
+DRAWING_SHARE = 0.35
+"""Time for samples in units of that for training steps, as long as samples need not serve too often for it."""
+
+MOST_USES = 12
+"""Largest number of times that a sample is trained on."""
+
+LARGEST_POOL = 500_000
+FEWEST_STEPS = 100
+
+
+def seconds_per_energy(reference: Potential, positions: Float[Tensor, "1 atoms 3"]) -> float:
+    """Time of one energy with forces, on one core, measured for a second or three evaluations."""
+    reference.energy_and_forces(positions)
+    began, n = time.perf_counter(), 0
+    while n < 3 or time.perf_counter() - began < 1.0:
+        reference.energy_and_forces(positions)
+        n += 1
+    return (time.perf_counter() - began) / n
+
+
+def architecture(n_internal: int, seed: int) -> FlowSettings:
+    """A flow for a number of internal coordinates: wider conditioners for more of them."""
+    hidden = min(256, max(64, 16 * math.ceil(1.6 * n_internal / 16)))
+    return FlowSettings(hidden=hidden, seed=seed)
+
+
+def first_training(frames: Frames, seconds: float, cores: int, can_compile: bool, seed: int) -> TrainSettings:
+    """The training of a first model that takes so long, by the time of some of its steps."""
+    settings = TrainSettings(
+        flow=architecture(3 * len(frames.topology) - 6, seed),
+        batch_size=min(BATCH, max(cores, len(frames) // (8 * cores) * cores)),
+        learning_rate=2e-3,
+        seed=seed,
+    )
+    return _sized(settings, seconds, seconds_per_step(frames, settings), cores, can_compile)
+
+
+def _sized(settings: TrainSettings, seconds: float, per_step: float, cores: int, can_compile: bool) -> TrainSettings:
+    """The settings with as many steps as fit, shared by all cores, and compiled where that saves time."""
+    # of several processes each computes a share of a batch, and they wait for one another
+    per_step /= max(1.0, 0.8 * cores)
+    plain = (seconds - STARTING) / per_step
+    compiled = (seconds - STARTING - COMPILING) / (COMPILED * per_step) if can_compile else 0.0
+    steps = max(FEWEST_STEPS, int(max(plain, compiled)))
+    return settings.model_copy(
+        update={
+            "steps": steps,
+            "compile": compiled > plain,
+            "likelihood_steps": 0,
+            "processes": cores,
+            "validate_every": max(1, math.ceil(steps / 8)),
+        }
+    )
+
+
+def seconds_per_step(frames: Frames, settings: TrainSettings) -> float:
+    """Time of one step of training on one core, not compiled."""
+    potential = initial_potential(frames, settings).to(settings.torch_dtype)
+    rows = torch.arange(settings.batch_size) % len(frames)
+    positions = torch.from_numpy(frames.positions)[rows].to(settings.torch_dtype)
+    forces = torch.zeros_like(positions)
+    threads, took = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        for _ in range(3):
+            began = time.perf_counter()
+            nll, predicted = likelihood_and_forces(potential, positions)
+            (nll.mean() + 1e-6 * damped(force_error(predicted, forces), settings.force_damping).mean()).backward()  # type: ignore[no-untyped-call]
+            took.append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return min(took)
+
+
+def round_training(
+    first: TrainSettings, seconds: float, per_step: float, per_sample: float, model: str, outside: str | None, seed: int
+) -> TrainSettings:
+    """A round of refining that takes so long.
+
+    Args:
+        first: The training of the first model.
+        seconds: Time for it.
+        per_step: Time of a training step, as it is trained, s.
+        per_sample: Time to draw and weight a sample on all cores, s.
+        model: The model to begin with.
+        outside: File of hot frames.
+        seed: Seed of its random numbers.
+    """
+    share = RefiningSettings(
+        pool_size=1, frames_share=0.1, outside_share=0.05, outside_frames=outside, outside_damping=1000.0
+    )
+    n_samples = first.batch_size * (1 - share.frames_share - share.outside_share)
+    uses = min(MOST_USES, max(1, math.ceil(n_samples * per_sample / (DRAWING_SHARE * per_step))))
+    overhead = STARTING + (COMPILING if first.compile else 0.0)
+    steps = max(FEWEST_STEPS, int((seconds - overhead) / (per_step + n_samples * per_sample / uses)))
+    refresh = math.ceil(steps / N_REFRESHES)
+    pool = min(LARGEST_POOL, max(first.batch_size, math.ceil(refresh * n_samples / uses)))
+    return first.model_copy(
+        update={
+            "initial_model": model,
+            "steps": steps,
+            "likelihood_steps": 0,
+            "learning_rate": 1e-3,
+            "validate_every": max(1, math.ceil(steps / 8)),
+            "refining": share.model_copy(update={"pool_size": pool, "refresh_every": refresh}),
+            "seed": seed,
+        }
+    )
+
+
+def described(settings: TrainSettings) -> str:
+    """A training in words."""
+    share = settings.refining
+    text = f"{settings.steps} steps of {settings.batch_size} configurations"
+    if settings.processes > 1:
+        text += f" on {settings.processes} cores"
+    text += ", compiled" if settings.compile else ""
+    if share.pool_size > 0:
+        n_samples = settings.batch_size * (1 - share.frames_share - share.outside_share)
+        uses = share.refresh_every * n_samples / share.pool_size
+        text += (
+            f"; a new pool of {share.pool_size} samples every {share.refresh_every} steps, so that each is trained on "
+            f"{uses:.1f} times; {100 * share.frames_share:.0f} % frames and {100 * share.outside_share:.0f} % "
+            "configurations outside the bulk in each batch"
+        )
+    return text
+
+
+def plain_settings(settings: TrainSettings) -> dict[str, Any]:
+    """Settings in JSON types, for the record; `TrainSettings.model_validate` reads them back."""
+    return settings.model_dump(mode="json")
