@@ -82,8 +82,9 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.best = math.inf
         on_gpu = _is_on_gpu(settings)
         self._compiled_loss = CompiledLoss(potential, self._frame_loss, on_gpu) if settings.compile else None
-        # gradients of several processes meet between loss and optimizer, and samples are not captured
-        self._captures = settings.compile and on_gpu and settings.processes == 1 and target is None
+        # gradients of several processes meet between loss and optimizer, and divergences are not captured
+        alone = settings.processes == 1 and not settings.weights.needs_target
+        self._captures = settings.compile and on_gpu and alone
         self._captured_step: CapturedStep | None = None
         self._validate: Callable[[Tensors], Terms] = partial(
             self._frame_terms, self.averaged_potential, create_graph=False
@@ -135,6 +136,8 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
 
     def _captured_training_step(self, tensors: Tensors, batch: Int[Tensor, "size"]) -> Float[Tensor, ""]:
         """The step with optimizer and average at once; what is not finite is found out when results are asked for."""
+        if self.refiner is not None:
+            tensors = self.refiner.mixed(tensors, self.global_step)
         if self._captured_step is None:
             self._captured_step = CapturedStep(
                 LossAndGradient(self.potential, self._frame_loss),
@@ -188,8 +191,8 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         training began; ``pool_ess``, ``pool_clipped`` and ``pool_lost`` are figures of the last `Pool`.
         """
         if self._captured_step is not None and (failure := self._captured_step.failure()) is not None:
-            step, term, frame = failure
-            what = f"the {term} of frame {frame}" if term else "the loss or its gradient"
+            step, term, place, frame = failure
+            what = f"the {term} of {self._place(place, frame)}" if term else "the loss or its gradient"
             raise TrainingError(f"At step {step} {what} is not finite. {ADVICE}")
         trained, validated = self._over_processes(self.training_sums), self._over_processes(self.validation_sums)
         found = {f"train_{name}": float(total / n_steps) for name, (total, n_steps) in trained.items()}
@@ -295,17 +298,17 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
                 place = bad[0]
                 n_bad = int((~torch.isfinite(values)).sum())
                 of_samples = name in ("reverse_kl", "alpha_two")
-                where = f"sample {place} of the flow" if of_samples else self._place(place, batch)
+                where = f"sample {place} of the flow" if of_samples else self._place(place, batch[place])
                 return TrainingError(
                     f"At step {self.global_step} the {name} of {where} is not finite ({n_bad} of {len(values)} in "
                     f"this batch). {ADVICE}"
                 )
         return TrainingError(f"At step {self.global_step} the loss is too large for {self.settings.dtype}. {ADVICE}")
 
-    def _place(self, place: int, batch: Int[Tensor, "size"]) -> str:
-        """What is at a place in a batch, in words."""
+    def _place(self, place: int, frame: Int[Tensor, ""] | int) -> str:
+        """What is at a place in a batch, in words; the frame of that place, if it is one."""
         if self.refiner is None or self.refiner.kind(place) == "frame":
-            return f"frame {int(batch[place])}"
+            return f"frame {int(frame)}"
         return f"{self.refiner.kind(place)} {place} of the batch"
 
 

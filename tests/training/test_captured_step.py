@@ -19,7 +19,7 @@ from smoothflow.potentials.model_file import read_model
 from smoothflow.runs.progress import Progress
 from smoothflow.training import captured_step, module
 from smoothflow.training.batches import Batches
-from smoothflow.training.config import LossWeights, TrainSettings, read_settings
+from smoothflow.training.config import LossWeights, RefiningSettings, TrainSettings, read_settings
 from smoothflow.training.run import train
 
 SMALL = FlowSettings(hidden=12, n_hidden_layers=1, line_pairs=1, interval_pairs=1, circle_pairs=1)
@@ -101,6 +101,16 @@ def test_with_samples_loss_and_gradient_are_recorded_and_the_rest_is_not(
     few = {"weights": LossWeights(reverse_kl=0.5), "steps": 20, "n_samples": 8}
     train(peroxide_frames, SETTINGS.model_copy(update=few), tmp_path / "plain", target=force_field)
     train(peroxide_frames, COMPILED.model_copy(update=few), tmp_path / "captured", target=force_field)
+    require_same_training(tmp_path / "captured", tmp_path / "plain")
+
+
+@pytest.mark.slow
+def test_refining_is_recorded_with_what_is_mixed_into_its_batches(
+    tmp_path: Path, peroxide_frames: Frames, force_field: Potential, captures: None
+) -> None:
+    refined = {"refining": RefiningSettings(pool_size=300, refresh_every=10, frames_share=0.2, fewest_effective=1.0)}
+    train(peroxide_frames, SETTINGS.model_copy(update=refined), tmp_path / "plain", target=force_field)
+    train(peroxide_frames, COMPILED.model_copy(update=refined), tmp_path / "captured", target=force_field)
     require_same_training(tmp_path / "captured", tmp_path / "plain")
 
 
