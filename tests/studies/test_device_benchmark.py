@@ -184,3 +184,26 @@ def test_recorded_work_stands_beside_what_is_not(tmp_path: Path, monkeypatch: py
     for section in ("energy and forces", "samples", "training step", "dynamics"):
         assert {(section, "eager"), (section, "captured")} <= ways
     assert ("weighted samples", "captured") in ways
+
+
+def test_a_bare_machine_has_all_that_it_needs() -> None:
+    blocked = [
+        "lightning",
+        "jinja2",
+        "matplotlib",
+        "h5py",
+        "mdtraj",
+        "yaml",
+        "pytest",
+        "zuko",
+        "pydantic",
+        "ase",
+        "openmm",
+    ]
+    program = f"""
+import sys
+for name in {blocked}:
+    sys.modules[name] = None
+import smoothflow.studies.device_benchmark
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
