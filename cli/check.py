@@ -1,4 +1,4 @@
-"""``smoothflow check``: do plug-ins keep their contracts, does a potential obey physics."""
+"""``smoothflow check``: whether plug-ins keep their contracts, and potentials obey physics."""
 
 from __future__ import annotations
 

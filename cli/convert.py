@@ -80,7 +80,7 @@ def run(
         if reference is not None:
             if pdb is None:
                 raise ConfigurationError("Recomputing forces needs the molecule: give --structure.")
-            reference = with_electrons(reference, charge, multiplicity)
+            reference = with_electrons(reference, charge, multiplicity, frames.provenance)
             with task_progress() as on_progress:
                 frames = recompute(frames, provider_potential(reference, pdb), reference, on_progress)
         elif charge is not None or multiplicity is not None:

@@ -85,7 +85,8 @@ def run(
     if compile_model:
         potential = captured(potential)
     held_out = read_frames(frames)
-    name = with_electrons(reference or model_reference(model, potential.coordinates.topology), charge, multiplicity)
+    known = reference or model_reference(model, potential.coordinates.topology)
+    name = with_electrons(known, charge, multiplicity, held_out.provenance)
     with model_structure(potential, structure) as (path, _):
         target = provider_potential(name, path, where)
     with task_progress() as on_progress:

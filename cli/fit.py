@@ -27,9 +27,13 @@ def run(
     reference: Reference = None,
     charge: Charge = None,
     multiplicity: Multiplicity = None,
-    ess: Annotated[float, typer.Option(help="Sampling efficiency (raw Kish ESS) at which it is done.")] = 0.9,
+    ess: Annotated[float, typer.Option(help="Sampling efficiency (raw Kish ESS) at which the fit ends.")] = 0.9,
     budget: Annotated[str, typer.Option(help="Time to plan for, like 30min or 2h.")] = "2h",
-    temperature: Annotated[float, typer.Option(help="In K.")] = 300.0,
+    temperature: Annotated[float, typer.Option(help="Temperature in K.")] = 300.0,
+    no_md: Annotated[
+        bool,
+        typer.Option("--no-md", help="Begin at a high temperature instead of by dynamics: for expensive references."),
+    ] = False,
     n_samples: Annotated[
         int, typer.Option("-n", "--n-samples", min=100, help="Samples of the final evaluation.")
     ] = 10_000,
@@ -43,7 +47,7 @@ def run(
 
     Example: smoothflow fit capped-alanine --ess 0.9 --budget 30min --out my-fit
     """
-    from ..molecules.structure_names import structure_file
+    from ..molecules.structure_names import absolute_name, structure_file
     from ..potentials.reference import with_electrons
     from ..runs.provenance import origin
     from ..studies.fit.fit import fit
@@ -57,10 +61,12 @@ def run(
             ess=ess,
             budget=duration(budget),
             temperature=temperature,
+            md=not no_md,
             n_samples=n_samples,
             seed=seed,
         )
-        result = fit(settings, output, on_progress, source=origin(["smoothflow", *sys.argv[1:]]))
+        source = {**origin(["smoothflow", *sys.argv[1:]]), "structure": absolute_name(structure)}
+        result = fit(settings, output, on_progress, source=source)
     if as_json:
         print_json(result.to_dict())
     else:

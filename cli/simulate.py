@@ -46,7 +46,7 @@ def run(
         ),
     ] = 10_000,
     interval: Annotated[float, typer.Option(help="Time between frames of a walker, ps.")] = 0.2,
-    temperature: Annotated[float, typer.Option(help="In K.")] = 300.0,
+    temperature: Annotated[float, typer.Option(help="Temperature in K.")] = 300.0,
     ladder: Annotated[
         str,
         typer.Option(

@@ -46,7 +46,7 @@ def run(
     ],
     output: Annotated[
         Path,
-        typer.Option("--out", help="Folder for the evaluations; a run that is in it goes on, and pays none twice."),
+        typer.Option("--out", help="Folder for the evaluations; a run that is in it goes on, and repeats none."),
     ],
     structure: Annotated[
         str | None,
@@ -85,7 +85,7 @@ def run(
     dtype: DType = Precision.float64,
     as_json: AsJson = False,
 ) -> None:
-    """Populations and free energies at a dear level of theory, from a model of a cheap one and few evaluations.
+    """Populations and free energies at an expensive level of theory, from a model of a cheap one and few evaluations.
 
     Example: smoothflow transfer ala2-smooth --reference ase:tblite:GFN2-xTB --basin alpha --basin beta --out run
     """

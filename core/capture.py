@@ -72,7 +72,7 @@ class CapturedFunction:
         self._changes = tuple(changes)
         self._tolerances = tolerances
         self._records: OrderedDict[Any, _Record] = OrderedDict()
-        self._pool: Any = None
+        self._shared: tuple[Any, torch.cuda.Stream] | None = None
 
     def __len__(self) -> int:
         """Number of records."""
@@ -129,9 +129,10 @@ class CapturedFunction:
             graph = traced(self.function, slots, symbolic=False)
             return _Record(slots, lambda: graph(*slots))
         with torch.cuda.device(slots[0].device):
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            return _on_gpu(self.function, slots, self._pool)
+            if self._shared is None:
+                # torch would take the stream of the device on which it recorded first
+                self._shared = torch.cuda.graph_pool_handle(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            return _on_gpu(self.function, slots, *self._shared)
 
     def _restore(self, before: Sequence[Tensor]) -> None:
         for tensor, value in zip(self._changes, before, strict=True):
@@ -151,20 +152,20 @@ class _Record:
         return tuple(result.clone() for result in self._replay())
 
 
-def _on_gpu(function: TensorFunction, slots: Sequence[Tensor], pool: Any) -> _Record:
-    """A CUDA graph of a function, on the current device."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's own
+def _on_gpu(function: TensorFunction, slots: Sequence[Tensor], memory: Any, side: torch.cuda.Stream) -> _Record:
+    """A CUDA graph of a function, on the current device; graphs of one stream can share memory."""
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(N_WARM_UP):
             function(*slots)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    with torch.cuda.graph(graph, pool=memory, stream=side):
         results = function(*slots)
 
     def replay() -> Sequence[Tensor]:
-        graph.replay()
+        with torch.cuda.device(slots[0].device):
+            graph.replay()
         return results
 
     return _Record(slots, replay)

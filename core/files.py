@@ -180,13 +180,13 @@ def decode_text(content: bytes) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, as `decode_text` reads it.
+    """The text of a file, as `decode_text` reads it; its lines end in line feeds, whatever system wrote it.
 
     Raises:
         FileFormatError: If the file cannot be read.
     """
     try:
-        return decode_text(path.read_bytes())
+        return decode_text(path.read_bytes()).replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise FileFormatError(f'"{path}" cannot be read: {error.strerror or error}.') from error
 

@@ -32,10 +32,10 @@ class Stepper:
     def __init__(self, potential: Potential, integrator: Integrator) -> None:
         self.potential = potential
         self.integrator = integrator
+        self._itself = potential.recorded or potential
         self._captured: CapturedFunction | None = None
         if potential.recorded is not None and integrator.can_be_captured:
-            reads = [*potential.recorded.parameters(), *potential.recorded.buffers()]
-            self._captured = CapturedFunction(self._step, reads)
+            self._captured = CapturedFunction(self._step, [*self._itself.parameters(), *self._itself.buffers()])
 
     @property
     def stretch(self) -> int:
@@ -64,7 +64,8 @@ class Stepper:
         if bool(watched.isfinite()):
             return later
         self.integrator.load_state_dict(before)
-        return advance(self.potential, self.integrator, state, n_steps)
+        # by the potential itself: what it had no time to ask on the way it can ask now
+        return advance(self._itself, self.integrator, state, n_steps)
 
     def _step(
         self,
@@ -76,9 +77,8 @@ class Stepper:
         *noise: Tensor,
     ) -> tuple[Tensor, ...]:
         """What is recorded."""
-        assert self.potential.recorded is not None
         state = State(positions, velocities, forces, forces.new_zeros(len(forces)), masses, 0.0)
-        later = self.integrator.propagate(self.potential.recorded, state, *noise)
+        later = self.integrator.propagate(self._itself, state, *noise)
         watched = watched + 0 * (later.total_energy.sum() + later.forces.sum())
         return watched, later.positions, later.velocities, later.forces, later.potential_energy
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.errors import GeometryError
 from ..core.finite import first_not_finite
 from ..core.topology import Topology
-from .elements import element
+from .elements import covalent_lengths
 from .geometry import angle, handedness, norm, tetrahedral_centres
 from .topology_checks import ADD_IT, NON_METALS
 
@@ -102,8 +102,7 @@ def _require_finite(topology: Topology, positions: Float[Tensor, "frames atoms 3
 def _bond_ratios(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> Float[Tensor, "frames bonds"]:
     """Bond lengths in units of the sums of covalent radii."""
     bonds = torch.tensor(topology.bonds, device=positions.device)
-    radii = positions.new_tensor([element(symbol).radius for symbol in topology.elements])
-    return norm(positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]]) / radii[bonds].sum(-1)
+    return norm(positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]]) / covalent_lengths(topology).to(positions)
 
 
 def _require_bonds(topology: Topology, ratios: Float[Tensor, "frames bonds"], start: int) -> None:
@@ -111,7 +110,7 @@ def _require_bonds(topology: Topology, ratios: Float[Tensor, "frames bonds"], st
     if len(wrong):
         frame, bond = (int(i) for i in wrong[0])
         first, second = (topology.atoms[i] for i in topology.bonds[bond])
-        expected = element(first.element).radius + element(second.element).radius
+        expected = float(covalent_lengths(topology)[bond])
         raise GeometryError(
             f"The bond of {first} and {second} is {float(ratios[frame, bond]) * expected:.3g} nm long in "
             f"frame {start + frame}; covalent radii give {expected:.3f} nm. Check the order of the atoms "
@@ -125,7 +124,7 @@ def _require_elements(topology: Topology, ratios: Float[Tensor, "frames bonds"])
     if len(short):
         bond = int(short[0])
         first, second = (topology.atoms[i] for i in topology.bonds[bond])
-        expected = element(first.element).radius + element(second.element).radius
+        expected = float(covalent_lengths(topology)[bond])
         raise GeometryError(
             f"The bond of {first} ({first.element}) and {second} ({second.element}) is "
             f"{float(ratios[:, bond].mean()) * expected:.3g} nm long on average and not {expected:.3f} nm, "

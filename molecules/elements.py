@@ -170,6 +170,16 @@ def masses(topology: Topology) -> Float[Tensor, "atoms"]:
     return torch.tensor([known.mass for known in _elements(topology)], dtype=torch.float64)
 
 
+def covalent_lengths(topology: Topology) -> Float[Tensor, "bonds"]:
+    """The sum of the covalent radii of each bond's atoms, nm, float64.
+
+    Raises:
+        TopologyError: If an element is unknown; names the atom.
+    """
+    radii = [known.radius for known in _elements(topology)]
+    return torch.tensor([radii[first] + radii[second] for first, second in topology.bonds], dtype=torch.float64)
+
+
 def atomic_numbers(topology: Topology) -> list[int]:
     """The atomic number of each atom.
 

@@ -19,11 +19,13 @@ from ..core.optional import import_optional
 from ..core.topology import Topology
 from ..core.units import ANGSTROM, BOHR, ELECTRONVOLT
 from .foreign import (
+    CHARGES,
     ENERGY_LIKE,
     FORCES_LIKE,
     INFO,
     NEAR,
     LabelKeys,
+    electrons_of,
     given_or_guessed,
     one_temperature,
     provenance_of,
@@ -38,6 +40,9 @@ MAX_COMMENT = 2**15
 
 MAX_COLUMNS = 100
 
+UNITS = {"å", "a", "ang", "angstrom", "angstroms", "ev", "ev/a", "ev/å", "ev/ang", "ev/angstrom", "k", "e", "ase"}
+"""What a comment may say of units, in small letters."""
+
 I_PI = re.compile(r"\b(?!cell\b)(\w+)\{(\w+)\}(?=\s+cell\{|\s*$)")
 """Quantity and unit in i-PI's comments: ``positions{angstrom}  cell{atomic_unit}``."""
 
@@ -50,6 +55,11 @@ def read_xyz(path: Path, temperature: float | None, topology: Topology | None, k
     length = _length(path, comments)
     try:
         images = ase_io.read(io.StringIO(text), index=":", format="extxyz")
+    except KeyError as error:
+        raise FileFormatError(
+            f'"{path}": {str(error)[:40]} is not the symbol of an element. Write symbols like H, C or Cl in the first '
+            "column, without numbers; isotopes have none of their own."
+        ) from error
     # ASE's reader raises whatever a wrong column gives
     except Exception as error:
         raise FileFormatError(f'"{path}" is not an extended XYZ file, or it is truncated: {error}.') from error
@@ -67,6 +77,9 @@ def read_xyz(path: Path, temperature: float | None, topology: Topology | None, k
     forces = _labels(path, images, "forces", keys.forces, (len(symbols), 3))
     numbers = {name: [_info(atoms, name) for atoms in images] for name in (*INFO, "temperature")}
     columns = {column: _numbers(path, name, numbers[name]) for name, column in INFO.items()}
+    _require_units(path, images)
+    said = {name: [_info(atoms, name) for atoms in images] for name in CHARGES}
+    electrons = electrons_of(path, {k: [v for v in values if v is not None] for k, values in said.items()})
     _say_what_is_left_out(path, images, comments, text, keys, energies is not None, forces is not None)
     positions = near_origin(np.array([atoms.positions for atoms in images]) * length, NEAR)
     return Frames(
@@ -75,7 +88,7 @@ def read_xyz(path: Path, temperature: float | None, topology: Topology | None, k
         positions=positions,
         forces=None if forces is None else np.array(forces, dtype=np.float64) * (ELECTRONVOLT / ANGSTROM),
         energies=None if energies is None else np.array(energies, dtype=np.float64) * ELECTRONVOLT,
-        provenance=provenance_of(path, topology is None),
+        provenance=provenance_of(path, topology is None) | electrons,
         **columns,
     )
 
@@ -145,13 +158,28 @@ def _say_what_is_left_out(
         left = ["the comments (they seem to hold energies: write energy=NUMBER, in eV)"]
     else:
         left = [key for key, v in infos.items() if v is not True]
-    taken = {*INFO, "temperature"}
+    taken = {*INFO, *CHARGES, "temperature"}
     left = [k for k in left if k.lower() not in taken and k != keys.energy]
+    left += ["move_mask (atoms that were held: such frames are of another distribution)"] * any(
+        atoms.constraints for atoms in images
+    )
     left += [k for k in arrays if k not in ("numbers", "positions", keys.forces)]
     left += [k for k in results if (k, has_energies) != ("energy", True) and (k, has_forces) != ("forces", True)]
     if "Properties=" not in comments[0] and len(text.split("\n", 3)[2].split()) > 4:
         left.append("columns beyond x, y and z (name them by Properties=)")
     say_left_out(path, left)
+
+
+def _require_units(path: Path, images: list[Any]) -> None:
+    """Raise if comments name units that are not those of extended XYZ."""
+    for name, value in {k: v for atoms in images for k, v in atoms.info.items()}.items():
+        said = {word.casefold() for word in re.split(r"[\s,;]+", str(value)) if word}
+        # words of i-PI's comments have no value
+        if "unit" in name.lower() and value is not True and not said <= UNITS:
+            raise FileFormatError(
+                f'"{path}" says {name}={str(value)[:40]}; lengths in Å, energies in eV and forces in eV/Å are read. '
+                "Convert them, or remove what it says of units if it is not of these."
+            )
 
 
 def _length(path: Path, comments: list[str]) -> float:
@@ -179,27 +207,43 @@ def _require_whole(path: Path, text: str) -> list[str]:
             continue
         comment = next(lines, None)
         claimed = int(line) if re.fullmatch(r"\s*\d{1,9}\s*", line) else 0
-        columns = [int(width[:9]) for width in _property_widths(comment or "")]
+        _require_columns(path, len(comments), comment or "")
         if (
             claimed == 0
             or comment is None
             or len(comment) > MAX_COMMENT
-            or any(width > MAX_COLUMNS for width in columns)
             or not all(next(lines, "").strip() for _ in range(claimed))
         ):
             raise FileFormatError(
                 f'"{path}" is not an extended XYZ file, or it is truncated in its frame {len(comments)}.'
             )
+        _require_once(path, len(comments), comment)
         comments.append(comment)
     return comments
 
 
-def _property_widths(comment: str) -> list[str]:
-    """The numbers of columns in ``Properties=species:S:1:pos:R:3``."""
+def _require_columns(path: Path, frame: int, comment: str) -> None:
+    """Raise unless ``Properties=species:S:1:pos:R:3`` describes columns of bounded number, positions among them."""
     match = re.search(r"""\bProperties\s*=\s*(?:"([^"]*)"|'([^']*)'|(\S+))""", comment, re.IGNORECASE)
     if match is None:
-        return []
-    return [width for width in (match[1] or match[2] or match[3]).split(":")[2::3] if width.isdigit()]
+        return
+    fields = (match[1] or match[2] or match[3] or "").split(":")
+    names, widths = fields[::3], fields[2::3]
+    is_wide = all(re.fullmatch("[0-9]{1,9}", width) and 1 <= int(width) <= MAX_COLUMNS for width in widths)
+    if len(fields) % 3 or not is_wide or dict(zip(names, widths, strict=False)).get("pos") != "3":
+        raise FileFormatError(
+            f'"{path}" is not an extended XYZ file: the columns of frame {frame} are "{match[0][:200]}". Write name, '
+            f"type and width of each, with widths of 1 to {MAX_COLUMNS} and positions as pos:R:3."
+        )
+
+
+def _require_once(path: Path, frame: int, comment: str) -> None:
+    """Raise if a comment gives a value of ours twice: nobody knows which of the two is meant."""
+    plain = re.sub(r"""("[^"]*"|'[^']*'|\{[^}]*\}|\[[^]]*\])""", "", comment)
+    names = [name.lower() for name in re.findall(r"(?:^|\s)(\w+)\s*=", plain)]
+    for name in ("energy", "forces", "temperature", *CHARGES, *INFO):
+        if names.count(name) > 1:
+            raise FileFormatError(f'"{path}" gives the {name} of frame {frame} twice. Leave one of the two out.')
 
 
 def xyz_content(frames: Frames) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,12 @@ NEAR = 10.0
 
 GUESSED = "guessed from covalent radii"
 
+CHARGES = dict.fromkeys(("charge", "total_charge", "Q"), "charge")
+CHARGES |= dict.fromkeys(("multiplicity", "spin_multiplicity"), "multiplicity")
+"""What files call the total charge and the multiplicity, and what the provenance does."""
+
 INFO = {"log_weight": "log_weights", "replica": "replica", "time_ps": "times"}
-"""What the comment of a frame calls the columns of `Frames`."""
+"""Names of the columns of `Frames` in the comment of a frame."""
 
 ENERGY_LIKE = re.compile(r"energ|e_?tot|^u0?$|^e$|_e$", re.IGNORECASE)
 FORCES_LIKE = re.compile(r"forc|grad|^f$|_f$", re.IGNORECASE)
@@ -160,5 +164,24 @@ def given_or_guessed(
     return given
 
 
-def provenance_of(path: Path, guessed: bool) -> dict[str, str]:
+def electrons_of(path: Path, said: Mapping[str, Sequence[object]]) -> dict[str, int]:
+    """Total charge and multiplicity of a molecule, for references that compute electrons."""
+    found: dict[str, int] = {}
+    for name, kind in CHARGES.items():
+        for value in said.get(name, ()):
+            try:
+                number = float(str(value))
+            except ValueError:
+                number = math.nan
+            if not number.is_integer():
+                raise FileFormatError(f'"{path}": {name} must be a whole number, not {str(value)[:40]}.')
+            if found.setdefault(kind, int(number)) != number:
+                raise FileFormatError(
+                    f'"{path}" holds frames of {kind} {found[kind]} and {int(number)}: these are two molecules. Split '
+                    "the file."
+                )
+    return found
+
+
+def provenance_of(path: Path, guessed: bool) -> dict[str, Any]:
     return {"imported from": path.name, "bonds": GUESSED if guessed else "of the structure"}

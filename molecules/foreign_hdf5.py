@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,11 @@ from .foreign import given_or_found, one_temperature, provenance_of, say_left_ou
 from .frames import Frames
 from .frames_reader import FORMAT, HDF5_ERRORS, MAX_JSON_BYTES, import_h5py
 
-MAX_BYTES = 2**33
-"""Largest array, in bytes, that is read at once."""
+SMALL = 2**26
+"""Bytes that any file may unpack to."""
+
+MAX_EXPANSION = 20
+"""Coordinates are not compressed by more than this factor."""
 
 
 def is_frames_file(path: Path) -> bool:
@@ -77,7 +79,7 @@ def read_mdtraj_hdf5(path: Path, temperature: float | None, topology: Topology |
             )
             times = _array(path, file, "time", "picoseconds") if "time" in file else None
             taken = ("coordinates", "topology", "potentialEnergy", "time")
-            left_out = [name for name in file if name not in taken and np.shape(file[name])[:1] != (0,)]
+            left_out = [name for name in file if name not in taken and not _is_empty(file, name)]
     except (*HDF5_ERRORS, KeyError, ValueError, TypeError) as error:
         raise FileFormatError(f'"{path}" is damaged ({type(error).__name__}: {error}). Write it anew.') from error
     said = {
@@ -96,30 +98,63 @@ def read_mdtraj_hdf5(path: Path, temperature: float | None, topology: Topology |
 
 
 def _array(path: Path, file: Any, name: str, unit: str) -> Any:
-    dataset = file[name]
-    if dataset.size * dataset.dtype.itemsize > MAX_BYTES:
-        raise FileFormatError(f'"{path}": {name} would take {dataset.size * dataset.dtype.itemsize} bytes of memory.')
+    dataset = _own(path, file, name)
+    if dataset.dtype.kind not in "fiu":
+        raise FileFormatError(f'"{path}": {name} must be numbers, not of type {dataset.dtype}.')
     found = _text(dataset.attrs.get("units", unit))
     if found not in (unit, {"kilojoules_per_mole": "kilojoule/mole", "picoseconds": "picosecond"}.get(unit, unit)):
         raise FileFormatError(f'"{path}": {name} are in {found}, and {unit} are expected.')
     return dataset[:]
 
 
+def _is_empty(file: Any, name: str) -> bool:
+    """Whether it is an array without rows, as MDTraj leaves those that nobody filled."""
+    if not isinstance(file.get(name, getlink=True), import_h5py().HardLink):
+        return False
+    return getattr(file[name], "shape", None) is not None and file[name].shape[:1] == (0,)
+
+
+def _own(path: Path, file: Any, name: str) -> Any:
+    """A dataset that lies in the file itself and does not unpack to far more than the file is.
+
+    Raises:
+        FileFormatError: If it is missing, a link, or of data elsewhere: files may name any file of whoever reads them.
+    """
+    h5py = import_h5py()
+    link = file.get(name, getlink=True)
+    if link is None:
+        raise FileFormatError(f'"{path}" has no {name}, which a trajectory of MDTraj needs.')
+    dataset = file[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None or dataset.is_virtual or dataset.external:
+        raise FileFormatError(f'"{path}": {name} must be an array in the file itself.')
+    n_bytes, allowed = dataset.size * dataset.dtype.itemsize, max(SMALL, MAX_EXPANSION * path.stat().st_size)
+    if n_bytes > allowed:
+        raise FileFormatError(f'"{path}": {name} would unpack to {n_bytes} bytes, and no more than {allowed} are read.')
+    return dataset
+
+
 def _topology(path: Path, file: Any) -> Topology:
-    text = np.asarray(file["topology"][()]).reshape(-1)[0]
-    if len(text) > MAX_JSON_BYTES:
-        raise TopologyError(f'"{path}": its topology is too large.')
-    data = parse_json(text)
-    if isinstance(data, str):
-        data = json.loads(data)
-    residues = [residue for chain in data["chains"] for residue in chain["residues"]]
-    found = {
-        int(atom["index"]): Atom(str(atom["element"]), str(atom["name"]), str(residue["name"]), number)
-        for number, residue in enumerate(residues)
-        for atom in residue["atoms"]
-    }
-    bonds = [(int(bond[0]), int(bond[1])) for bond in data.get("bonds", ())]
-    return make_topology([found[i] for i in range(len(found))], bonds)
+    text = np.asarray(_own(path, file, "topology")[()]).reshape(-1)[0]
+    try:
+        if len(text) > MAX_JSON_BYTES:
+            raise TopologyError(f'"{path}": its topology is too large.')
+        data = parse_json(text)
+        if isinstance(data, str):
+            data = parse_json(data)
+        residues = [residue for chain in data["chains"] for residue in chain["residues"]]
+        atoms = [
+            (int(atom["index"]), Atom(str(atom["element"]), str(atom["name"]), str(residue["name"]), number))
+            for number, residue in enumerate(residues)
+            for atom in residue["atoms"]
+        ]
+        bonds = [(int(bond[0]), int(bond[1])) for bond in data.get("bonds", ())]
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise TopologyError(
+            f'"{path}": its topology is not the JSON that MDTraj writes ({type(error).__name__}: {error}).'
+        ) from error
+    if sorted(i for i, _ in atoms) != list(range(len(atoms))):
+        raise TopologyError(f'"{path}": the atoms of its topology are not numbered from 0, each once.')
+    return make_topology([atom for _, atom in sorted(atoms, key=lambda found: found[0])], bonds)
 
 
 def _text(value: Any) -> str:

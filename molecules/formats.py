@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.errors import ConfigurationError, FileFormatError
+from ..core.errors import ConfigurationError, FileFormatError, GeometryError, TopologyError
 from ..core.files import write_atomically
 from ..core.potential import Potential
+from ..core.topology import Topology
 from ..runs.progress import OnProgress, Progress, silent
 from .checks import check_positions
 from .extended_xyz import read_xyz, xyz_content
@@ -67,8 +68,17 @@ def import_frames(
         raise FileFormatError(f'There is no file "{path}".')
     topology = None if structure is None else topology_from_pdb(Path(structure))[0]
     keys = LabelKeys(energy_key, forces_key)
+    try:
+        return _checked_frames(path, temperature, topology, keys)
+    except (FileFormatError, GeometryError, TopologyError) as error:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f'In "{path}": {error}') from error
+
+
+def _checked_frames(path: Path, temperature: float | None, topology: Topology | None, keys: LabelKeys) -> Frames:
     suffix = path.suffix.lower()
-    if suffix not in (*XYZ_SUFFIXES, ".npz") and (energy_key, forces_key) != (None, None):
+    if suffix not in (*XYZ_SUFFIXES, ".npz") and keys != LabelKeys():
         raise ConfigurationError(
             f'Only extended XYZ and npz files have keys of energies and forces; "{path}" has none.'
         )
@@ -86,6 +96,8 @@ def import_frames(
         raise ConfigurationError(_formats(path))
     if len(frames) == 0:
         raise FileFormatError(f'"{path}" holds no frames.')
+    if frames.log_weights is not None and not np.isfinite(frames.log_weights).any():
+        raise FileFormatError(f'No frame of "{path}" has a weight: all log-weights are minus infinity.')
     frames.require_precision()
     require_molecule(frames.topology)
     check_positions(frames.topology, torch.from_numpy(frames.positions))

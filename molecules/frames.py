@@ -72,7 +72,11 @@ class Frames:
                 )
             if column == "positions" and np.asarray(values).dtype != dtype:
                 values = near_origin(np.asarray(values), LOST)
-            values = np.ascontiguousarray(values, dtype=dtype)
+            if dtype is np.int32:
+                _require_whole_numbers(column, np.asarray(values))
+            # numbers beyond single precision become infinite, and are refused by their frame
+            with np.errstate(over="ignore"):
+                values = np.ascontiguousarray(values, dtype=dtype)
             object.__setattr__(self, column, values)
             allowed = np.isfinite(values) | (values == -np.inf if column == "log_weights" else False)
             bad = ~allowed.all(axis=tuple(range(1, values.ndim)))
@@ -189,6 +193,14 @@ class Frames:
                 sha.update(name.encode())
                 sha.update(values.data)
         return sha.hexdigest()
+
+
+def _require_whole_numbers(column: str, values: Int[ndarray, "frames"]) -> None:
+    limits = np.iinfo(np.int32)
+    if values.dtype.kind not in "iuf" or not (values == np.trunc(values)).all():
+        raise FileFormatError(f"{column.capitalize()} must be whole numbers.")
+    if values.size and not limits.min <= int(values.min()) <= int(values.max()) <= limits.max:
+        raise FileFormatError(f"{column.capitalize()} must be numbers that fit into 32 bits; one is {values.max()}.")
 
 
 def near_origin(positions: Float[ndarray, "frames atoms 3"], farthest: float) -> Float[ndarray, "frames atoms 3"]:

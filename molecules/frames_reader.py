@@ -132,7 +132,7 @@ class FramesReader:
         self._require_plain_heaps(self._file)
         if "format" not in self._file.attrs or _text(self._attribute(self._file, "format")) != FORMAT:
             raise FileFormatError(
-                f'"{self.path}" is an HDF5 file, but no frames file. Give a file written by "smoothflow simulate", '
+                f'"{self.path}" is an HDF5 file, but not a frames file. Give a file written by "smoothflow simulate", '
                 'or import it with "smoothflow convert".'
             )
         schema = int(self._attribute(self._file, "schema"))

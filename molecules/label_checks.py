@@ -194,7 +194,7 @@ def check_labels(frames: Frames, source: str) -> None:
             "Correct the unit or the sign, recompute the labels (smoothflow convert --reference), or leave energies "
             "out (smoothflow convert --energy-key none)",
         )
-    if frames.forces is None and frames.energies is not None and report.n_frames >= MIN_FRAMES:
+    if frames.energies is not None and report.n_frames >= MIN_FRAMES:
         _check_fluctuations(frames, frames.energies, source)
 
 
@@ -220,7 +220,7 @@ def _judge(found: tuple[float, float], factor: float, what: str, remedy: str) ->
 
 
 def _check_fluctuations(frames: Frames, energies: Float[ndarray, "frames"], source: str) -> None:
-    """Check energies without forces: their variance shows a unit that is far off."""
+    """The variance of energies shows a unit that is far off, a drift, or numbers that are not energies at all."""
     dof = max(1, 3 * len(frames.topology) - 6)
     ratio = float(energies.var()) / (dof / 2 * thermal_energy(frames.temperature) ** 2)
     lowest, highest = HEAT_CAPACITY

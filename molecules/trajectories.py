@@ -41,11 +41,12 @@ def _standard_output_to_error() -> Iterator[None]:
 def read_models(path: Path, temperature: float | None, topology: Topology | None) -> Frames:
     """The models of a PDB or mmCIF file, or the conformers of an SDF file."""
     structure = read_structure(path)
+    charge = {} if structure.charges is None else {"charge": sum(structure.charges)}
     return Frames(
         topology=given_or_found(path, topology, structure.topology),
         temperature=one_temperature(path, temperature, ()),
         positions=near_origin(structure.positions.numpy(), NEAR),
-        provenance=provenance_of(path, False),
+        provenance=provenance_of(path, False) | charge,
     )
 
 

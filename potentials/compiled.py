@@ -154,7 +154,7 @@ def read_compiled(path: str | Path) -> CompiledPotential:
     A package is native code: load only those that you trust.
 
     Raises:
-        FileFormatError: If the file is missing, damaged or no package.
+        FileFormatError: If the file is missing, damaged or not a package.
         CompilationError: If it was made for another version of torch or another machine.
     """
     header, content = read_package(path)

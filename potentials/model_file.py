@@ -177,7 +177,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
             'Give a file written by "smoothflow train".'
         ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise FileFormatError(f'"{path}" is a safetensors file, but no smoothflow model.')
+        raise FileFormatError(f'"{path}" is a safetensors file, but not a smoothflow model.')
     if not isinstance(header.get("schema"), int) or not 1 <= header["schema"] <= SCHEMA:
         raise FileFormatError(
             f'"{path}" has schema {header.get("schema")}; this version reads up to {SCHEMA}. Update smoothflow.'

@@ -58,7 +58,7 @@ def read_package(path: str | Path) -> tuple[dict[str, Any], bytes]:
     """Header and content of a package that this machine can run; nothing in it is run yet.
 
     Raises:
-        FileFormatError: If the file is missing, damaged or no package.
+        FileFormatError: If the file is missing, damaged or not a package.
         CompilationError: If it was made for another version of torch or another machine.
     """
     path = Path(path)

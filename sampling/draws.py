@@ -53,10 +53,10 @@ class SamplingPlan:
 
 @dataclass(frozen=True)
 class SamplingReport:
-    """What came out.
+    """The outcome of a run.
 
     Attributes:
-        n_samples: In the file.
+        n_samples: Samples in the file.
         resumed_from: Number of samples that were there before.
         stopped_by: Number of the signal that ended it before its last sample, if one did.
     """

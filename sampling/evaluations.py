@@ -1,4 +1,4 @@
-"""Samples of flows with the energies and forces of an expensive reference, each kept as soon as it is paid for."""
+"""Samples of flows with the energies and forces of an expensive reference, each kept as soon as it is computed."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class SimulateSettings:
 
 @dataclass(frozen=True)
 class SimulationReport:
-    """What a simulation made.
+    """The outcome of a simulation.
 
     Attributes:
         n_frames: Frames in the file.

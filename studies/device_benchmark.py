@@ -71,7 +71,7 @@ FORCE_WEIGHT, FORCE_DAMPING, AVERAGING = 5e-4, 2e4, 0.998
 """Those that ``smoothflow train`` takes by default."""
 
 MEMORY_SHARE = 0.6
-"""Of the device's memory, what a larger batch may be expected to take."""
+"""Share of the device's memory that a larger batch may be expected to take."""
 
 LIMITS = {
     ("forces", torch.float64): 1e-9,
@@ -338,7 +338,7 @@ def wait(device: torch.device) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """What a device is called by who made it."""
+    """The name that its maker gives a device."""
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
         return f"{found.name}, {found.total_memory / 2**30:.0f} GiB, {found.multi_processor_count} multiprocessors"

@@ -35,10 +35,10 @@ FIRST = 500
 """Evaluations before anything is estimated: fewer do not show how heavy the tail of the weights is."""
 
 GROWTH = 2.0
-"""By so much the number of evaluations grows at most between two estimates: errors from few evaluations are rough."""
+"""Largest factor by which evaluations grow between two estimates: errors from few evaluations are rough."""
 
 MARGIN = 1.1
-"""Evaluations beyond those that the last error lets expect."""
+"""Evaluations that are made, in units of those that the last error asks for."""
 
 MANY_FAILED = 0.01
 """The share of evaluations without an energy from which averages are not to be trusted: what fails may be a region."""
@@ -46,7 +46,7 @@ MANY_FAILED = 0.01
 
 @dataclass(frozen=True)
 class TransferSettings:
-    """What is asked for.
+    """Settings of a transfer.
 
     Attributes:
         error: kT; evaluations end when every free energy is known to it.
@@ -137,7 +137,7 @@ class Transfer:
 
 @dataclass(frozen=True)
 class TransferRun:
-    """What came out.
+    """The outcome of a transfer.
 
     Attributes:
         n_evaluations: Evaluations that are in the folder.

@@ -104,19 +104,18 @@ class CapturedStep:
 
     def _prepare(self) -> None:
         """Have the optimizer make its state, which it does at its first step: a record must know where that is."""
-        values = [parameter.detach().clone() for parameter in self._parameters]
-        for group in self._optimizer.param_groups:
-            for parameter in group["params"]:
-                if not self._optimizer.state[parameter]:
-                    parameter.grad = torch.zeros_like(parameter)
+        # of the step before, if that was not captured
+        self._optimizer.zero_grad()
+        new = [parameter for parameter in self._parameters if parameter not in self._optimizer.state]
+        values = [parameter.detach().clone() for parameter in new]
+        for parameter in new:
+            parameter.grad = torch.zeros_like(parameter)
         self._optimizer.step()
         self._optimizer.zero_grad()
         with torch.no_grad():
-            for parameter, value in zip(self._parameters, values, strict=True):
+            for parameter, value in zip(new, values, strict=True):
                 parameter.copy_(value)
-            for state in self._optimizer.state.values():
-                if float(state["step"]) == 1 and not bool(state["exp_avg"].any()):
-                    state["step"].zero_()
+                self._optimizer.state[parameter]["step"].zero_()
 
     def _advance(self, frames: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         """What is recorded."""

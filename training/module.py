@@ -80,13 +80,14 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.positions: Tensor
         self.forces: Tensor | None
         self.best = math.inf
-        on_gpu = settings.device != "cpu"
+        on_gpu = _is_on_gpu(settings)
         self._compiled_loss = CompiledLoss(potential, self._frame_loss, on_gpu) if settings.compile else None
         # gradients of several processes meet between loss and optimizer, and samples are not captured
         self._captures = settings.compile and on_gpu and settings.processes == 1 and target is None
         self._captured_step: CapturedStep | None = None
-        self._validate: Callable[[dict[str, Tensor]], dict[str, Tensor]]
-        self._validate = partial(self._frame_terms, self.averaged_potential, create_graph=False)
+        self._validate: Callable[[Tensors], Terms] = partial(
+            self._frame_terms, self.averaged_potential, create_graph=False
+        )
         if settings.compile and on_gpu:
             self._validate = captured_terms(self._validate, list(self.averaged_potential.parameters()))
         self.training_sums: dict[str, Tensor] = {}
@@ -306,6 +307,10 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         if self.refiner is None or self.refiner.kind(place) == "frame":
             return f"frame {int(batch[place])}"
         return f"{self.refiner.kind(place)} {place} of the batch"
+
+
+def _is_on_gpu(settings: TrainSettings) -> bool:
+    return settings.device != "cpu"
 
 
 ADVICE = (

@@ -1,4 +1,4 @@
-"""What a comparison trains, on what, and what it measures; its YAML file, and those that come with the package."""
+"""Settings of a comparison: its grid, its frames and its measurements; the YAML files that come with the package."""
 
 from __future__ import annotations
 

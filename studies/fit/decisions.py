@@ -16,7 +16,7 @@ MARK = b'"fit": 1'
 """What the file has that makes a folder a fit's."""
 
 Clock = Callable[[], float]
-"""Seconds since whenever."""
+"""Seconds since some fixed time."""
 
 
 class Decisions:
@@ -29,7 +29,7 @@ class Decisions:
         folder: The fit's folder.
         identity: What makes the fit this one, in JSON types.
         clock: Tells the time.
-        log: Takes lines for people.
+        log: Takes lines of text.
 
     Raises:
         ConfigurationError: If the folder is another fit's, or has files that a fit would replace and is none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import time
@@ -14,21 +15,25 @@ import numpy as np
 import torch
 
 from ...analysis.correlation import mixing_of
-from ...analysis.estimates import Estimate, percent, plain
+from ...analysis.estimates import Estimate, percent
 from ...analysis.evaluation import Evaluation, evaluate
-from ...analysis.found_basins import FoundBasin, found_basins
+from ...analysis.found_basins import found_basins
+from ...analysis.observation import observe_samples
 from ...analysis.reweighting import ess_fraction
-from ...coordinates.internal import slow_torsions
-from ...core.errors import CompilationError, ConfigurationError, SmoothflowError
+from ...coordinates.internal import InternalCoordinates, slow_torsions
+from ...core.errors import CompilationError, ConfigurationError, TrainingError
 from ...core.files import make_folder, write_atomically
 from ...core.potential import Potential
 from ...core.topology import Topology
+from ...core.units import thermal_energy
 from ...molecules.checks import check_positions
 from ...molecules.frames import Frames
 from ...molecules.frames_file import read_frames, write_frames
 from ...molecules.topologies import topology_from_pdb
 from ...molecules.topology_checks import require_molecule
 from ...potentials.compilation import require_compiler
+from ...potentials.flow_potential import FlowPotential
+from ...potentials.model_file import save_model
 from ...potentials.parallel_worker import Parcel
 from ...potentials.reference import reference
 from ...potentials.shipped import load_flow, provenance_of
@@ -40,7 +45,16 @@ from ...training.config import TrainSettings
 from ...training.refining import weighted_samples
 from ...training.run import train
 from ...training.run_folder import RunFolder, journal_of, training_seconds
+from .annealing import (
+    ENOUGH,
+    TOP,
+    WORTH,
+    crude_configurations,
+    next_temperature,
+    weighted_frames,
+)
 from .decisions import STATE, Clock, Decisions, require_fit_folder
+from .drawn import SampleEvaluation
 from .planning import (
     ENOUGH_INDEPENDENT,
     EQUILIBRATION,
@@ -57,6 +71,8 @@ from .planning import (
     round_training,
     seconds_per_energy,
 )
+from .report import write_fit
+from .result import Fitted
 from .settings import FitSettings, spoken
 
 ENGINES = {"openmm": "openmm", "torch": "openmm", "ase": "ase"}
@@ -70,64 +86,27 @@ HOT = 2.0
 """Temperature of the hot walkers, in units of that of the model."""
 
 N_HOT = 400
+LARGEST_WEIGHT = 20.0
+"""Largest weight of samples that are the frames of the next temperature; their mean is 1."""
+
+CRUDE_SHARE, ANNEALING_SHARE = 0.08, 0.06
+"""Shares of the budget for a first model on crude configurations, and for each temperature after it."""
+
 N_MEASURED = 5000
 """Samples by which models are compared."""
 
-FILES = ("frames.h5", "training.h5", "hot.h5", "model.safetensors", "metrics.json", "report.html", "fit.log")
+FILES = (
+    "frames.h5",
+    "training.h5",
+    "test.h5",
+    "hot.h5",
+    "crude.h5",
+    "model.safetensors",
+    "metrics.json",
+    "report.html",
+    "fit.log",
+)
 """What a fit writes into its folder, beside its state and its run folders."""
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What came of a fit.
-
-    Attributes:
-        folder: Everything is there.
-        model: The best model.
-        evaluation: It on frames and samples that no training saw.
-        basins: The basins that frames and samples show.
-        ess: Sampling efficiency of the model, on samples that no training saw.
-        target: The efficiency that was asked for.
-        decisions: What was decided when, and why.
-        energy_evaluations: Of the reference, by all trainings.
-    """
-
-    folder: Path
-    model: Path
-    evaluation: Evaluation
-    basins: list[FoundBasin]
-    ess: Estimate
-    target: float
-    decisions: list[tuple[str, str]]
-    energy_evaluations: int
-
-    @property
-    def reached(self) -> bool:
-        """Whether the efficiency is what was asked for."""
-        return self.ess.value >= self.target
-
-    @property
-    def problems(self) -> list[str]:
-        """What is still wrong, in words."""
-        found = []
-        if not self.reached:
-            found.append(f"the sampling efficiency is {percent(self.ess)}, and {100 * self.target:g} % were asked for")
-        found += [basin.missing for basin in self.basins if basin.missing]
-        return [*found, *self.evaluation.verdict.reasons]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers in plain JSON types."""
-        return {
-            "model": str(self.model),
-            "ess": plain(self.ess),
-            "target": self.target,
-            "reached": self.reached,
-            "problems": self.problems,
-            "energy_evaluations": self.energy_evaluations,
-            "basins": [basin.to_dict() for basin in self.basins],
-            "evaluation": self.evaluation.to_dict(),
-            "decisions": [{"after": when, "what": what} for when, what in self.decisions],
-        }
 
 
 def fit(
@@ -140,16 +119,20 @@ def fit(
     """Fit a model to a molecule in a force field, or go on with the fit that is in the folder.
 
     Dynamics at several temperatures, a first model on its frames, then rounds of refining on own samples, until the
-    sampling efficiency is reached or the budget is used up. Sizes and steps follow from the molecule and from what is
-    measured; each decision is logged with its reason, and kept: a fit that goes on comes to the numbers of one that was
-    never interrupted. A script needs the guard ``if __name__ == "__main__":``, because worker processes import it.
+    sampling efficiency is reached or the budget is used up. Without dynamics it begins with crude configurations and a
+    high temperature, which is lowered as far as the model's samples stay worth something, and refined at each.
+
+    Sizes and steps follow from the molecule and from what is measured; each decision is logged with its reason, and
+    kept: a fit that goes on comes to the numbers of one that was never interrupted. A script needs the guard
+    ``if __name__ == "__main__":``, because worker processes import it.
 
     Args:
         settings: What to fit; to go on they must be those of the folder.
         folder: Made if it is missing.
         on_progress: Told of every stage.
         clock: Tells the time, s.
-        source: The command and where it ran, in JSON types: kept in the folders of trainings.
+        source: The command, where it ran, and the structure by a name that stays, in JSON types: kept in the folders of
+            trainings.
 
     Raises:
         ConfigurationError: If the folder is something else's, another process fits in it, or the budget is too short.
@@ -187,11 +170,13 @@ class _Fit:
 
     def run(self, start: np.ndarray) -> Fitted:
         self._look(start)
+        if not self.settings.md:
+            training, first, model, last = self._anneal(start)
+            return self._evaluate(self._refine(training, first, model, None, last), None)
         training, test = self._dynamics()
         outside = self._hot()
-        first, model = self._first_model(training)
-        best = self._refine(training, first, model, outside)
-        return self._evaluate(best, test)
+        first, model = self._first_model(training, FIRST_SHARE)
+        return self._evaluate(self._refine(training, first, model, outside, "first"), test)
 
     def _look(self, start: np.ndarray) -> None:
         """What the molecule is, and what an energy costs."""
@@ -306,6 +291,9 @@ class _Fit:
         walker = np.zeros(len(frames), dtype=int) if frames.replica is None else frames.replica
         held_out = walker >= round((1 - HELD_OUT) * plan["walkers"])
         training, test = frames[np.flatnonzero(~held_out)], frames[np.flatnonzero(held_out)]
+        for part, name in ((training, "training.h5"), (test, "test.h5")):
+            if not (self.folder / name).exists():
+                write_frames(self.folder / name, part)
         mixed = mixing_of(frames)
         self.decisions.make(
             "frames",
@@ -334,9 +322,104 @@ class _Fit:
         )
         return str(path.resolve())
 
-    def _first_model(self, training: Frames) -> tuple[TrainSettings, Path]:
+    def _anneal(self, start: np.ndarray) -> tuple[Frames, TrainSettings, Path, str]:
+        """From a high temperature to that of the model, with frames that are samples of the model before."""
+        coordinates, lowest = InternalCoordinates(self.topology), self.settings.temperature
+        path, now = self.folder / "crude.h5", TOP * self.settings.temperature
+
+        def crude() -> tuple[int, str]:
+            made = crude_configurations(self.reference, coordinates, start, now, self.settings.seed)
+            write_frames(path, made.frames)
+            return (
+                made.n_evaluations,
+                f"no dynamics: {len(made.frames)} crude configurations around the relaxed structure, for {now:g} K, by "
+                f"{made.n_evaluations} energies",
+            )
+
+        self.decisions.make("crude", crude)
+        first, model = self._first_model(read_frames(path), CRUDE_SHARE)
+        last, last_steps, number = "first", first.steps, 0
+        while True:
+            number += 1
+            name = f"temperature-{number}"
+            step = self._lower(name, model, now, lowest)
+            now, at = float(step["temperature"]), self.folder / f"{name}.safetensors"
+            measured = {**step, "seconds": self._seconds_of(last)}
+            frames = read_frames(self.folder / f"{name}.h5")
+
+            def decide(
+                number: int = number,
+                at: Path = at,
+                measured: Mapping[str, float] = measured,
+                last_steps: int = last_steps,
+                now: float = now,
+            ) -> tuple[dict[str, Any], str]:
+                if self.decisions.seconds > self.settings.budget:
+                    raise TrainingError(
+                        f"The budget of {spoken(self.settings.budget)} was used up at {now:g} K, before the "
+                        f"{lowest:g} K of the model. Give a longer one, and another folder."
+                    )
+                seconds = max(2 * STARTING, ANNEALING_SHARE * self.settings.budget)
+                per_step = measured["seconds"] / last_steps
+                settings = round_training(
+                    first,
+                    seconds,
+                    per_step,
+                    measured["per_sample"],
+                    str(at.resolve()),
+                    None,
+                    self.settings.seed + number,
+                )
+                return plain_settings(settings), f"at {now:g} K, {spoken(seconds)}: {described(settings)}"
+
+            settings = TrainSettings.model_validate(self.decisions.make(f"{name} planned", decide))
+            model = self._train(frames, settings, name)
+            last, last_steps = name, settings.steps
+            if now == lowest and self._measure(name, model) >= WORTH:
+                return frames, settings, model, name
+
+    def _lower(self, name: str, model: Path, now: float, lowest: float) -> dict[str, float]:
+        """The temperature to go on with, and samples of a model as frames of it."""
+
+        def decide() -> tuple[dict[str, float], str]:
+            began = self.decisions.seconds
+            potential = load_flow(model, torch.float32)
+            seed = (self.settings.seed, 7, len(self.decisions.lines))
+            drawn = weighted_samples(potential, self.reference, N_MEASURED, seed, self.call, self.on_progress)
+            took = (self.decisions.seconds - began) / N_MEASURED
+            here = ess_of(log_weights_of(drawn, thermal_energy(now)), model)
+            energy, log_density = torch.from_numpy(drawn["energy"]), torch.from_numpy(drawn["log_density"])
+            colder = (
+                next_temperature(energy, log_density, now, lowest) if here.value >= ENOUGH or now == lowest else now
+            )
+            log_weights = log_weights_of(drawn, thermal_energy(colder))
+            # what is written may be written again by a fit that was interrupted here: the same
+            frames = weighted_frames(potential.coordinates, colder, drawn, log_weights, LARGEST_WEIGHT)
+            write_frames(self.folder / f"{name}.h5", frames)
+            moved = FlowPotential(potential.flow, potential.coordinates, colder)
+            save_model(moved, self.folder / f"{name}.safetensors", {"step": 0, "of": model.parent.name})
+            there = ess_of(log_weights, model)
+            text = f"sampling efficiency {percent(here)} at {now:g} K"
+            if colder < now:
+                text += f", and {percent(there)} at {colder:g} K, where it goes on"
+            return {"temperature": colder, "per_sample": took}, text
+
+        found: dict[str, float] = self.decisions.make(name, decide)
+        return found
+
+    def _seconds_of(self, name: str) -> float:
+        """How long a training took, as it was when it ended."""
+        run = RunFolder(self.folder / name)
+        return float(
+            self.decisions.make(
+                f"{name} took",
+                lambda: (training_seconds(run), f"{name}: trained for {spoken(training_seconds(run))}"),
+            )
+        )
+
+    def _first_model(self, training: Frames, share: float) -> tuple[TrainSettings, Path]:
         def decide() -> tuple[dict[str, Any], str]:
-            seconds = FIRST_SHARE * self.settings.budget
+            seconds = share * self.settings.budget
             try:
                 require_compiler()
                 can_compile = True
@@ -353,13 +436,13 @@ class _Fit:
             return plain_settings(settings), text + f"{spoken(seconds)} are planned"
 
         settings = TrainSettings.model_validate(self.decisions.make("first model", decide))
-        model = self._train(training, settings, "first")
-        self._measure("first", model)
-        return settings, model
+        return settings, self._train(training, settings, "first")
 
     def _train(self, frames: Frames, settings: TrainSettings, name: str) -> Path:
         target = self.reference if settings.needs_target else None
-        source = {**self.source, "target": self.settings.reference, "structure": str(self.settings.structure)}
+        source = {**self.source, "frames": str((self.folder / "training.h5").resolve())}
+        if target is not None:
+            source |= {"target": self.settings.reference}
         stage = "" if name == "first" else f", {name}"
 
         def told(progress: Any) -> None:
@@ -376,13 +459,7 @@ class _Fit:
             seed = (self.settings.seed, 5, len(self.decisions.lines))
             drawn = weighted_samples(potential, self.reference, N_MEASURED, seed, self.call, self.on_progress)
             took = (self.decisions.seconds - began) / N_MEASURED
-            log_weights = log_weights_of(drawn, potential.kT)
-            if not bool((log_weights > -math.inf).any()):
-                raise SmoothflowError(
-                    f'No sample of the model "{model}" has a finite energy in the reference. See its run.log, and give '
-                    "a longer budget."
-                )
-            ess = ess_fraction(log_weights)
+            ess = ess_of(log_weights_of(drawn, potential.kT), model)
             run = RunFolder(self.folder / name)
             return (
                 {"ess": ess.value, "per_sample": took, "seconds": training_seconds(run)},
@@ -392,9 +469,9 @@ class _Fit:
 
         return float(self.decisions.make(f"{name} measured", decide)["ess"])
 
-    def _refine(self, training: Frames, first: TrainSettings, model: Path, outside: str) -> Path:
+    def _refine(self, training: Frames, first: TrainSettings, model: Path, outside: str | None, last: str) -> Path:
         """Rounds of refining, each from the best model so far; returns the best one."""
-        best, best_ess, last, last_steps, number = model, self._measure("first", model), "first", first.steps, 0
+        best, best_ess, last_steps, number = model, self._measure(last, model), first.steps, 0
         while True:
             number += 1
             name = f"round-{number}"
@@ -434,26 +511,31 @@ class _Fit:
                 best, best_ess = refined, ess
             last, last_steps = name, settings.steps
 
-    def _evaluate(self, best: Path, test: Frames) -> Fitted:
+    def _evaluate(self, best: Path, test: Frames | None) -> Fitted:
         """The best model on frames and samples that no training saw, and the report."""
-        from .report import write_fit
-
         model = self.folder / "model.safetensors"
         write_atomically(model, best.read_bytes())
         potential = load_flow(model)
         noise = torch.Generator().manual_seed(self.settings.seed + 2**31)
-        found = evaluate(
-            potential, test, self.reference, self.settings.n_samples, noise, self.on_progress, provenance_of(model)
-        )
-        mixed = mixing_of(test)
-        basins = found_basins(potential.coordinates.codomain, found.samples, found.frames, mixed.blocks)
+        domain = potential.coordinates.codomain
+        found: Evaluation | SampleEvaluation
+        if test is None:
+            drawn = observe_samples(potential, self.settings.n_samples, noise, self.reference, self.on_progress)
+            found, basins = SampleEvaluation.of(drawn), found_basins(domain, drawn)
+            rest = f"reverse KL {found.reverse_kl} kT, force MSE on samples {found.force_mse_samples} (kT/nm)^2"
+        else:
+            found = evaluate(
+                potential, test, self.reference, self.settings.n_samples, noise, self.on_progress, provenance_of(model)
+            )
+            basins = found_basins(domain, found.samples, found.frames, found.mixing.blocks)
+            rest = f"gap of the likelihood {found.forward_kl} kT, force MSE {found.force_mse_data} (kT/nm)^2"
+        kinds = "" if test is None else f"{len(test)} frames and "
         self.decisions.make(
             "evaluated",
             lambda: (
                 found.ess.value,
-                f"evaluation on {len(test)} frames and {self.settings.n_samples} samples that no training saw: "
-                f"sampling efficiency {percent(found.ess)}, gap of the likelihood {found.forward_kl} kT, force MSE "
-                f"{found.force_mse_data} (kT/nm)^2",
+                f"evaluation on {kinds}{self.settings.n_samples} samples that no training saw: sampling efficiency "
+                f"{percent(found.ess)}, {rest}",
             ),
         )
         result = Fitted(
@@ -467,19 +549,31 @@ class _Fit:
             self._energy_evaluations(),
         )
         write_atomically(self.folder / "metrics.json", json.dumps(result.to_dict(), indent=1, default=str).encode())
-        write_fit(result, self.settings, test, potential.coordinates.codomain)
+        write_fit(result, self.settings, domain)
         return result
 
     def _energy_evaluations(self) -> int:
         """What all trainings asked the reference for, by their metrics."""
-        import csv
-
-        total = 0
-        for path in sorted(self.folder.glob("round-*/metrics.csv")):
+        total = 0 if self.settings.md else int(self.decisions.make("crude", lambda: (0, "")))
+        for path in sorted(self.folder.glob("*-*/metrics.csv")):
             with path.open(newline="") as file:
                 *_, last = csv.DictReader(file)
             total += int(float(last.get("energy_evaluations") or 0))
         return total
+
+
+def ess_of(log_weights: torch.Tensor, model: Path) -> Estimate:
+    """The sampling efficiency by some weights.
+
+    Raises:
+        TrainingError: If all of them are zero.
+    """
+    if not bool((log_weights > -math.inf).any()):
+        raise TrainingError(
+            f'No sample of the model "{model}" has a finite energy in the reference. Give a longer budget, and another '
+            "folder."
+        )
+    return ess_fraction(log_weights)
 
 
 def log_weights_of(drawn: Mapping[str, np.ndarray], kT: float) -> torch.Tensor:
@@ -487,6 +581,3 @@ def log_weights_of(drawn: Mapping[str, np.ndarray], kT: float) -> torch.Tensor:
     energy, log_density = torch.from_numpy(drawn["energy"]), torch.from_numpy(drawn["log_density"])
     possible = energy.isfinite() & log_density.isfinite()
     return torch.where(possible, -energy / kT - log_density, -math.inf)
-
-
-__all__ = ["Fitted", "fit", "log_weights_of", "write_frames"]

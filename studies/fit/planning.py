@@ -1,10 +1,9 @@
-"""How much of everything: from the molecule, and from what was measured of speed and quality."""
+"""The sizes of all stages: from the molecule, and from what was measured of speed and quality."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,12 +16,11 @@ from ...molecules.frames import Frames
 from ...training.config import RefiningSettings, TrainSettings
 from ...training.losses import damped, force_error, likelihood_and_forces
 from ...training.run import initial_potential
-from .settings import spoken
 
 TIMESTEP = 0.001
 FRAME_INTERVAL = 0.1
 EQUILIBRATION = 2.0
-"""Of dynamics, ps."""
+"""Times of dynamics, ps: of a step, between frames, and before the first one."""
 
 MD_SHARE, FIRST_SHARE = 0.12, 0.25
 """Shares of the budget for dynamics, and for a first model on its frames."""
@@ -48,23 +46,10 @@ DRAWING_SHARE = 0.35
 """Time for samples in units of that for training steps, as long as samples need not serve too often for it."""
 
 MOST_USES = 12
-"""Times that a sample is trained on, at most."""
+"""Largest number of times that a sample is trained on."""
 
 LARGEST_POOL = 500_000
 FEWEST_STEPS = 100
-
-
-@dataclass(frozen=True)
-class Speed:
-    """What things cost.
-
-    Attributes:
-        cores: Cores of this machine.
-        energy: Seconds for energy and forces of one configuration, on one core.
-    """
-
-    cores: int
-    energy: float
 
 
 def seconds_per_energy(reference: Potential, positions: Float[Tensor, "1 atoms 3"]) -> float:
@@ -188,6 +173,3 @@ def described(settings: TrainSettings) -> str:
 def plain_settings(settings: TrainSettings) -> dict[str, Any]:
     """Settings in JSON types, for the record; `TrainSettings.model_validate` reads them back."""
     return settings.model_dump(mode="json")
-
-
-__all__ = ["Speed", "architecture", "described", "first_training", "plain_settings", "round_training", "spoken"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from ...analysis.evaluation import Evaluation
 from ...analysis.found_basins import COLUMNS
 from ...core.manifolds import Product
-from ...molecules.frames import Frames
+from ...runs.provenance import versions
 from ..gallery import evaluation_pictures, training_picture
 from ..report import Picture, Report, Table, write_report
-from .fit import Fitted
+from .result import Fitted
 from .settings import FitSettings, spoken
 
 EVALUATION = ("quantity", "value", "unit, remark")
@@ -26,13 +27,12 @@ def tables(result: Fitted) -> list[Table]:
     return found
 
 
-def write_fit(result: Fitted, settings: FitSettings, test: Frames, domain: Product) -> None:
+def write_fit(result: Fitted, settings: FitSettings, domain: Product) -> None:
     """Write ``report.html`` into the folder of a fit.
 
     Args:
         result: What came out.
         settings: What was asked for.
-        test: The frames of the evaluation.
         domain: The columns of the internal coordinates.
     """
     asked = (
@@ -41,8 +41,14 @@ def write_fit(result: Fitted, settings: FitSettings, test: Frames, domain: Produ
         "training."
     )
     wrong = [f"Still wrong: {text}." for text in result.problems] or ["Nothing was found to be wrong."]
-    runs = ["first", *sorted((path.name for path in result.folder.glob("round-*")), key=lambda n: int(n[6:]))]
-    pictures = evaluation_pictures(result.evaluation, domain)
+    found = result.evaluation
+    pictures = evaluation_pictures(found, domain) if isinstance(found, Evaluation) else []
+    runs = ["first"]
+    for kind in ("temperature", "round"):
+        numbers = sorted(
+            int(path.parent.name.partition("-")[2]) for path in result.folder.glob(f"{kind}-*/metrics.csv")
+        )
+        runs += [f"{kind}-{number}" for number in numbers]
     for name in runs:
         picture = training_picture(result.folder / name / "metrics.csv")
         pictures.append(Picture(f"{picture.title}: {name}", picture.caption, picture.png))
@@ -51,6 +57,10 @@ def write_fit(result: Fitted, settings: FitSettings, test: Frames, domain: Produ
         paragraphs=[asked, *wrong],
         tables=tables(result),
         pictures=pictures,
-        provenance={**test.provenance, "seed": settings.seed},
+        provenance={
+            "reference": settings.reference,
+            "seed": settings.seed,
+            **versions("smoothflow", "torch", "openmm"),
+        },
     )
     write_report(report, result.folder / "report.html")

@@ -21,10 +21,10 @@ from ...core.units import BOLTZMANN, FEMTOSECOND, thermal_energy
 from ...integrators.langevin import Langevin
 from ...integrators.stepping import Stepper
 from ...integrators.velocity_verlet import VelocityVerlet
+from ...molecules.elements import covalent_lengths
 from ...molecules.geometry import handedness
 from ...runs.progress import OnProgress, Progress, within
 from .report import Finding, single
-from .scans import covalent_lengths
 from .settings import PhysicsSettings
 
 FLUCTUATION = 0.02

@@ -1,4 +1,4 @@
-"""What a physical examination of a potential found."""
+"""The findings of a physical examination of a potential."""
 
 from __future__ import annotations
 

@@ -10,8 +10,6 @@ from smoothflow import read_frames
 
 from .conftest import Smoothflow
 
-pytest.importorskip("openmm")
-
 MODEL = "ala2-smooth"
 OWN = "amber99sbildn.xml,amber99_obc.xml"
 OTHER = "amber96.xml,amber96_obc.xml"

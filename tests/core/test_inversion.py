@@ -332,10 +332,10 @@ NUMERICAL_OR_NOT = [
 def test_without_waiting_no_inverse_depends_on_values(name: str, manifold: Manifold, with_derivatives: bool) -> None:
     transform = registry().transform(name)(manifold)
     # fewer steps are traced sooner
-    transform.solver = SafeguardedNewton(queued_steps=10)
+    transform.solver = SafeguardedNewton(queued_steps=6)
     generator = torch.Generator().manual_seed(8)
-    y = torch.rand(4, generator=generator, dtype=torch.float64)
-    params = torch.randn((4, transform.n_params), generator=generator, dtype=torch.float64)
+    y = torch.rand(8, generator=generator, dtype=torch.float64)
+    params = 0.5 * torch.randn((8, transform.n_params), generator=generator, dtype=torch.float64)
 
     def inverse(y: Tensor, params: Tensor) -> tuple[Tensor, ...]:
         if not with_derivatives:
@@ -347,9 +347,15 @@ def test_without_waiting_no_inverse_depends_on_values(name: str, manifold: Manif
 
     with without_waiting():
         graph = make_fx(inverse)(y, params)
-    # traced at some values, right at others
+    # what is made of Python's numbers on the way cannot be recorded
+    assert not [node for node in graph.graph.nodes if "lift_fresh" in str(node.target)]
+    # traced at some values, right at others, where the few steps are enough
     y, params = y.flip(0), 0.5 * params
-    torch.testing.assert_close(graph(y, params), inverse(y, params), rtol=1e-9, atol=1e-11)
+    found, expected = graph(y, params), inverse(y, params)
+    enough = found[0].isfinite()
+    assert bool(enough.any())
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours[enough], theirs[enough], rtol=1e-9, atol=1e-11)
 
 
 def test_a_root_that_is_not_found_without_waiting_is_not_a_number() -> None:

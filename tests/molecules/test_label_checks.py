@@ -145,3 +145,12 @@ def test_frames_far_from_the_origin_keep_their_bonds() -> None:
         GeometryError, match=r"1e\+05 nm from the origin, where single precision resolves only 0.008 nm"
     ):
         lost.require_precision()
+
+
+@pytest.mark.parametrize(
+    "change", [lambda energies: 0 * energies, lambda energies: energies + 1e3 * np.arange(len(energies))]
+)
+def test_numbers_that_are_no_energies_are_refused_beside_right_forces(change) -> None:
+    frames = chain_frames(400)
+    with pytest.raises(FileFormatError, match=r"energies of it (fluctuate|do not belong)"):
+        check_labels(replace(frames, energies=change(frames.energies)), "it")

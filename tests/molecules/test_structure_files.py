@@ -291,3 +291,168 @@ def test_linear_groups_have_internal_coordinates(smiles: str) -> None:
 def test_linear_molecules_are_refused(smiles: str) -> None:
     with pytest.raises(TopologyError, match="All atoms lie on one line"):
         InternalCoordinates(topology_from_smiles(smiles)[0])
+
+
+def of_alanine(change, atoms=None) -> str:
+    """The file of capped alanine with its atoms' records changed: all of them, or those of these numbers."""
+    rows, count = [], 0
+    for row in ALANINE.read_text().splitlines():
+        if row.startswith(("ATOM", "HETATM")):
+            row = change(row.ljust(80)) if atoms is None or count in atoms else row
+            count += 1
+        rows.append(row)
+    return "\n".join(rows) + "\n"
+
+
+def models(*texts: str) -> str:
+    """Files of one molecule as the models of one file."""
+    parts = []
+    for number, text in enumerate(texts, start=1):
+        records = [row for row in text.splitlines() if row.startswith(("ATOM", "HETATM"))]
+        parts += [f"MODEL     {number:4d}", *records, "ENDMDL"]
+    return "\n".join([*parts, "END", ""])
+
+
+@pytest.mark.parametrize("columns", [" N", "CA", "HG"])
+def test_an_element_that_a_standard_residue_does_not_have_is_refused(tmp_path: Path, columns: str) -> None:
+    path = tmp_path / "molecule.pdb"
+    path.write_text(of_alanine(lambda row: row[:76] + columns + row[78:], [8]))
+    with pytest.raises(TopologyError, match=r"ALA2-CA is .* in a standard residue it is C"):
+        read_structure(path)
+
+
+@pytest.mark.parametrize(("start", "stop", "text"), [(76, 78, " N"), (78, 80, "1-")])
+def test_models_that_differ_in_an_element_or_a_charge_are_refused(
+    tmp_path: Path, start: int, stop: int, text: str
+) -> None:
+    other = of_alanine(lambda row: row[:start] + text + row[stop:], [8])
+    path = tmp_path / "models.pdb"
+    path.write_text(models(of_alanine(str), other))
+    with pytest.raises(FileFormatError, match=r"atom 8 .* another element or charge in model 2"):
+        read_structure(path)
+
+
+def test_charges_count_where_the_element_column_is_blank(tmp_path: Path) -> None:
+    path = tmp_path / "molecule.pdb"
+    path.write_text(of_alanine(lambda row: row[:76] + "  1-", [5]))
+    assert read_structure(path).charges == (*(0,) * 5, -1, *(0,) * 16)
+
+
+@pytest.mark.parametrize("length", [47, 50, 53])
+def test_a_last_coordinate_that_is_cut_is_refused(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "cut.pdb"
+    path.write_text(of_alanine(lambda row: row[:length], [21]))
+    with pytest.raises(FileFormatError, match=r"are not three coordinates. The file may be truncated"):
+        read_structure(path)
+
+
+def test_letters_that_python_takes_for_line_ends_change_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "molecule.pdb"
+    path.write_bytes(b"REMARK caf\x85ATOM      1 of \xe9\x1cATOM\n" + ALANINE.read_bytes())
+    assert read_structure(path).topology == read_structure(ALANINE).topology
+
+
+def test_periodic_boxes_are_left_out_with_a_word(tmp_path: Path) -> None:
+    box = "CRYST1{0:9.3f}{0:9.3f}{0:9.3f}  90.00  90.00  90.00 P 1           1\n"
+    path = tmp_path / "molecule.pdb"
+    path.write_text(box.format(20) + ALANINE.read_text())
+    with pytest.warns(StructureWarning, match="periodic box"):
+        read_structure(path)
+    # this is how the format says that there is none
+    path.write_text(box.format(1) + ALANINE.read_text())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_structure(path)
+
+
+@pytest.mark.parametrize("name", ["water.gro", "water.mol2", "water.xyz", "water.pdb.gz"])
+def test_structures_of_unknown_formats_are_told_what_is_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("3\nwater\nO 0 0 0\n")
+    with pytest.raises(FileFormatError, match=rf'suffix of ".*{name}" is not .* \.cif, .*\.sdf'):
+        read_structure(tmp_path / name)
+
+
+def mmcif_of_alanine() -> str:
+    from openmm.app import PDBFile, PDBxFile
+
+    file = PDBFile(str(ALANINE))
+    text = io.StringIO()
+    PDBxFile.writeFile(file.topology, file.positions, text)
+    return text.getvalue()
+
+
+def test_alternate_locations_of_mmcif_files_are_those_of_highest_occupancy(tmp_path: Path) -> None:
+    rows = []
+    for row in mmcif_of_alanine().splitlines():
+        words = row.split()
+        if words[:1] == ["ATOM"] and words[3] == "CB":
+            rows.append(" ".join([*words[:4], "A", *words[5:13], "0.3", *words[14:]]))
+            x = f"{float(words[10]) + 0.1:.4f}"
+            rows.append(" ".join([*words[:4], "B", *words[5:10], x, *words[11:13], "0.7", *words[14:]]))
+        else:
+            rows.append(row)
+    path = tmp_path / "alternate.cif"
+    path.write_text("\n".join(rows) + "\n")
+    with pytest.warns(StructureWarning, match="highest occupancy"):
+        found = read_structure(path)
+    right = read_structure(ALANINE)
+    assert found.topology == right.topology
+    beta = next(i for i, atom in enumerate(right.topology.atoms) if atom.name == "CB")
+    # 0.1 Å; files hold 4 decimals
+    assert float(found.positions[0, beta, 0] - right.positions[0, beta, 0]) == pytest.approx(0.01, abs=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text + "data_second\n" + text.split("\n", 1)[1], "holds 2 blocks"),
+        (lambda _: "data_empty\n", "has no atoms"),
+        (lambda _: "", "has no atoms"),
+    ],
+)
+def test_mmcif_files_that_are_not_one_molecule_are_refused(tmp_path: Path, change, message: str) -> None:
+    path = tmp_path / "molecule.cif"
+    path.write_text(change(mmcif_of_alanine()))
+    with pytest.raises(FileFormatError, match=message):
+        read_structure(path)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "chosen"), [("CC(O)F", "C2"), ("CC=CF", "double bond of C2 and C3"), ("NC(C)C(=O)O", "C1")]
+)
+def test_stereochemistry_that_a_smiles_string_leaves_open_is_warned_of(smiles: str, chosen: str) -> None:
+    with pytest.warns(StructureWarning, match=f"does not say the configuration of .*{chosen}"):
+        topology_from_smiles(smiles)
+
+
+@pytest.mark.parametrize("smiles", ["C[C@H](O)F", "C/C=C/F", "CCO", "C[N+](C)(C)C", "CN=[N+]=[N-]", "NC(=N)N"])
+def test_stereochemistry_that_is_given_or_absent_passes_without_a_warning(smiles: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        topology_from_smiles(smiles)
+
+
+def test_isotopes_are_warned_of_or_refused(tmp_path: Path) -> None:
+    with pytest.warns(StructureWarning, match=r"isotopes, atoms 0 \(2H\)"):
+        topology_from_smiles("[2H]OC")
+    path = tmp_path / "molecule.pdb"
+    path.write_text(of_alanine(lambda row: row[:76] + " D" + row[78:], [1]))
+    with pytest.raises(TopologyError, match="deuterium"):
+        read_structure(path)
+
+
+def test_an_empty_smiles_string_is_refused() -> None:
+    with pytest.raises(TopologyError, match="not a valid SMILES"):
+        topology_from_smiles("")
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_line_ends_and_data_items_of_sdf_files_change_nothing(tmp_path: Path, end: str) -> None:
+    from rdkit.Chem import rdDistGeom
+
+    molecule = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    rdDistGeom.EmbedMolecule(molecule, randomSeed=1)
+    path = tmp_path / "molecule.sdf"
+    path.write_bytes((Chem.MolToMolBlock(molecule) + ">  <energy>\n-1.0\n\n$$$$\n").replace("\n", end).encode())
+    with pytest.warns(StructureWarning, match="Not read .* energy"):
+        assert len(read_structure(path).topology) == 9

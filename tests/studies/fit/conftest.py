@@ -1,0 +1,3 @@
+"""Frames of a molecule in closed form."""
+
+from closed_forms import force_field, peroxide_frames  # noqa: F401
