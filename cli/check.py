@@ -121,7 +121,7 @@ def run(
         seed=seed,
     )
     chosen = [test.strip() for test in tests.split(",")]
-    beside = None if reference is None else provider_potential(reference, structure)
+    beside = None if reference is None else provider_potential(reference, structure, where)
     planned = plan_physics(potential, positions, settings, chosen)
     for plan in planned:
         note(f"{plan.test}: left out, {plan.left_out}" if plan.left_out else f"{plan.test}: {_duration(plan.seconds)}")

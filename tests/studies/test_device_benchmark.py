@@ -178,8 +178,31 @@ def test_recorded_work_stands_beside_what_is_not(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(device_benchmark, "BATCHES", (1, 4))
     monkeypatch.setattr(device_benchmark, "TRAINING_BATCHES", (4,))
     monkeypatch.setattr(device_benchmark, "REPLICAS", (2,))
-    content = measure_device(CPU, 120.0, tmp_path / "device.json")
+    content = measure_device(CPU, 40.0, tmp_path / "device.json")
     ways = {(row["section"], row["way"]) for row in content["figures"]}
     for section in ("energy and forces", "samples", "training step", "dynamics"):
         assert {(section, "eager"), (section, "captured")} <= ways
     assert ("weighted samples", "captured") in ways
+
+
+def test_a_bare_machine_has_all_that_it_needs() -> None:
+    blocked = [
+        "lightning",
+        "jinja2",
+        "matplotlib",
+        "h5py",
+        "mdtraj",
+        "yaml",
+        "pytest",
+        "zuko",
+        "pydantic",
+        "ase",
+        "openmm",
+    ]
+    program = f"""
+import sys
+for name in {blocked}:
+    sys.modules[name] = None
+import smoothflow.studies.device_benchmark
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
