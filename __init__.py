@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from .analysis.estimates import mean_of_independent
     from .analysis.evaluation import evaluate
     from .analysis.reweighting import clipped_ess_fraction, ess_fraction, free_energy_difference, weighted_mean
-    from .backends.engines.ase import SmoothflowCalculator
+    from .backends.engines.ase import ASEJumps, SmoothflowCalculator
     from .backends.engines.ipi import SmoothflowPES
     from .backends.engines.lammps import attach_to_lammps, new_lammps
     from .backends.engines.metatomic import to_metatomic
-    from .backends.engines.openmm import to_openmm_force
+    from .backends.engines.openmm import OpenMMJumps, to_openmm_force
     from .coordinates.internal import InternalCoordinates
     from .coordinates.zmatrix import ZMatrix
     from .core.architecture import FlowSettings, build_flow
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .molecules.frames_file import read_frames, write_frames
     from .molecules.shipped import molecule_path
     from .molecules.topologies import Structure, read_structure, topology_from_pdb, topology_from_smiles
+    from .potentials.captured import CapturedPotential
     from .potentials.compilation import compile_potential
     from .potentials.compiled import CompiledPotential
     from .potentials.flow_potential import FlowPotential
@@ -56,7 +57,9 @@ __version__ = "0.2.0"
 find_moved_modules()
 
 __all__ = [
+    "ASEJumps",
     "Atom",
+    "CapturedPotential",
     "Chart",
     "Circle",
     "CompiledPotential",
@@ -73,6 +76,7 @@ __all__ = [
     "Line",
     "LossWeights",
     "Manifold",
+    "OpenMMJumps",
     "ParallelPotential",
     "Potential",
     "SimulateSettings",
@@ -121,7 +125,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ASEJumps": ".backends.engines.ase",
     "Atom": ".core.topology",
+    "CapturedPotential": ".potentials.captured",
     "Chart": ".core.charts",
     "Circle": ".core.manifolds",
     "CompiledPotential": ".potentials.compiled",
@@ -138,6 +144,7 @@ _HOMES = {
     "Line": ".core.manifolds",
     "LossWeights": ".training.config",
     "Manifold": ".core.manifolds",
+    "OpenMMJumps": ".backends.engines.openmm",
     "ParallelPotential": ".potentials.parallel",
     "Potential": ".core.potential",
     "SimulateSettings": ".sampling.simulate",

@@ -19,10 +19,10 @@ from ..molecules.frames import Frames
 from .estimates import FEWEST_BLOCKS, Blocks, Estimate, mean_of_series, plain
 
 BLOCK_MEMORIES = 5
-"""A block is so many times as long as the memory of the frames: its error is then 5 % too small, or less."""
+"""Length of a block in units of the memory of the frames: its error is then 5 % too small, or less."""
 
 MOST_BLOCKS = 64
-"""More blocks do not make an error better known: it is known to 9 % with so many."""
+"""Largest number of blocks: with as many an error is known to 9 %, and more do not make it better known."""
 
 LARGEST_COPIED = 0.1
 """Share of frames that repeat others from which on errors, which take frames for different ones, are not told."""

@@ -39,6 +39,12 @@ MOST_ERRORS = 3.0
 FEWEST_BLOCKS = 4
 """Fewer blocks of frames than this do not tell how much their means vary."""
 
+FEWEST_VISITS = 2.0
+"""What independent frames show less often than this has no error: one visit more or less would be as large."""
+
+SLOW = 20
+"""A motion is a slow one if it outlasts the memory of the frames divided by this."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -148,6 +154,26 @@ class Blocks:
         sums = torch.zeros(n_blocks, dtype=torch.float64).index_add_(0, self.index, deviations)
         variance = n_blocks / (n_blocks - 1) * float((sums**2).sum()) / len(deviations) ** 2
         return student(n_blocks - 1) / 2 * math.sqrt(variance)
+
+    def n_effective_of(self, values: Float[Tensor, "n"]) -> float:
+        r"""Independent frames that all frames are worth for one observable, part of which may move fast.
+
+        .. math:: \frac{n}{1 - s + s\,g}, \qquad s = \rho(t)\, e^{2 t / g}, \qquad t = g / 20
+
+        with the memory g of the slowest motion in frames, the observable's autocorrelation :math:`\rho`, and so the
+        share s of its variance that lives as long.
+        """
+        memory = len(values) / self.n_effective
+        lag = math.ceil(memory / SLOW)
+        order = torch.argsort(self.index, stable=True)
+        block, deviations = self.index[order], (values.double() - values.double().mean())[order]
+        together = block[lag:] == block[:-lag]
+        variance = float((deviations**2).mean())
+        if variance == 0 or not bool(together.any()):
+            return self.n_effective
+        correlation = float((deviations[lag:] * deviations[:-lag])[together].mean()) / variance
+        share = min(1.0, max(0.0, correlation * math.exp(2 * lag / memory)))
+        return len(values) / (1 - share + share * memory)
 
 
 def student(degrees: int) -> float:
@@ -273,8 +299,9 @@ def fraction_of_series(flags: Bool[Tensor, "n"], blocks: Blocks) -> Estimate:
     r"""The fraction of frames in order of time for which something holds.
 
     The interval is `wilson`'s for as many independent frames as the variance of the blocks' means allows,
-    :math:`p (1 - p) / \delta^2`, and not more than those that the slowest motion allows. What no frame shows has
-    no number: walkers that never went there do not tell how rarely they would.
+    :math:`p (1 - p) / \delta^2`, and not more than those that its own slow motion allows (`Blocks.n_effective_of`).
+    What no frame shows has no number: walkers that never went there do not tell how rarely they would; and what was
+    visited less than twice, or left, has no error.
     """
     n_blocks = int(blocks.index.max()) + 1
     p = float(flags.double().mean())
@@ -285,9 +312,13 @@ def fraction_of_series(flags: Bool[Tensor, "n"], blocks: Blocks) -> Estimate:
         )
     if blocks.reason:
         return Estimate(p, error, len(flags)).because(blocks.reason)
+    visits = blocks.n_effective * min(p, 1 - p)
+    if visits < FEWEST_VISITS:
+        what = "seen" if p < 0.5 else "left"
+        return Estimate(p, error, len(flags)).because(f"{what} in what is worth {visits:.1g} independent frames")
     # the blocks' own count of degrees of freedom is in the error already
     seen = p * (1 - p) / error**2 if error > 0 else math.inf
-    n = max(1.0, min(seen, blocks.n_effective * (2 / student(n_blocks - 1)) ** 2))
+    n = max(1.0, min(seen, blocks.n_effective_of(flags.double()) * (2 / student(n_blocks - 1)) ** 2))
     spread = max(math.sqrt(p * (1 - p) / n), 1 / n)
     return Estimate(p, spread, len(flags), interval=wilson(p, n))
 

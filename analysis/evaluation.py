@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.potential import Potential
 from ..molecules.frames import Frames
+from ..molecules.geometry import handedness, tetrahedral_centres
 from ..molecules.sketch import Origin, SharedFrames, shared_frames
 from ..potentials.flow_potential import FlowPotential
 from ..runs.progress import OnProgress, silent
@@ -44,7 +45,7 @@ from .reweighting import (
     weight_tail,
     weighted_fraction,
 )
-from .structure import TorsionDivergence, handedness, ramachandran_pairs, tetrahedral_centres, torsion_divergence
+from .structure import TorsionDivergence, ramachandran_pairs, torsion_divergence
 
 HIGH_ENERGY = 100.0
 """Samples this far, in kT, above the mean energy of the frames count as of high energy."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -11,6 +12,31 @@ from torch import Tensor
 
 from .estimates import Blocks, Estimate, wilson
 from .reweighting import FEWEST_HITS, bennett, error_of_both, kish
+
+
+def mixture_log_weights(
+    energy: Float[Tensor, "n"], log_densities: Float[Tensor, "samplers n"], counts: Sequence[int]
+) -> Float[Tensor, "n"]:
+    r"""Log-weights of draws of several samplers together, as if all were draws of the mixture of these.
+
+    .. math:: \log w(x) = -u(x) - \log \sum_k \frac{n_k}{n} q_k(x)
+
+    For normalized densities it is what the multistate Bennett acceptance ratio (MBAR) gives: their free energies are
+    known. A draw weighs little wherever any sampler is dense, so that a bad early sampler cannot spoil what a better
+    later one has found. Errors that take the draws as those of the mixture are on the safe side: how many there are of
+    each sampler is not left to chance.
+
+    Args:
+        energy: u, kT; infinite where there is none.
+        log_densities: Log-density of every sampler at every draw.
+        counts: How many draws are of each sampler.
+
+    References: Shirts, Chodera, J. Chem. Phys. 129, 124105 (2008), arXiv 0801.1426; Veach, Guibas, SIGGRAPH 1995, who
+    call it the balance heuristic.
+    """
+    shares = torch.tensor(counts, dtype=torch.float64)
+    mixture = torch.logsumexp(log_densities.double() + (shares / shares.sum()).log()[:, None], 0)
+    return torch.where(energy.isfinite(), -energy.double() - mixture, -math.inf)
 
 
 class BothEnsembles:

@@ -94,7 +94,7 @@ def require_frames(potential: FlowPotential, frames: Frames, reference: Potentia
     if len(frames) < 2:
         raise ConfigurationError(f"An evaluation needs at least two frames; got {len(frames)}.")
     if frames.replica is not None:
-        frames = frames[np.argsort(frames.replica, kind="stable")]
+        frames = frames[frames.by_walker]
     if frames.energies is not None:
         require_reference(frames, frames.energies, reference)
     frames.require_precision()

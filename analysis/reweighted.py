@@ -180,14 +180,7 @@ def average(
         not_finite=int((~drawn.energy.isfinite()).sum()),
         n_evaluations=drawn.n_evaluations,
         ess=ess_fraction(weights),
-        samples=_averages(
-            drawn,
-            basins,
-            lambda values: weighted_mean(values, weights),
-            lambda flags: weighted_fraction(flags, weights),
-            lambda first, second: free_energy_difference(first, second, weights),
-            log_z(weights),
-        ).because(tail.reason),
+        samples=weighted_averages(drawn, basins),
     )
     if seen is None or seen.mixing is None:
         return result
@@ -221,6 +214,33 @@ def average(
         overlap=both.partition.overlap,
         mixing=mixed,
     )
+
+
+def weighted_averages(drawn: Draws, basins: Sequence[Basin] = ()) -> Averages:
+    """Averages over a force field by the weights of independent draws; without errors where a few weights decide."""
+    weights = drawn.log_weights
+    return _averages(
+        drawn,
+        basins,
+        lambda values: weighted_mean(values, weights),
+        lambda flags: weighted_fraction(flags, weights),
+        lambda first, second: free_energy_difference(first, second, weights),
+        log_z(weights),
+    ).because(weight_tail(weights).reason)
+
+
+def torsions_of(
+    potential: FlowPotential, positions: Float[Tensor, "n atoms 3"], names: Sequence[str]
+) -> dict[str, Float[Tensor, "n"]]:
+    """Torsions of configurations (nm) by name, radians."""
+    columns = [potential.coordinates.codomain.index(name) for name in names]
+    with torch.no_grad():
+        parts = [
+            potential.coordinates.encode(part.to(potential.device, potential.dtype))[0][:, columns].double().cpu()
+            for part in torch.split(positions, BLOCK)
+        ]
+    angles = torch.cat(parts)
+    return {name: angles[:, i] for i, name in enumerate(names)}
 
 
 def require_torsions(potential: FlowPotential, basins: Sequence[Basin]) -> list[str]:

@@ -206,6 +206,54 @@ def free_energy_difference(
     return _from_influence(value, influence).because(reason)
 
 
+def level_difference(log_weights: Float[Tensor, "n"], other_log_weights: Float[Tensor, "n"]) -> Estimate:
+    r"""The free energy of one target less that of another one, in kT, by weights of the same independent draws.
+
+    .. math:: \Delta F / kT = -\log \frac{\sum_i w_i}{\sum_i w'_i}
+
+    What both weights have in common cancels in its error. There is none where a few weights of either decide.
+
+    Args:
+        log_weights: Log weights of the first target.
+        other_log_weights: Those of the other one, to the same density.
+    """
+    ours, theirs = _weights(log_weights), _weights(other_log_weights)
+    value = log_z(other_log_weights).value - log_z(log_weights).value
+    reason = weight_tail(log_weights).reason or weight_tail(other_log_weights).reason
+    return _from_influence(value, theirs / theirs.mean() - ours / ours.mean()).because(reason)
+
+
+def level_shift(
+    in_first: Bool[Tensor, "n"],
+    in_second: Bool[Tensor, "n"],
+    log_weights: Float[Tensor, "n"],
+    other_log_weights: Float[Tensor, "n"],
+) -> Estimate:
+    r"""By how much the free energy of a first region above a second one is higher for one target than for another, kT.
+
+    .. math:: \Delta\Delta F = \Delta F - \Delta F'
+
+    with `free_energy_difference` of each, from the same draws: what both have in common cancels in the error.
+
+    Args:
+        in_first: Which draws are in the first region.
+        in_second: Which are in the second one.
+        log_weights: Log weights of the one target.
+        other_log_weights: Those of the other one.
+    """
+    both = [free_energy_difference(in_first, in_second, each) for each in (log_weights, other_log_weights)]
+    value = both[0].value - both[1].value
+    unknown = next((each.reason for each in both if math.isnan(each.value)), "")
+    if unknown:
+        return Estimate(value, math.nan, len(log_weights)).withheld(unknown)
+    influence = torch.zeros(len(log_weights), dtype=torch.float64)
+    for sign, each in ((1, log_weights), (-1, other_log_weights)):
+        w = _weights(each)
+        first, second = w * in_first.cpu(), w * in_second.cpu()
+        influence += sign * (first / first.mean() - second / second.mean())
+    return _from_influence(value, influence).because(both[0].reason or both[1].reason)
+
+
 @dataclass(frozen=True)
 class Partition:
     r"""The logarithm of the target's partition function, with the influence of every draw on it.

@@ -1,4 +1,4 @@
-"""Structure of a set of configurations: pairs of torsions, populations of a grid, and handedness."""
+"""Structure of a set of configurations: pairs of torsions, and populations of a grid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..core.errors import ConfigurationError
 from ..core.manifolds import FULL_TURN, Circle, Product
-from ..core.topology import Topology
 from .estimates import Estimate
 
 N_BINS = 36
@@ -101,22 +100,3 @@ def torsion_divergence(
         both(histogram_divergence(first, ours), histogram_divergence(second, ours_too)),
         both(histogram_divergence(first, second), histogram_divergence(second, first)),
     )
-
-
-def tetrahedral_centres(topology: Topology) -> tuple[int, ...]:
-    """The atoms with four neighbours."""
-    return tuple(i for i, bonded in enumerate(topology.neighbours()) if len(bonded) == 4)
-
-
-def handedness(positions: Float[Tensor, "batch atoms 3"], topology: Topology) -> Float[Tensor, "batch centres"]:
-    r"""The sense, +1 or -1, in which the neighbours of each tetrahedral centre are arranged, in the order of the atoms.
-
-    .. math:: \mathrm{sign} \left[ (b - a) \cdot (c - a) \times (d - a) \right]
-
-    It changes when a stereocentre is inverted, or when two hydrogens of a methyl group are exchanged.
-    """
-    neighbours = topology.neighbours()
-    corners = torch.tensor([neighbours[i] for i in tetrahedral_centres(topology)], dtype=torch.long).reshape(-1, 4)
-    a, b, c, d = positions[:, corners.to(positions.device)].unbind(-2)
-    volume: Tensor = ((b - a) * torch.linalg.cross(c - a, d - a)).sum(-1)
-    return volume.sign()

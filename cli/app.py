@@ -31,6 +31,7 @@ from . import (
     sample,
     simulate,
     train,
+    transfer,
 )
 from .console import complain, note
 from .streams import careful_streams
@@ -64,7 +65,7 @@ app = typer.Typer(
     epilog="Any command takes --debug to show the traceback of an error.",
 )
 COMMANDS = (
-    *(demo, fit, simulate, init, train, reproduce, evaluate, sample, md),
+    *(demo, fit, simulate, init, train, reproduce, evaluate, sample, transfer, md),
     *(compile, compare, convert, check, plugins, info, bench),
 )
 for module in COMMANDS:

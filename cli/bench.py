@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def run(
     suite: Annotated[
         list[str] | None,
-        typer.Option(help="Only this one; may be given again: dynamics, forces, growth, memory, ..."),
+        typer.Option(help="A suite to run; may be repeated: dynamics, forces, growth, memory, ..."),
     ] = None,
     output: Annotated[Path, typer.Option("--out", help="JSON file to write.")] = Path("smoothflow-bench.json"),
     compare: Annotated[
@@ -28,7 +28,7 @@ def run(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A model of capped alanine, shipped or a file; without, an untrained flow.",
+            help="A model of capped alanine, by name or file; an untrained flow by default.",
             autocompletion=completion.MODELS,
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""``smoothflow check``: do plug-ins keep their contracts, does a potential obey physics."""
+"""``smoothflow check``: whether plug-ins keep their contracts, and potentials obey physics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..runs.stopping import Terminated
 from ..studies.physics.settings import PHYSICS_TESTS, PhysicsSettings
 from . import completion
 from .console import note, print_json, print_table, task_progress
-from .options import AsJson, Seed, Structure, provider_potential, tell_code
+from .options import AsJson, Device, Seed, Structure, provider_potential, require_device, tell_code
 
 if TYPE_CHECKING:
     import torch
@@ -50,15 +50,20 @@ def run(
     ],
     frames: Annotated[
         Path | None,
-        typer.Option(help="Frames to start from; without, samples of the model.", autocompletion=completion.FRAMES),
+        typer.Option(help="Frames to start from; by default samples of the model.", autocompletion=completion.FRAMES),
     ] = None,
     structure: Structure = "capped-alanine",
     tests: Annotated[
-        str, typer.Option(help="Which physics tests, with commas.", show_default="all", autocompletion=completion.TESTS)
+        str,
+        typer.Option(
+            help="Physics tests to run, separated by commas.", show_default="all", autocompletion=completion.TESTS
+        ),
     ] = ",".join(PHYSICS_TESTS),
-    replicas: Annotated[int, typer.Option(min=1, help="Copies in all dynamics.")] = DEFAULTS.n_replicas,
+    replicas: Annotated[int, typer.Option(min=1, help="Independent copies in all dynamics.")] = DEFAULTS.n_replicas,
     nve_time: Annotated[float, typer.Option(help="Length of the NVE run, in ps.")] = DEFAULTS.production,
-    order_time: Annotated[float, typer.Option(help="And of each at another time step.")] = DEFAULTS.scaling_duration,
+    order_time: Annotated[
+        float, typer.Option(help="Length of each NVE run at another time step, in ps.")
+    ] = DEFAULTS.scaling_duration,
     nvt_steps: Annotated[int, typer.Option(min=1, help="Steps of the NVT run.")] = DEFAULTS.nvt_steps,
     reference: Annotated[
         str | None,
@@ -67,7 +72,11 @@ def run(
             autocompletion=completion.PROVIDERS,
         ),
     ] = None,
+    compile_model: Annotated[
+        bool, typer.Option("--compile", help="Check a model as it is compiled, or on a GPU captured.")
+    ] = False,
     seed: Seed = 0,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Check a plug-in against its contract, or a potential against physics; exit code 2 if something fails.
@@ -82,13 +91,27 @@ def run(
     Example: smoothflow check ala2-smooth --frames smoothflow-demo/frames.h5
     """
     from ..molecules.elements import masses
+    from ..potentials.elsewhere import ElsewherePotential
+    from ..potentials.flow_potential import FlowPotential
     from ..studies.physics.physics import ExaminationStopped, examine_physics, plan_physics
 
+    where = require_device(device)
     kinds = _kinds(name)
     if kinds:
+        if compile_model or where.type != "cpu":
+            raise ConfigurationError(
+                f'"{name}" is a plug-in, which is checked wherever it can run: leave out --device and --compile.'
+            )
         _check_contracts(name, kinds, seed, as_json)
         return
-    potential, topology, positions, temperature = _load(name, frames, structure, replicas, seed)
+    potential, topology, positions, temperature = _load(name, frames, structure, replicas, seed, where)
+    if compile_model:
+        if not isinstance(potential, FlowPotential):
+            raise ConfigurationError(f'"{name}" is not a model that could be compiled. Leave out --compile.')
+        potential = potential.compile()
+    if potential.device.type != "cpu":
+        # what is counted and compared is counted on the CPU
+        potential, positions = ElsewherePotential(potential), positions.cpu()
     settings = PhysicsSettings(
         temperature=temperature,
         n_replicas=replicas,
@@ -166,9 +189,9 @@ def _kinds(name: str) -> list[Kind]:
 
 
 def _load(
-    name: str, frames: Path | None, structure: str, n_samples: int, seed: int
+    name: str, frames: Path | None, structure: str, n_samples: int, seed: int, where: torch.device
 ) -> tuple[Potential, Topology, torch.Tensor, float]:
-    """The potential in float64, its molecule, configurations to start from, and their temperature in K."""
+    """The potential in float64 on a device, its molecule, configurations to start from, and their temperature in K."""
     import torch
 
     from ..core.plugins import registry
@@ -182,10 +205,12 @@ def _load(
     topology: Topology | None
     if ":" in name:
         with structure_file(structure) as path:
-            potential = provider_potential(name, path)
+            potential = provider_potential(name, path, where)
             topology, positions = topology_from_pdb(path)
     else:
         potential = tell_code(name, registry().load(name))
+        if where.type != "cpu":
+            potential = potential.to(where)
         topology = potential.topology
         if isinstance(potential, FlowPotential):
             temperature = potential.temperature

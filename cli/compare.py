@@ -44,18 +44,22 @@ def run(
     held_out: Annotated[
         Path | None, typer.Option(help="Frames to evaluate on.", autocompletion=completion.FRAMES)
     ] = None,
-    cells: Annotated[str, typer.Option(help="Which of the preset's flows, like smooth/nll,smooth/nll+fm.")] = "",
+    cells: Annotated[str, typer.Option(help="Flows of the preset to work on, like smooth/nll,smooth/nll+fm.")] = "",
     models: Annotated[
-        str, typer.Option(help="Models that are there already, by file or name, to measure alike, with commas.")
+        str, typer.Option(help="Models to measure beside the flows, by file or name, separated by commas.")
     ] = "",
     transforms: Annotated[
         str | None,
-        typer.Option(help="Names, with commas.", show_default=TRANSFORMS, autocompletion=completion.TRANSFORMS),
+        typer.Option(
+            help="Transforms to compare, separated by commas.",
+            show_default=TRANSFORMS,
+            autocompletion=completion.TRANSFORMS,
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML settings of each training.", autocompletion=completion.SETTINGS)
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each flow.")] = None,
     structure: Annotated[
         str | None,
         typer.Option(
@@ -73,9 +77,10 @@ def run(
         ),
     ] = None,
     n_samples: Annotated[
-        int | None, typer.Option("-n", "--n-samples", min=2, help="Samples of each model.", show_default="5000")
+        int | None,
+        typer.Option("-n", "--n-samples", min=2, help="Samples to draw from each model.", show_default="5000"),
     ] = None,
-    replicas: Annotated[int | None, typer.Option(min=1, help="NVE runs of each.", show_default="10")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="NVE runs of each model.", show_default="10")] = None,
     md_steps: Annotated[
         int | None, typer.Option(min=10, help="Steps of each NVE run, 1 fs.", show_default="1000")
     ] = None,
@@ -120,7 +125,9 @@ def run(
             registry().transform(name)
         if target is not None:
             if models:
-                raise ConfigurationError("Models are of molecules, and a target is none: leave out --models.")
+                raise ConfigurationError(
+                    "Models are of molecules, and cannot be compared on a toy target: leave out --models."
+                )
             _on_target(target, names, steps, seed or 0, output, as_json)
             return
         training = TrainSettings() if config is None else read_settings(config)

@@ -9,7 +9,7 @@ import typer
 
 from . import completion
 from .console import print_json, print_table, task_progress
-from .options import AsJson, Model, Precision, Seed
+from .options import AsJson, Device, Model, Precision, Seed, require_device
 
 N_CONFIGURATIONS = 64
 
@@ -19,7 +19,7 @@ def run(
     output: Annotated[Path, typer.Option("--out", help="The package; its name ends in .pt2.")],
     frames: Annotated[
         Path | None,
-        typer.Option(help="Frames to check it at; without, samples of the model.", autocompletion=completion.FRAMES),
+        typer.Option(help="Frames to check it at; by default samples of the model.", autocompletion=completion.FRAMES),
     ] = None,
     precision: Annotated[
         list[Precision] | None,
@@ -29,12 +29,13 @@ def run(
         bool, typer.Option("--second-derivatives", help="Add Hessian-vector products.")
     ] = False,
     seed: Seed = 0,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Compile a model's energies and forces, for one configuration and for many; takes minutes and needs g++.
 
-    The package runs without a compiler, on processors like this one and with this version of torch.
-    It is native code: load only those that you trust.
+    The package runs without a compiler, on processors like this one and with this version of torch; compiled with
+    --device cuda, on GPUs like the one here. It is native code: load only those that you trust.
 
     Example: smoothflow compile ala2-smooth --out smooth.pt2
     """
@@ -45,8 +46,9 @@ def run(
     from ..potentials.compilation import compile_potential
     from ..potentials.shipped import load_flow
 
+    where = require_device(device)
     require_free(output)
-    potential = load_flow(model)
+    potential = load_flow(model, device=where)
     if frames is None:
         with torch.no_grad():
             positions, _ = potential.sample(N_CONFIGURATIONS, seed=seed)

@@ -1,4 +1,4 @@
-"""What a shell may offer for a value: names of plug-ins and files that fit, found without waiting for torch."""
+"""What a shell may offer for a value: names of plug-ins and files that fit, found without importing torch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..molecules.shipped import molecule_names
 from ..studies.physics.settings import PHYSICS_TESTS
 
 Complete = Callable[[str], list[str]]
-"""From the beginning of a value to the values that begin so."""
+"""Maps the beginning of a value to the values that begin with it."""
 
 FOLDERS = 100
-"""In so many folders files are looked for, the nearest first."""
+"""Number of folders in which files are looked for, the nearest first."""
 
 
 def names(kind: str) -> list[str]:

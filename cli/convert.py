@@ -21,18 +21,22 @@ OURS = (".h5", ".hdf5")
 
 def run(
     source: Annotated[Path, typer.Argument(help="Frames (.h5), extended XYZ, npz (sGDML), or a trajectory.")],
-    destination: Annotated[Path, typer.Argument(help="The same choice; the suffix says which.")],
+    destination: Annotated[Path, typer.Argument(help="File to write, in one of these formats; the suffix says which.")],
     structure: Annotated[
         str | None,
         typer.Option(
             help="Structure file of the molecule, where the source lacks bonds.", autocompletion=completion.STRUCTURES
         ),
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="In K, where the source does not say it.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Temperature in K, where the source does not say it.")
+    ] = None,
     energy_key: Annotated[
         str | None, typer.Option(help="What the source (XYZ or npz) calls energies; 'none' leaves them out.")
     ] = None,
-    forces_key: Annotated[str | None, typer.Option(help="The same of forces.")] = None,
+    forces_key: Annotated[
+        str | None, typer.Option(help="What the source calls forces; 'none' leaves them out.")
+    ] = None,
     match: Annotated[
         str | None,
         typer.Option(
@@ -76,7 +80,7 @@ def run(
         if reference is not None:
             if pdb is None:
                 raise ConfigurationError("Recomputing forces needs the molecule: give --structure.")
-            reference = with_electrons(reference, charge, multiplicity)
+            reference = with_electrons(reference, charge, multiplicity, frames.provenance)
             with task_progress() as on_progress:
                 frames = recompute(frames, provider_potential(reference, pdb), reference, on_progress)
         elif charge is not None or multiplicity is not None:

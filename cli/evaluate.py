@@ -11,6 +11,7 @@ from . import completion
 from .console import note, print_json, print_table, task_progress
 from .options import (
     AsJson,
+    Capture,
     Charge,
     Device,
     DType,
@@ -18,6 +19,7 @@ from .options import (
     Multiplicity,
     Precision,
     Seed,
+    captured,
     model_reference,
     model_structure,
     provider_potential,
@@ -54,6 +56,7 @@ def run(
         int, typer.Option("-n", "--n-samples", min=2, help="Samples to draw from the model.")
     ] = 10_000,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with figures here.")] = None,
+    compile_model: Capture = False,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: DType = Precision.float64,
@@ -79,8 +82,11 @@ def run(
     where = require_device(device)
     provenance = provenance_of(model)
     potential = load_flow(model, dtype.torch, where)
+    if compile_model:
+        potential = captured(potential)
     held_out = read_frames(frames)
-    name = with_electrons(reference or model_reference(model, potential.coordinates.topology), charge, multiplicity)
+    known = reference or model_reference(model, potential.coordinates.topology)
+    name = with_electrons(known, charge, multiplicity, held_out.provenance)
     with model_structure(potential, structure) as (path, _):
         target = provider_potential(name, path, where)
     with task_progress() as on_progress:

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from ..molecules.shipped import AMBER
 from . import completion
 from .console import note, print_json, print_table, task_progress
-from .options import AMBER, AsJson, Charge, Multiplicity, Reference, Seed
+from .options import AsJson, Charge, Multiplicity, Reference, Seed
 
 
 def run(
@@ -26,11 +27,12 @@ def run(
     reference: Reference = None,
     charge: Charge = None,
     multiplicity: Multiplicity = None,
-    ess: Annotated[float, typer.Option(help="Sampling efficiency (raw Kish ESS) at which it is done.")] = 0.9,
+    ess: Annotated[float, typer.Option(help="Sampling efficiency (raw Kish ESS) at which the fit ends.")] = 0.9,
     budget: Annotated[str, typer.Option(help="Time to plan for, like 30min or 2h.")] = "2h",
-    temperature: Annotated[float, typer.Option(help="In K.")] = 300.0,
+    temperature: Annotated[float, typer.Option(help="Temperature in K.")] = 300.0,
     no_md: Annotated[
-        bool, typer.Option("--no-md", help="Begin with a high temperature instead of dynamics, for dear references.")
+        bool,
+        typer.Option("--no-md", help="Begin at a high temperature instead of by dynamics: for expensive references."),
     ] = False,
     n_samples: Annotated[
         int, typer.Option("-n", "--n-samples", min=100, help="Samples of the final evaluation.")

@@ -25,7 +25,7 @@ def run(
         str | None,
         typer.Argument(
             metavar="MODEL | FRAMES",
-            help="A file, or a model's name; without, a list of models.",
+            help="A file, or a model's name; by default, models are listed.",
             autocompletion=completion.FILES,
         ),
     ] = None,

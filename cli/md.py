@@ -23,7 +23,7 @@ def run(
     start: Annotated[
         Path | None,
         typer.Option(
-            help="Frames (.h5), or a structure (.pdb, .cif, .sdf); without, samples of the model.",
+            help="Frames (.h5), or a structure (.pdb, .cif, .sdf); by default samples of the model.",
             autocompletion=completion.STARTS,
         ),
     ] = None,
@@ -59,6 +59,10 @@ def run(
             autocompletion=completion.PACKAGES,
         ),
     ] = None,
+    compile_model: Annotated[
+        bool,
+        typer.Option("--compile", help="The same without a file; on a GPU nothing is compiled, and it takes seconds."),
+    ] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch; at a molecule's size more cost more.")] = 1,
     checkpoint_every: Annotated[
         float, typer.Option(min=0, help="Seconds of wall-clock time after which all files are brought up to date.")
@@ -92,7 +96,7 @@ def run(
     engine = registry().entry("engine", engine).name
     potential = load_flow(model, dtype.torch, where)
     topology = potential.coordinates.topology
-    run_with = potential if compiled is None else potential.compile(compiled)
+    run_with = potential.compile(compiled) if compiled is not None or compile_model else potential
     settings = DynamicsSettings(
         n_steps=steps,
         timestep=timestep * FEMTOSECOND,

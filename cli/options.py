@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import ConfigurationError
-from ..molecules.shipped import molecule_names, molecule_path
+from ..molecules.shipped import AMBER, molecule_names, molecule_path
 from ..molecules.structure_names import structure_file
 from . import completion
 from .console import note
@@ -24,11 +24,8 @@ if TYPE_CHECKING:
     from ..core.topology import Topology
     from ..potentials.flow_potential import FlowPotential
 
-AMBER = "openmm:amber99sbildn.xml,amber99_obc.xml"
-"""The force field of the demonstration."""
-
 AMBER_NAME = "Amber ff99SB-ILDN with OBC in openmm"
-"""What it is, in words that fit into the help."""
+"""The default force field in words that fit into the help."""
 
 
 class Precision(StrEnum):
@@ -57,6 +54,10 @@ Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
 Device = Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, ...")]
 DType = Annotated[Precision, typer.Option("--dtype", help="Precision of weights and coordinates.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Capture = Annotated[
+    bool,
+    typer.Option("--compile", help="On a GPU, record the model's work once and replay it: seconds, then much faster."),
+]
 Structure = Annotated[
     str,
     typer.Option(
@@ -78,7 +79,9 @@ Charge = Annotated[
     int | None,
     typer.Option(help="Total charge of the molecule, for references that compute electrons; by default the file's."),
 ]
-Multiplicity = Annotated[int | None, typer.Option(help="And 2S + 1: 2 for a radical, 3 for a triplet.")]
+Multiplicity = Annotated[
+    int | None, typer.Option(help="Spin multiplicity of the molecule, 2S + 1: 2 for a radical, 3 for a triplet.")
+]
 
 
 def require_device(name: str) -> torch.device:
@@ -96,6 +99,22 @@ def require_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigurationError(f'The device "{name}" cannot be used here: {reason} Use --device cpu.') from error
     return device
+
+
+def captured(potential: FlowPotential) -> FlowPotential:
+    """A flow whose work is recorded and replayed.
+
+    Raises:
+        ConfigurationError: If it is on the CPU.
+    """
+    from ..potentials.captured import CapturedFlow
+
+    if potential.device.type == "cpu":
+        raise ConfigurationError(
+            "On the CPU this command has nothing to compile: leave out --compile, or add --device cuda. The commands "
+            "md and check run compiled models on the CPU, too."
+        )
+    return CapturedFlow(potential)
 
 
 def model_reference(model: str, topology: Topology) -> str:

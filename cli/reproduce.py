@@ -21,7 +21,7 @@ COLUMNS = ("number", "recorded", "reproduced", "differs by")
 
 def run(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished training run.")],
-    output: Annotated[Path, typer.Option("--out", help="Folder of the run that is made again; one in it goes on.")],
+    output: Annotated[Path, typer.Option("--out", help="Folder of the new run; if one was begun there, it goes on.")],
     frames: Annotated[
         Path | None,
         typer.Option(
@@ -38,7 +38,9 @@ def run(
             autocompletion=completion.PROVIDERS,
         ),
     ] = None,
-    tolerance: Annotated[float, typer.Option(min=0, help="Relative difference that is none; 0 is bit for bit.")] = 0.0,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Relative difference up to which numbers agree; 0 is bit for bit.")
+    ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Train again what a run folder says, and compare all numbers that it wrote down; exit code 1 if any differs.

@@ -11,6 +11,7 @@ from . import completion
 from .console import exit_after, print_json, print_table, task_progress
 from .options import (
     AsJson,
+    Capture,
     Charge,
     Device,
     DType,
@@ -18,6 +19,7 @@ from .options import (
     Multiplicity,
     Precision,
     Seed,
+    captured,
     model_structure,
     provider_potential,
     require_device,
@@ -35,7 +37,9 @@ def run(
     n_samples: Annotated[int, typer.Option("-n", "--n-samples", min=1, help="How many.")] = 1000,
     reference: Annotated[
         str | None,
-        typer.Option(help="Weight to this force field, as PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS),
+        typer.Option(
+            help="Weight the samples to this force field, as PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS
+        ),
     ] = None,
     structure: Annotated[
         str | None,
@@ -64,6 +68,7 @@ def run(
     metropolis: Annotated[
         Path | None, typer.Option(help="Write a Metropolis chain here: frames of the force field without weights.")
     ] = None,
+    compile_model: Capture = False,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: DType = Precision.float64,
@@ -95,6 +100,8 @@ def run(
     basins = [Basin.parse(text) for text in basin or ()]
     where = require_device(device)
     potential = load_flow(model, dtype.torch, where)
+    if compile_model:
+        potential = captured(potential)
     torsions = require_torsions(potential, basins)
     target, weighted = None, "nothing: samples of the model"
     if reference is not None:

@@ -9,9 +9,10 @@ import typer
 
 from ..core.errors import ConfigurationError
 from ..core.units import FEMTOSECOND
+from ..molecules.shipped import AMBER
 from . import completion
 from .console import print_json, print_table, task_progress
-from .options import AMBER, AsJson, Charge, Multiplicity, Reference, Seed
+from .options import AsJson, Charge, Multiplicity, Reference, Seed
 
 
 def run(
@@ -45,7 +46,7 @@ def run(
         ),
     ] = 10_000,
     interval: Annotated[float, typer.Option(help="Time between frames of a walker, ps.")] = 0.2,
-    temperature: Annotated[float, typer.Option(help="In K.")] = 300.0,
+    temperature: Annotated[float, typer.Option(help="Temperature in K.")] = 300.0,
     ladder: Annotated[
         str,
         typer.Option(
@@ -56,8 +57,21 @@ def run(
     walkers: Annotated[int, typer.Option(min=1, help="Independent walkers.")] = 4,
     timestep: Annotated[float, typer.Option(help="In fs.")] = 1.0,
     friction: Annotated[float, typer.Option(help="In 1/ps.")] = 1.0,
-    equilibration: Annotated[float, typer.Option(help="Before the first frame, in ps.")] = 10.0,
-    start_temperature: Annotated[float, typer.Option(help="Heat each walker to it first, in K; 0: do not.")] = 0.0,
+    equilibration: Annotated[float, typer.Option(help="Equilibration before the first frame, in ps.")] = 10.0,
+    start_temperature: Annotated[
+        float, typer.Option(help="Temperature to which each walker is heated first, in K; 0: none is.")
+    ] = 0.0,
+    proposals: Annotated[
+        str | None,
+        typer.Option(
+            help="A model of the molecule that proposes jumps between conformations; frames stay those of the "
+            "reference, whatever its quality.",
+            autocompletion=completion.MODELS,
+        ),
+    ] = None,
+    jumps: Annotated[
+        int, typer.Option(min=1, help="Jumps attempted by each walker every 5 ps, or 1 ps with a ladder.")
+    ] = 10,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each core.")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -95,6 +109,8 @@ def run(
             start_temperature=start_temperature,
             seed=seed,
             workers=workers,
+            proposals=proposals,
+            jumps=jumps,
         )
         with task_progress() as on_progress:
             report = simulate(settings, output, on_progress)
@@ -105,6 +121,10 @@ def run(
         for low, high, n, made in zip(temps[:-1], temps[1:], report.attempted, report.accepted, strict=True)
         if n
     ]
+    if report.jumps[0]:
+        attempted, made = report.jumps
+        rows.append(["jumps accepted", f"{percent(fraction(attempted, made))} of {attempted}"])
+    rows.append(["energies computed", str(report.evaluations)])
     frames = read_frames(output)
     mixed = mixing_of(frames)
     rows += [[name, shown] for name, shown in mixed.rows()]

@@ -67,7 +67,7 @@ class CarefulStream:
         return len(text)
 
     def flush(self) -> None:
-        """Have it written."""
+        """Flush what was written."""
         if not (self.is_closed or self.reason):
             try:
                 self._stream.flush()

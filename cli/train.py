@@ -72,6 +72,7 @@ def run(
     from ..core.architecture import transforms_for
     from ..molecules.frames_file import read_frames
     from ..molecules.structure_names import absolute_name
+    from ..potentials.reference import with_electrons
     from ..runs.provenance import origin
     from ..training.config import TrainSettings, read_settings
     from ..training.run import train
@@ -107,6 +108,7 @@ def run(
     if structure is not None and reference is None:
         raise ConfigurationError("A structure is for a force field. Name it with --reference.")
     data = read_frames(frames)
+    reference = None if reference is None else with_electrons(reference, None, None, data.provenance)
     molecule = None if reference is None else structure or shipped_structure(data.topology)
     if reference is not None and molecule is None:
         raise ConfigurationError(

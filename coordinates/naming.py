@@ -48,7 +48,7 @@ def backbone_atoms(topology: Topology) -> set[int]:
 
 
 def named_torsion(topology: Topology, atoms: Quad) -> tuple[str, int] | None:
-    """What chemists call a torsion (phi, psi, omega, chi1 to chi5) and its residue, or None if it has no such name.
+    """The conventional name of a torsion (phi, psi, omega, chi1 to chi5) and its residue; None without such a name.
 
     Args:
         topology: The molecule.

@@ -137,7 +137,7 @@ def _bond_beside(topology: Topology, neighbours: list[list[int]], rods: Rods, ro
     if not candidates:
         raise TopologyError(
             "All atoms lie on one line: torsions about a linear molecule are undefined, so that it has no internal "
-            "coordinates of this kind. Leave it out; linear groups of a larger molecule are not problem."
+            "coordinates of this kind. Leave it out; linear groups within a larger molecule are supported."
         )
     # bonds of linear groups only where there are no others
     return min(candidates, key=lambda bond: rods.has_within(*bond))

@@ -39,7 +39,7 @@ SIZES = MappingProxyType(
 """The smallest and the largest value of each whole number in `FlowSettings`; larger flows are mistakes, or attacks."""
 
 LARGEST_OPTION = 10_000
-"""Of whole numbers among the options of transforms, such as numbers of bins."""
+"""Largest whole number among the options of transforms, such as a number of bins."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _couplings(
 
 
 def _arc_constants(domain: Product, transformed: Sequence[int]) -> Float[Tensor, "n_arcs n_constants"]:
-    """What the affine transform of the circle has to be told of each arc, its width; of arcs of period one, nothing."""
+    """The constant of the affine transform on each arc, its width; none on arcs of period one."""
     manifolds = [domain.columns[i].manifold for i in transformed]
     widths = [1 / manifold.period for manifold in manifolds if isinstance(manifold, Arc)]
     if set(widths) <= {1.0}:

@@ -1,4 +1,9 @@
-"""Finite differences of energies and forces, and where forces along a path jump or kink."""
+"""Finite differences of energies and forces, and where forces along a path jump or kink.
+
+`worst_break` asks for forces alone, of whatever program, and goes by what is left of a change in a shrinking cell.
+`testing.smoothness` looks for jumps of derivatives up to the fourth, of functions that it can differentiate itself, and
+`studies.toys.smoothness` measures one jump for a table: the three share neither input nor measure.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ from torch import Tensor
 from .potential import Potential
 
 STEP = 2e-5
-"""Of finite differences, nm: in float64 a fourth-order stencil loses as little to rounding as to stiff bonds."""
+"""Step of finite differences, nm: in float64 a fourth-order stencil loses as little to rounding as to stiff bonds."""
 
 N_CELLS = 128
 N_SUSPECTS = 8
@@ -24,7 +29,7 @@ NEGLIGIBLE = (1e-6, 1.0)
 order 1 are compared with its largest force gradient: generalized Born energies have harmless kinks of 3 % of it."""
 
 CONTINUOUS = (1e-2, 1e-1)
-"""Of a change over a cell shrunk to 1/4096, what a continuous quantity may leave: some 1/4096, and harmless kinks."""
+"""Largest share of a change that is left of a continuous quantity in a cell shrunk to 1/4096; kinks are harmless."""
 
 
 def _derivative(values: Float[Tensor, "4 *shape"], step: float) -> Float[Tensor, "*shape"]:
@@ -99,7 +104,7 @@ class Scan:
     """A path through configurations.
 
     Attributes:
-        name: What is scanned, for people.
+        name: What is scanned, for messages.
         low: Where it begins, in nm or radians.
         high: Where it ends.
         place: From parameters (n) to configurations (n, \\*shape), nm.

@@ -11,7 +11,7 @@ from torch import nn
 from .text import shown
 
 LONGEST_CELL = 500
-"""Letters of one cell of a table in a notebook."""
+"""Characters of one cell of a table in a notebook."""
 
 
 def counted(kinds: Iterable[str]) -> str:

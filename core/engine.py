@@ -24,7 +24,7 @@ OnReport = Callable[[int, State], None]
 """Called at each recorded frame with the number of steps done and the state there; raises to stop the run."""
 
 Advance = Callable[[int], State]
-"""Goes on by a number of steps and gives the state there; by none, that of the start with its energies and forces."""
+"""Advances by a number of steps and returns the state there; by 0, the start with its energies and forces."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ class Engine:
     """
 
     name: ClassVar[str]
-    """The name by which the command line asks for it."""
+    """The engine's name on the command line."""
     thermostat: ClassVar[str] = "Langevin"
-    """What ``nvt`` is in this engine; kept with the frames that it makes."""
+    """The thermostat behind ``nvt``; kept with the frames that it makes."""
     ensembles: ClassVar[tuple[Ensemble, ...]] = get_args(Ensemble)
-    """What it runs."""
+    """The ensembles that it runs."""
 
     def begin(
         self,
@@ -273,7 +273,7 @@ def record(
         topology: Names atoms in errors.
 
     Raises:
-        SimulationError: If an energy or a force is not finite, or a kinetic energy beyond all reason.
+        SimulationError: If an energy or a force is not finite, or the kinetic energy beyond any temperature.
     """
     states, done = [start], 0
     require_finite(start, topology)

@@ -18,10 +18,10 @@ MAX_DEPTH = 32
 """Headers are nested less deeply than this."""
 
 MAX_HEADER_BYTES = 4 * 2**20
-"""Of a safetensors file: enough for ten thousand atoms, and parsed in a fraction of a second."""
+"""Largest header of a safetensors file: enough for ten thousand atoms, and parsed in a fraction of a second."""
 
 MAX_JSON_BYTES = 64 * 2**20
-"""Of a JSON file: a hundred times what a comparison of many flows writes."""
+"""Largest JSON file: a hundred times what a comparison of many flows writes."""
 
 MAX_DIGITS = 20
 """Whole numbers in headers and settings fit into 64 bits."""
@@ -180,15 +180,29 @@ def decode_text(content: bytes) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, as `decode_text` reads it.
+    """The text of a file, as `decode_text` reads it; its lines end in line feeds, whatever system wrote it.
 
     Raises:
         FileFormatError: If the file cannot be read.
     """
     try:
-        return decode_text(path.read_bytes())
+        return decode_text(path.read_bytes()).replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise FileFormatError(f'"{path}" cannot be read: {error.strerror or error}.') from error
+
+
+def read_at_most(path: Path, n_bytes: int) -> bytes:
+    """The content of a file that may be a stranger's, up to a largest size.
+
+    Raises:
+        ValueError: If it is longer.
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(n_bytes + 1)
+    if len(content) > n_bytes:
+        raise ValueError(f"it is larger than {n_bytes} bytes")
+    return content
 
 
 def file_digest(path: Path) -> str:
@@ -212,11 +226,7 @@ def read_json(path: Path) -> Any:
         FileFormatError: If it cannot be read, is too large, or is not as `parse_json` wants it.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_JSON_BYTES + 1)
-        if len(content) > MAX_JSON_BYTES:
-            raise ValueError(f"it is larger than {MAX_JSON_BYTES} bytes")
-        return parse_json(content)
+        return parse_json(read_at_most(path, MAX_JSON_BYTES))
     except (OSError, ValueError) as error:
         raise FileFormatError(f'"{path}" is damaged: {error}.') from error
 

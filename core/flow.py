@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .charts import LOG_SQRT_FULL_TURN
 from .conditioners import take_columns
 from .display import counted, described, html_table, n_weights
+from .inversion import generated
 from .layers import Coupling, Layer, Sequential
 from .manifolds import Interval, Line, Product
 from .randomness import generator_of
@@ -132,8 +133,20 @@ class Flow(nn.Module):
         Raises:
             ConfigurationError: If there is both a generator and a seed, or a number is not one that can be used.
         """
+        return self.generate(self.latent(n_samples, generator, seed=seed))
+
+    def latent(
+        self, n_samples: int, generator: torch.Generator | None = None, *, seed: int | None = None
+    ) -> Float[Tensor, "n_samples dim"]:
+        """Latent vectors, drawn as `sample` draws them, on the flow's device; raises as it does."""
         generator = generator_of(n_samples, generator, seed)
         parameter = next(self.parameters())
-        z = self.base.sample(n_samples, generator, parameter.dtype).to(parameter.device)
+        return self.base.sample(n_samples, generator, parameter.dtype).to(parameter.device)
+
+    def generate(self, z: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        """The samples of latent vectors, and their log-densities."""
+        return generated(self._generate, z)
+
+    def _generate(self, z: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
         x, log_abs_det = self.decode(z)
         return x, self.base.log_prob(z) - log_abs_det

@@ -1,4 +1,4 @@
-"""By what a configuration is known as one of a molecule: the signs of its stereocentres, and its bonds and angles.
+"""What tells a configuration of a molecule from another's: the signs of its stereocentres, its bonds and its angles.
 
 Elements, bonds and names cannot tell a molecule from its mirror image, nor one hydrogen of a methyl group from another.
 A density on internal coordinates can, and gives energies without meaning to the wrong one.
@@ -75,7 +75,7 @@ class Geometry:
     def faults(self, positions: Float[np.ndarray, "atoms 3"]) -> Bool[np.ndarray, "coordinates"]:
         """Which coordinates of a configuration (nm) are nowhere near the molecule's."""
         deviation = np.abs(self.deviations(positions))
-        # of what is not defined, like a torsion of overlapping atoms, nothing is said
+        # nothing is said of what is not defined, like a torsion of overlapping atoms
         return np.asarray((deviation > FAR * self.widths) & (deviation > self._distortion))
 
     def require(self, positions: Float[np.ndarray, "atoms 3"], topology: Topology) -> None:

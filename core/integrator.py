@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .errors import FileFormatError
+from .errors import FileFormatError, PluginError
 from .potential import Potential
 from .units import BOLTZMANN, thermal_energy
 
@@ -82,6 +82,9 @@ class Integrator(ABC):
 
     Made by name, it is given those of ``timestep`` (ps), ``temperature`` (K), ``friction`` (1/ps) and ``generator``
     (the source of all its random numbers) that its constructor names; one that names a temperature is a thermostat.
+
+    Subclasses give `step`; or `propagate`, and `draw` if they are stochastic: these can be recorded with the potential,
+    and replayed.
     """
 
     name: ClassVar[str]
@@ -90,9 +93,23 @@ class Integrator(ABC):
     timestep: float
     """The step in ps."""
 
-    @abstractmethod
     def step(self, potential: Potential, state: State) -> State:
         """The state one time step later."""
+        return self.propagate(potential, state, *self.draw(state))
+
+    def draw(self, state: State) -> tuple[Tensor, ...]:
+        """The random numbers of the next step of a state, whose values do not matter; none if there is no noise."""
+        return ()
+
+    def propagate(self, potential: Potential, state: State, *noise: Tensor) -> State:
+        """The state one time step later, given the random numbers: the same operations whatever the values are."""
+        raise PluginError(f"The integrator {type(self).__name__} has neither step nor propagate. Give it one of them.")
+
+    @property
+    def can_be_captured(self) -> bool:
+        """Whether its steps are made of `draw` and `propagate`."""
+        kind = type(self)
+        return kind.step is Integrator.step and kind.propagate is not Integrator.propagate
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the next step depends on beside the `State`: here, the torch generators among the attributes.

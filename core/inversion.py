@@ -6,7 +6,10 @@ The two know nothing of each other, so any solver gives the same derivatives.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
@@ -14,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .errors import InversionError
-from .manifolds import Circle, Interval, Manifold
+from .manifolds import Circle, Manifold
 from .solvers import Forward, RootProblem, RootResult, SafeguardedNewton, Solver
 from .torch_internals import derivatives_are_watched
 
@@ -27,6 +30,58 @@ N_NEWTON_STEPS = 2
 """Newton steps in the graph: derivatives of the inverse are exact to the third order."""
 
 
+_WAITING: ContextVar[bool] = ContextVar("waiting", default=True)
+
+
+@contextmanager
+def without_waiting() -> Iterator[None]:
+    """Roots are found here without steps that depend on values, and nobody is told of those that are not: they are NaN.
+
+    So a device's queue goes on, and what is computed can be traced and captured. Whoever asks for it looks at the
+    results at the end, and computes again without this what is not a number, where the error names the element; see
+    `generated`.
+    """
+    token = _WAITING.set(False)
+    try:
+        yield
+    finally:
+        _WAITING.reset(token)
+
+
+def generated(
+    generate: Callable[[Tensor], tuple[Tensor, Tensor]], z: Float[Tensor, "batch dim"]
+) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, "batch"]]:
+    """What a map makes of latent vectors, with its log-densities, with a single question to a device that has a queue.
+
+    Args:
+        generate: From latent vectors to samples and their log-densities, each of its own vector alone.
+        z: Latent vectors.
+
+    Raises:
+        InversionError: If a root is not found.
+    """
+    # a sample that is to be differentiated cannot be exchanged; on the CPU no question is worth saving
+    if z.device.type == "cpu" or torch.is_grad_enabled() or not _WAITING.get():
+        return generate(z)
+    with without_waiting():
+        samples, log_prob = generate(z)
+    return completed(generate, z, samples, log_prob)
+
+
+def completed(
+    generate: Callable[[Tensor], tuple[Tensor, Tensor]],
+    z: Float[Tensor, "batch dim"],
+    samples: Float[Tensor, "batch *shape"],
+    log_prob: Float[Tensor, "batch"],
+) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, "batch"]]:
+    """Samples that were generated without waiting, those again that are not numbers; raises as `generated` does."""
+    left = torch.nonzero(log_prob.isnan()).squeeze(-1)
+    if len(left):
+        again, log_again = generate(z[left])
+        samples, log_prob = samples.index_copy(0, left, again), log_prob.index_copy(0, left, log_again)
+    return samples, log_prob
+
+
 def find_root(
     forward: Forward,
     y: Float[Tensor, "*batch"],
@@ -35,7 +90,7 @@ def find_root(
     solver: Solver = DEFAULT_SOLVER,
     lifted: bool = False,
 ) -> RootResult:
-    """The solution of F(x) = y, without a graph, in one flat batch.
+    """The solution of F(x) = y, without a graph, in one flat batch; NaN where there is none in `without_waiting`.
 
     Args:
         forward: An increasing map of the manifold and its log-derivative.
@@ -51,6 +106,10 @@ def find_root(
     with torch.no_grad():
         flat_params = params.expand(*y.shape, -1).reshape(-1, params.shape[-1])
         problem = RootProblem.start(forward, y.reshape(-1), flat_params, manifold, lifted)
+        if not _WAITING.get():
+            result = solver.solve_without_waiting(problem)
+            x, log_dydx = (torch.where(result.converged, values, torch.nan) for values in (result.x, result.log_dydx))
+            return replace(result, x=x, log_dydx=log_dydx)
         result = solver.solve(problem)
         if not bool(result.converged.all()):
             raise InversionError(_describe_failure(problem, result, solver))
@@ -187,10 +246,6 @@ def attach_derivatives(
     for _ in range(n_newton_steps):
         image, log_dydx = forward(x, params)
         x = x - manifold.difference(image, y) * torch.exp(-log_dydx)
-    if isinstance(manifold, Circle):
-        x = manifold.wrap(x)
-    elif isinstance(manifold, Interval):
-        # rounding may carry the value past an end; its derivatives stay
-        x = x + (x.clamp(manifold.lower, manifold.upper) - x).detach()
+    x = manifold.project(x)
     _, log_dydx = forward(x, params)
     return x, -log_dydx

@@ -32,6 +32,10 @@ class Manifold(ABC):
         """The signed displacement from ``b`` to ``a``; on a circle the shorter way around."""
         return a - b
 
+    def project(self, x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The point of the manifold that ``x`` is but for rounding; derivatives are those of ``x``."""
+        return x
+
 
 @dataclass(frozen=True)
 class Interval(Manifold):
@@ -42,6 +46,9 @@ class Interval(Manifold):
 
     def contains(self, x: Float[Tensor, "*batch"]) -> Bool[Tensor, "*batch"]:
         return (x >= self.lower) & (x <= self.upper)
+
+    def project(self, x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        return x + (x.clamp(self.lower, self.upper) - x).detach()
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,9 @@ class Circle(Manifold):
         wrapped = torch.where(wrapped < 0, wrapped + self.period, wrapped)
         # a tiny negative x rounds up to the period itself, which is the point 0
         return torch.where(wrapped >= self.period, wrapped - self.period, wrapped)
+
+    def project(self, x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        return self.wrap(x)
 
     def difference(self, a: Float[Tensor, "*batch"], b: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         delta = a - b

@@ -100,7 +100,7 @@ class Registered:
     distribution: str
     version: str
     module: str
-    """Of the plug-in, by which its code is known in a traceback."""
+    """Name of the plug-in's module, by which its code is recognized in a traceback."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Registry:
         return sorted(name for entry_kind, name in self.entries if entry_kind == kind)
 
     def entry(self, kind: Kind, name: str) -> Registered:
-        """What is registered under a name; an old one gives what goes by a new one, with a `RenamedWarning`.
+        """What is registered under a name; an old name gives what its new one does, with a `RenamedWarning`.
 
         Raises:
             UnknownNameError: If nothing is.

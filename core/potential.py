@@ -35,6 +35,9 @@ def takes_positions(method: Method) -> Method:
 
     @functools.wraps(method)
     def checked(self: Potential, positions: Any, *args: Any, **kwargs: Any) -> Any:
+        if _is_batch_as_computed(self, positions):
+            _require_finite(self, positions, single=False)
+            return method(self, positions, *args, **kwargs)
         question = require_positions(self, positions)
         found = method(self, question.positions, *args, **kwargs)
         return question.answer(found) if isinstance(found, Tensor) else tuple(map(question.answer, found))
@@ -90,6 +93,7 @@ class Potential(nn.Module, ABC):
     topology: Topology | None = None
     """The molecule, where there is one; engines check their atoms against it."""
 
+    _has_seen_positions: bool = False
     _dtype: torch.dtype | None = None
     _device: torch.device | None = None
 
@@ -109,7 +113,7 @@ class Potential(nn.Module, ABC):
         return html_table(type(self).__name__, [row for row in rows if row[1]])
 
     def _rows(self) -> list[tuple[str, str]]:
-        """What the potential is of and where it computes, by name."""
+        """What the potential describes and where it computes, by name."""
         shape = getattr(self, "shape", None)
         what = f"shape {shape}" if self.topology is None else self.topology.summary
         return [("system", what), ("computes", f"{str(self.dtype).removeprefix('torch.')} on {self.device}")]
@@ -140,6 +144,12 @@ class Potential(nn.Module, ABC):
     @device.setter
     def device(self, device: torch.device | str) -> None:
         self._device = torch.device(device)
+
+    @property
+    def recorded(self) -> Potential | None:
+        """The potential whose work this one records and replays, if it does: loops around it, like the steps of
+        molecular dynamics, may record it with their own work."""
+        return None
 
     @property
     def geometry(self) -> Geometry | None:
@@ -272,6 +282,16 @@ def _refused(potential: Potential, given: str) -> ConfigurationError:
     )
 
 
+def _is_batch_as_computed(potential: Potential, positions: Any) -> bool:
+    """Whether nothing has to be converted, which is so in every step of a simulation."""
+    return (
+        type(positions) is Tensor
+        and positions.dtype is potential.dtype
+        and positions.shape[1:] == getattr(potential, "shape", None)
+        and positions.device == potential.device
+    )
+
+
 def _require_finite(potential: Potential, positions: Tensor, single: bool) -> None:
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if torch.compiler.is_compiling() or tracing or positions.is_meta:
@@ -281,6 +301,8 @@ def _require_finite(potential: Potential, positions: Tensor, single: bool) -> No
     try:
         # one sum: cheap at every call, and the sum of finite numbers of physical size is finite
         if math.isfinite(float(positions.detach().sum())):
+            if not potential._has_seen_positions:
+                _require_unit(potential, positions if single else positions[:1])
             return
         bad = first_not_finite(positions.detach())
     except RuntimeError:
@@ -290,6 +312,30 @@ def _require_finite(potential: Potential, positions: Tensor, single: bool) -> No
     where = f"In configuration {bad[0]} the" if not single and len(positions) > 1 else "The"
     what = f"position of {atom_name(potential.topology, bad[-2])}" if len(potential.shape) == 2 else "position"
     raise GeometryError(f"{where} {what} is not finite. Leave such configurations out.")
+
+
+def _require_unit(potential: Potential, positions: Tensor) -> None:
+    """Refuse the very first configuration if it is in Å: forces of an engine's first step show it later, or never."""
+    if potential.topology is not None and len(positions):
+        potential.topology.require_unit(positions.detach().reshape(-1, 3).cpu().double().numpy())
+    potential._has_seen_positions = True
+
+
+def hessian_vector_product(
+    potential: Potential, positions: Float[Tensor, "batch *shape"], vectors: Float[Tensor, "batch *shape"]
+) -> Float[Tensor, "batch *shape"]:
+    r"""The energy's second derivatives at positions (nm) times vectors, kJ/mol/nm^2 times their unit.
+
+    .. math:: H v = \frac{\partial}{\partial x} \left( v \cdot \frac{\partial U}{\partial x} \right)
+
+    Reverse over reverse: compilers have been seen to give wrong forward-over-reverse derivatives. Nothing is checked.
+    """
+    with torch.enable_grad():
+        positions = positions.detach().requires_grad_(True)
+        energy = unchecked(potential, "energy")(positions)
+        (gradient,) = torch.autograd.grad(energy.sum(), positions, create_graph=True)
+        (product,) = torch.autograd.grad((gradient * vectors).sum(), positions)
+    return product
 
 
 COPIES = 64

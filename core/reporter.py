@@ -32,7 +32,7 @@ class Reporter(ABC):
         """Keep the state after so many steps; what is raised ends the run."""
 
     def sync(self) -> None:  # noqa: B027
-        """Have everything reported so far on disk when this returns: a checkpoint is about to be written."""
+        """Sync everything reported so far to disk: a checkpoint is about to be written."""
 
     def close(self) -> None:  # noqa: B027
         """End, with everything reported on disk."""

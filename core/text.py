@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 MAX_LENGTH = 2000
-"""Letters of one text that are shown."""
+"""Characters of one text that are shown."""
 
 MAX_MARKS = 2
 """Accents and the like on one letter."""
@@ -14,7 +14,7 @@ MAX_MARKS = 2
 INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {
     chr(code) for code in (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
 }
-"""Letters that show nothing, though Unicode does not call them format characters."""
+"""Characters that show nothing, though Unicode does not call them format characters."""
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 

@@ -32,7 +32,7 @@ class Atom:
 
 
 def atom_name(topology: Topology | None, atom: int) -> str:
-    """How errors call an atom."""
+    """The name of an atom in errors."""
     return f"atom {atom}" if topology is None else f"atom {atom} ({topology.atoms[atom]})"
 
 
@@ -86,7 +86,7 @@ class Topology:
         return {
             "atoms": [[atom.element, atom.name, atom.residue_name, atom.residue_index] for atom in self.atoms],
             "bonds": [list(bond) for bond in self.bonds],
-            # as in files written before there were any
+            # files written before there were open valences stay the same
             **({"open_valences": list(self.open_valences)} if self.open_valences else {}),
         }
 

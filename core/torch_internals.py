@@ -1,4 +1,4 @@
-"""All that is used of torch without being promised by it: each name once, with what to do when it changes.
+"""What the package uses of torch beyond its public API: each name once, with what to do when it changes.
 
 Everything else in the package uses public names. A version of torch that moves one of these breaks a test of the
 function here that calls it, and only this file has to follow.
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch._C import _functorch
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def derivatives_are_watched() -> bool:
     """Whether forward-mode derivatives or a function transform of ``torch.func`` are active.
 
-    torch has no public question for either. If both are gone: answer True. `invert` then always goes the way that is
+    torch has no public test for either. If both are gone: answer True. `invert` then always goes the way that is
     right for every derivative, and is slower where none is asked for.
     """
     return forward_ad._current_level >= 0 or _functorch.peek_interpreter_stack() is not None
@@ -69,10 +70,32 @@ def write_package(path: Path, files: dict[str, list[str]], extra: dict[str, str]
     package_pt2(str(path), aoti_files=files, extra_files=extra)  # type: ignore[arg-type]
 
 
-def loaded_function(path: Path, name: str) -> Any:
+def loaded_function(path: Path, name: str, device: torch.device) -> Any:
     """A compiled function of a package, to be called with ``run``.
 
     The public ``torch._inductor.aoti_load_package`` shares the work of one configuration among threads; here it is said
     to use one runner and one thread. If the class is gone, the public function gives the same numbers.
     """
-    return torch._C._aoti.AOTIModelPackageLoader(str(path), name, False, 1, -1)
+    # on a GPU without the synchronization between threads, which cannot be captured
+    on_gpu = device.type == "cuda"
+    index = device.index if on_gpu and device.index is not None else -1
+    return torch._C._aoti.AOTIModelPackageLoader(str(path), name, on_gpu, 1, index)
+
+
+class ElementCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts, within a ``with`` block, the elements that elementwise operations give; copies are none.
+
+    The public ``torch.utils.flop_counter`` counts matrix products alone. If the class it stands on is gone, count what
+    a traced graph holds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        copies = (torch.ops.aten.clone.default, torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
+        if isinstance(found, Tensor) and torch.Tag.pointwise in func.tags and func not in copies:
+            self.total += found.numel()
+        return found

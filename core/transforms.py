@@ -42,7 +42,7 @@ class Transform(ABC):
     """
 
     name: ClassVar[str]
-    """The name by which configurations ask for it."""
+    """The transform's name in configurations."""
 
     manifolds: ClassVar[frozenset[type[Manifold]]]
     """The kinds of manifold that it maps."""

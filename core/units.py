@@ -5,6 +5,8 @@ With these units energies, masses and velocities are consistent: 1 amu (nm/ps)^2
 
 from __future__ import annotations
 
+from math import sqrt
+
 BOLTZMANN = 0.00831446261815324
 """Boltzmann constant times Avogadro's number, kJ/mol/K (exact in the SI of 2019)."""
 
@@ -13,6 +15,18 @@ ANGSTROM = 0.1
 
 ELECTRONVOLT = 96.48533212331002
 """One eV in kJ/mol (exact in the SI of 2019)."""
+
+ELECTRONVOLT_TIME = ANGSTROM / sqrt(ELECTRONVOLT)
+"""The unit of time that goes with Å, eV and amu, Å (amu/eV)^1/2, in ps."""
+
+KILOCALORIE = 4.184
+"""One kcal/mol in kJ/mol (exact: the thermochemical calorie)."""
+
+BOHR = 0.0529177210903
+"""One Bohr radius in nm (CODATA 2018)."""
+
+HARTREE = 2625.4996394798254
+"""One hartree in kJ/mol (CODATA 2018)."""
 
 FEMTOSECOND = 0.001
 """One fs in ps."""

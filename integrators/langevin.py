@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ..core.integrator import Integrator, State
 from ..core.plugins import hookimpl
@@ -45,17 +46,19 @@ class Langevin(Integrator):
         self.friction = friction
         self.generator = generator
 
-    def step(self, potential: Potential, state: State) -> State:
+    def draw(self, state: State) -> tuple[Tensor, ...]:
+        shape, dtype = state.velocities.shape, state.velocities.dtype
+        noise = torch.randn(shape, generator=self.generator, dtype=dtype, device=self.generator.device)
+        return (noise.to(state.velocities.device),)
+
+    def propagate(self, potential: Potential, state: State, *noise: Tensor) -> State:
         half_kick = (0.5 * self.timestep / state.masses)[:, None]
         damping = math.exp(-self.friction * self.timestep)
         # expm1 keeps the digits of 1 - exp(-2 gamma dt) when the friction is small
         variance = -math.expm1(-2 * self.friction * self.timestep) * thermal_energy(self.temperature)
-        shape, dtype = state.velocities.shape, state.velocities.dtype
-        noise = torch.randn(shape, generator=self.generator, dtype=dtype, device=self.generator.device)
-
         velocities = state.velocities + half_kick * state.forces
         positions = state.positions + 0.5 * self.timestep * velocities
-        velocities = damping * velocities + (variance / state.masses)[:, None].sqrt() * noise.to(velocities.device)
+        velocities = damping * velocities + (variance / state.masses)[:, None].sqrt() * noise[0]
         positions = positions + 0.5 * self.timestep * velocities
         energy, forces = next_forces(potential, positions)
         return replace(

@@ -22,7 +22,7 @@ from ..core.engine import (
     require_finite,
     require_kinetic,
 )
-from ..core.errors import ConfigurationError, SimulationError, SmoothflowError
+from ..core.errors import ConfigurationError
 from ..core.integrator import Integrator, State
 from ..core.plugins import hookimpl
 from ..core.potential import Potential
@@ -30,6 +30,7 @@ from ..core.reporter import EnergyRecord, Reporter, reporting
 from ..core.units import BOLTZMANN
 from .checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from .making import ENSEMBLE_INTEGRATORS, make_integrator
+from .stepping import Stepper
 
 CHECKPOINT_SECONDS = 10.0
 """Wall-clock time between checkpoints."""
@@ -91,6 +92,7 @@ class Simulation:
         self.provenance = dict(provenance or {})
         self.energies = EnergyRecord()
         self._begun = False
+        self._advance = Stepper(potential, integrator)
 
     @classmethod
     def load(
@@ -151,7 +153,7 @@ class Simulation:
 
         Args:
             checkpoint: File to go on from; written at the start, now and then, and at the end.
-            stopped: Asked after every step whether to end there.
+            stopped: Asked after every step whether to end there; with a captured potential, after every stretch.
             seconds: Wall-clock time between checkpoints.
 
         Raises:
@@ -179,8 +181,9 @@ class Simulation:
             limit = kinetic_limit(n_atoms, hottest)
             saved = time.monotonic()
             while self.step < n_steps and not stopped():
-                self.state = advance(self.potential, self.integrator, self.state, 1)
-                self.step += 1
+                n = min(self._advance.stretch, every - self.step % every, n_steps - self.step)
+                self.state = self._advance(self.state, n)
+                self.step += n
                 if self.step % every == 0 or self.step == n_steps:
                     self._report()
                     require_kinetic(self.state, limit)
@@ -198,23 +201,6 @@ class Simulation:
     def _report(self) -> None:
         for reporter in (self.energies, *self.reporters):
             reporter.report(self.step, self.state)
-
-
-def advance(potential: Potential, integrator: Integrator, state: State, n_steps: int) -> State:
-    """The state a number of steps later.
-
-    Raises:
-        SimulationError: If an energy or a force is not finite, or the potential refuses a configuration; the message
-            names replica, atom and time.
-    """
-    for _ in range(n_steps):
-        try:
-            state = integrator.step(potential, state)
-        except SmoothflowError as error:
-            moment = state.time + integrator.timestep
-            raise SimulationError(f"At {moment:.6g} ps the potential cannot be computed. {error}") from error
-        require_finite(state, potential.topology)
-    return state
 
 
 class NativeEngine(Engine):
@@ -235,9 +221,11 @@ class NativeEngine(Engine):
         # masses in float64 would turn a float32 run into float64 from the second step on
         state = State.start(potential, positions, velocities.to(positions), masses.to(positions))
 
+        stepper = Stepper(potential, integrator)
+
         def later(n_steps: int) -> State:
             nonlocal state
-            state = advance(potential, integrator, state, n_steps)
+            state = stepper(state, n_steps)
             return state
 
         return later

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from torch import Tensor
+
 from ..core.integrator import Integrator, State
 from ..core.plugins import hookimpl
 from ..core.potential import Potential, next_forces
@@ -29,7 +31,7 @@ class VelocityVerlet(Integrator):
     def __init__(self, timestep: float) -> None:
         self.timestep = timestep
 
-    def step(self, potential: Potential, state: State) -> State:
+    def propagate(self, potential: Potential, state: State, *noise: Tensor) -> State:
         half_kick = (0.5 * self.timestep / state.masses)[:, None]
         velocities = state.velocities + half_kick * state.forces
         positions = state.positions + self.timestep * velocities

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..core.errors import GeometryError
 from ..core.finite import first_not_finite
 from ..core.topology import Topology
-from .elements import element
-from .geometry import angle, norm
+from .elements import covalent_lengths
+from .geometry import angle, handedness, norm, tetrahedral_centres
 from .topology_checks import ADD_IT, NON_METALS
 
 OVERLAP = 0.02
@@ -37,7 +37,7 @@ PYRAMIDAL = math.radians(342.0)
 
 
 CHUNK = 4_000_000
-"""Numbers handled at once."""
+"""Numbers handled at a time."""
 
 
 class GeometryWarning(UserWarning):
@@ -47,14 +47,15 @@ class GeometryWarning(UserWarning):
 def check_positions(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> None:
     """Raise a `GeometryError` unless positions (nm) can be those of the molecule, whatever its z-matrix.
 
-    Found are positions that are not finite, in Å, or not in the order of the topology; overlapping atoms; and hydrogens
-    missing on carbon.
+    Found are positions that are not finite, in Å, or not in the order of the topology; overlapping atoms; hydrogens
+    missing on carbon; and frames of another stereoisomer than the others.
     """
     if positions.ndim != 3 or positions.shape[1:] != (len(topology), 3) or len(positions) == 0:
         raise GeometryError(
             f"Positions must have shape (frames, {len(topology)}, 3), one row per atom, and at least one frame; got "
             f"{tuple(positions.shape)}."
         )
+    arranged = []
     for start, part in _chunks(positions):
         _require_finite(topology, part, start)
         ratios = _bond_ratios(topology, part)
@@ -63,6 +64,8 @@ def check_positions(topology: Topology, positions: Float[Tensor, "frames atoms 3
         _require_bonds(topology, ratios, start)
         _require_elements(topology, ratios)
         _require_hydrogens(topology, part)
+        arranged.append(handedness(part, topology))
+    _require_one_handedness(topology, torch.cat(arranged))
 
 
 def require_unit(ratios: Float[Tensor, "*batch"]) -> None:
@@ -99,8 +102,7 @@ def _require_finite(topology: Topology, positions: Float[Tensor, "frames atoms 3
 def _bond_ratios(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> Float[Tensor, "frames bonds"]:
     """Bond lengths in units of the sums of covalent radii."""
     bonds = torch.tensor(topology.bonds, device=positions.device)
-    radii = positions.new_tensor([element(symbol).radius for symbol in topology.elements])
-    return norm(positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]]) / radii[bonds].sum(-1)
+    return norm(positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]]) / covalent_lengths(topology).to(positions)
 
 
 def _require_bonds(topology: Topology, ratios: Float[Tensor, "frames bonds"], start: int) -> None:
@@ -108,7 +110,7 @@ def _require_bonds(topology: Topology, ratios: Float[Tensor, "frames bonds"], st
     if len(wrong):
         frame, bond = (int(i) for i in wrong[0])
         first, second = (topology.atoms[i] for i in topology.bonds[bond])
-        expected = element(first.element).radius + element(second.element).radius
+        expected = float(covalent_lengths(topology)[bond])
         raise GeometryError(
             f"The bond of {first} and {second} is {float(ratios[frame, bond]) * expected:.3g} nm long in "
             f"frame {start + frame}; covalent radii give {expected:.3f} nm. Check the order of the atoms "
@@ -122,7 +124,7 @@ def _require_elements(topology: Topology, ratios: Float[Tensor, "frames bonds"])
     if len(short):
         bond = int(short[0])
         first, second = (topology.atoms[i] for i in topology.bonds[bond])
-        expected = element(first.element).radius + element(second.element).radius
+        expected = float(covalent_lengths(topology)[bond])
         raise GeometryError(
             f"The bond of {first} ({first.element}) and {second} ({second.element}) is "
             f"{float(ratios[:, bond].mean()) * expected:.3g} nm long on average and not {expected:.3f} nm, "
@@ -161,3 +163,16 @@ def _require_hydrogens(topology: Topology, positions: Float[Tensor, "frames atom
             lacks, shape = found < PYRAMIDAL, "three bonds that do not lie in a plane"
         if lacks:
             raise GeometryError(f"Atom {centre} ({atom}) is carbon with {shape}: a hydrogen is missing. {ADD_IT}")
+
+
+def _require_one_handedness(topology: Topology, found: Float[Tensor, "frames centres"]) -> None:
+    different = found != torch.where(found.sum(0) < 0, -1, 1)
+    if bool(different.any()):
+        frame = int(different.any(1).nonzero()[0])
+        centre = tetrahedral_centres(topology)[int(different[frame].nonzero()[0])]
+        neighbours = _atoms(topology, list(topology.neighbours()[centre]))
+        raise GeometryError(
+            f"Frame {frame} is another stereoisomer than most frames, or has its atoms in another order: seen from "
+            f"atom {centre} ({topology.atoms[centre]}), {neighbours} go round the other way. So it is in "
+            f"{int(different.any(1).sum())} of {len(found)} frames: leave them out, or put their atoms into one order."
+        )

@@ -17,13 +17,13 @@ def require_electrons(
     Args:
         topology: The molecule.
         charges: Formal charge of each atom; None if the file says none.
-        charge: What the user says; it comes before the file's.
-        multiplicity: What the user says; else the lowest, 1, which needs an even number of electrons.
+        charge: The one that the user gives, which overrides the file's.
+        multiplicity: The one that the user gives; by default the lowest, 1, which needs an even number of electrons.
         name: What the reference is called in messages.
 
     Raises:
-        ConfigurationError: If the number of electrons does not go with the multiplicity, or nobody says the charge of a
-            molecule with groups that are charged.
+        ConfigurationError: If the multiplicity is impossible for the number of electrons, or the charge of a molecule
+            with charged groups is unknown.
     """
     said = None if charges is None else sum(charges)
     groups = charged_groups(topology)
@@ -58,7 +58,7 @@ _HOW = 'Or in the reference: "ase:{name},charge=-1,multiplicity=1".'
 def charged_groups(topology: Topology) -> list[tuple[str, int]]:
     """Groups that have a charge whatever the rest of the molecule is: carboxylates, ammonium, guanidinium and the like.
 
-    They are told from numbers of neighbours alone, so that others, like enolates, are not found.
+    They are recognized by numbers of neighbours alone; others, like enolates, are not found.
     """
     neighbours = topology.neighbours()
     symbols = topology.elements

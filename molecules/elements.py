@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import TopologyError
-from ..core.topology import Topology
+from ..core.topology import Topology, atom_name
 
 
 class Element(NamedTuple):
@@ -162,5 +162,46 @@ def element(symbol: str) -> Element:
 
 
 def masses(topology: Topology) -> Float[Tensor, "atoms"]:
-    """Atomic masses in amu, float64."""
-    return torch.tensor([element(symbol).mass for symbol in topology.elements], dtype=torch.float64)
+    """Atomic masses in amu, float64.
+
+    Raises:
+        TopologyError: If an element is unknown; names the atom.
+    """
+    return torch.tensor([known.mass for known in _elements(topology)], dtype=torch.float64)
+
+
+def covalent_lengths(topology: Topology) -> Float[Tensor, "bonds"]:
+    """The sum of the covalent radii of each bond's atoms, nm, float64.
+
+    Raises:
+        TopologyError: If an element is unknown; names the atom.
+    """
+    radii = [known.radius for known in _elements(topology)]
+    return torch.tensor([radii[first] + radii[second] for first, second in topology.bonds], dtype=torch.float64)
+
+
+def atomic_numbers(topology: Topology) -> list[int]:
+    """The atomic number of each atom.
+
+    Raises:
+        TopologyError: If an element is unknown; names the atom.
+    """
+    return [known.number for known in _elements(topology)]
+
+
+def symbol_of(number: int) -> str:
+    """The symbol of an atomic number; the number itself where there is none."""
+    return SYMBOLS.get(number, str(number))
+
+
+SYMBOLS = {known.number: symbol for symbol, known in ELEMENTS.items()}
+"""Symbols by atomic number."""
+
+
+def _elements(topology: Topology) -> list[Element]:
+    for i, symbol in enumerate(topology.elements):
+        if symbol not in ELEMENTS:
+            raise TopologyError(
+                f'"{symbol}" of {atom_name(topology, i)} is not the symbol of an element. Correct it, as in H, C or Cl.'
+            )
+    return [ELEMENTS[symbol] for symbol in topology.elements]

@@ -1,42 +1,25 @@
-"""HDF5 files of other programs: MDTraj's trajectories are read, others are called what they are."""
+"""HDF5 files of other programs: MDTraj's trajectories are read, others are refused by name."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from numpy import ndarray
 
 from ..core.errors import FileFormatError, TopologyError
 from ..core.files import parse_json
 from ..core.topology import Atom, Topology
+from .conversions import make_topology
+from .foreign import given_or_found, one_temperature, provenance_of, say_left_out
+from .frames import Frames
 from .frames_reader import FORMAT, HDF5_ERRORS, MAX_JSON_BYTES, import_h5py
 
-MAX_BYTES = 2**33
-"""Positions of a molecule that are read at once."""
+SMALL = 2**26
+"""Bytes that any file may unpack to."""
 
-
-@dataclass(frozen=True)
-class MDTrajFile:
-    """What an HDF5 file of MDTraj or of its OpenMM reporter holds.
-
-    Attributes:
-        topology: The molecule, with its bonds.
-        positions: nm.
-        energies: Potential energies in kJ/mol, where a reporter wrote them.
-        times: ps, where they are there.
-        left_out: Names of what is not read.
-    """
-
-    topology: Topology
-    positions: Float[ndarray, "frames atoms 3"]
-    energies: Float[ndarray, "frames"] | None
-    times: Float[ndarray, "frames"] | None
-    left_out: tuple[str, ...]
+MAX_EXPANSION = 20
+"""Coordinates are not compressed by more than this factor."""
 
 
 def is_frames_file(path: Path) -> bool:
@@ -44,7 +27,7 @@ def is_frames_file(path: Path) -> bool:
     try:
         return kind_of_hdf5(path) == FORMAT
     except FileFormatError:
-        # its own reader says better what is wrong
+        # its own reader explains better what is wrong
         return True
 
 
@@ -72,12 +55,12 @@ def kind_of_hdf5(path: Path) -> str:
         raise FileFormatError(f'"{path}" is not an HDF5 file, or it is damaged: {error}.') from error
 
 
-def read_mdtraj_hdf5(path: Path) -> MDTrajFile:
-    """Read what MDTraj's ``Trajectory.save_hdf5`` and ``HDF5Reporter`` write.
+def read_mdtraj_hdf5(path: Path, temperature: float | None, topology: Topology | None) -> Frames:
+    """Frames of what MDTraj's ``Trajectory.save_hdf5`` and ``HDF5Reporter`` write; see `formats.import_frames`.
 
     Raises:
         FileFormatError: If the file is of another program, which the message names, or damaged.
-        TopologyError: If its topology cannot be read, or is periodic.
+        TopologyError: If its topology cannot be read, or is another molecule's.
     """
     kind = kind_of_hdf5(path)
     if kind != "mdtraj":
@@ -86,51 +69,92 @@ def read_mdtraj_hdf5(path: Path) -> MDTrajFile:
     try:
         with h5py.File(path, "r", locking=False) as file:
             positions = _array(path, file, "coordinates", "nanometers")
-            topology = _topology(path, file)
-            if positions.shape[1:] != (len(topology), 3):
+            found = _topology(path, file)
+            if positions.shape[1:] != (len(found), 3):
                 raise FileFormatError(
-                    f'"{path}": its coordinates have shape {positions.shape} for {len(topology)} atoms of its topology.'
+                    f'"{path}": its coordinates have shape {positions.shape} for {len(found)} atoms of its topology.'
                 )
             energies = (
                 _array(path, file, "potentialEnergy", "kilojoules_per_mole") if "potentialEnergy" in file else None
             )
             times = _array(path, file, "time", "picoseconds") if "time" in file else None
             taken = ("coordinates", "topology", "potentialEnergy", "time")
-            left_out = [name for name in file if name not in taken and np.shape(file[name])[:1] != (0,)]
+            left_out = [name for name in file if name not in taken and not _is_empty(file, name)]
     except (*HDF5_ERRORS, KeyError, ValueError, TypeError) as error:
         raise FileFormatError(f'"{path}" is damaged ({type(error).__name__}: {error}). Write it anew.') from error
-    boxed = {"cell_lengths": "its periodic box: the molecule is taken to be whole, and in free space"}
-    momentary = {"temperature": "temperature (the momentary one)"}
-    return MDTrajFile(
-        topology, positions, energies, times, tuple({**boxed, **momentary}.get(name, name) for name in left_out)
+    said = {
+        "cell_lengths": "its periodic box: the molecule is taken to be whole, and in free space",
+        "temperature": "temperature (the momentary one)",
+    }
+    say_left_out(path, [said.get(name, name) for name in left_out])
+    return Frames(
+        topology=given_or_found(path, topology, found),
+        temperature=one_temperature(path, temperature, ()),
+        positions=positions,
+        energies=energies,
+        times=times,
+        provenance=provenance_of(path, False),
     )
 
 
 def _array(path: Path, file: Any, name: str, unit: str) -> Any:
-    dataset = file[name]
-    if dataset.size * dataset.dtype.itemsize > MAX_BYTES:
-        raise FileFormatError(f'"{path}": {name} would take {dataset.size * dataset.dtype.itemsize} bytes of memory.')
+    dataset = _own(path, file, name)
+    if dataset.dtype.kind not in "fiu":
+        raise FileFormatError(f'"{path}": {name} must be numbers, not of type {dataset.dtype}.')
     found = _text(dataset.attrs.get("units", unit))
     if found not in (unit, {"kilojoules_per_mole": "kilojoule/mole", "picoseconds": "picosecond"}.get(unit, unit)):
         raise FileFormatError(f'"{path}": {name} are in {found}, and {unit} are expected.')
     return dataset[:]
 
 
+def _is_empty(file: Any, name: str) -> bool:
+    """Whether it is an array without rows, as MDTraj leaves those that nobody filled."""
+    if not isinstance(file.get(name, getlink=True), import_h5py().HardLink):
+        return False
+    return getattr(file[name], "shape", None) is not None and file[name].shape[:1] == (0,)
+
+
+def _own(path: Path, file: Any, name: str) -> Any:
+    """A dataset that lies in the file itself and does not unpack to far more than the file is.
+
+    Raises:
+        FileFormatError: If it is missing, a link, or of data elsewhere: files may name any file of whoever reads them.
+    """
+    h5py = import_h5py()
+    link = file.get(name, getlink=True)
+    if link is None:
+        raise FileFormatError(f'"{path}" has no {name}, which a trajectory of MDTraj needs.')
+    dataset = file[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None or dataset.is_virtual or dataset.external:
+        raise FileFormatError(f'"{path}": {name} must be an array in the file itself.')
+    n_bytes, allowed = dataset.size * dataset.dtype.itemsize, max(SMALL, MAX_EXPANSION * path.stat().st_size)
+    if n_bytes > allowed:
+        raise FileFormatError(f'"{path}": {name} would unpack to {n_bytes} bytes, and no more than {allowed} are read.')
+    return dataset
+
+
 def _topology(path: Path, file: Any) -> Topology:
-    text = np.asarray(file["topology"][()]).reshape(-1)[0]
-    if len(text) > MAX_JSON_BYTES:
-        raise TopologyError(f'"{path}": its topology is too large.')
-    data = parse_json(text)
-    if isinstance(data, str):
-        data = json.loads(data)
-    residues = [residue for chain in data["chains"] for residue in chain["residues"]]
-    found = {
-        int(atom["index"]): Atom(str(atom["element"]), str(atom["name"]), str(residue["name"]), number)
-        for number, residue in enumerate(residues)
-        for atom in residue["atoms"]
-    }
-    bonds = {(min(int(b[0]), int(b[1])), max(int(b[0]), int(b[1]))) for b in data.get("bonds", ())}
-    return Topology(tuple(found[i] for i in range(len(found))), tuple(sorted(bonds)))
+    text = np.asarray(_own(path, file, "topology")[()]).reshape(-1)[0]
+    try:
+        if len(text) > MAX_JSON_BYTES:
+            raise TopologyError(f'"{path}": its topology is too large.')
+        data = parse_json(text)
+        if isinstance(data, str):
+            data = parse_json(data)
+        residues = [residue for chain in data["chains"] for residue in chain["residues"]]
+        atoms = [
+            (int(atom["index"]), Atom(str(atom["element"]), str(atom["name"]), str(residue["name"]), number))
+            for number, residue in enumerate(residues)
+            for atom in residue["atoms"]
+        ]
+        bonds = [(int(bond[0]), int(bond[1])) for bond in data.get("bonds", ())]
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise TopologyError(
+            f'"{path}": its topology is not the JSON that MDTraj writes ({type(error).__name__}: {error}).'
+        ) from error
+    if sorted(i for i, _ in atoms) != list(range(len(atoms))):
+        raise TopologyError(f'"{path}": the atoms of its topology are not numbered from 0, each once.')
+    return make_topology([atom for _, atom in sorted(atoms, key=lambda found: found[0])], bonds)
 
 
 def _text(value: Any) -> str:

@@ -72,7 +72,11 @@ class Frames:
                 )
             if column == "positions" and np.asarray(values).dtype != dtype:
                 values = near_origin(np.asarray(values), LOST)
-            values = np.ascontiguousarray(values, dtype=dtype)
+            if dtype is np.int32:
+                _require_whole_numbers(column, np.asarray(values))
+            # numbers beyond single precision become infinite, and are refused by their frame
+            with np.errstate(over="ignore"):
+                values = np.ascontiguousarray(values, dtype=dtype)
             object.__setattr__(self, column, values)
             allowed = np.isfinite(values) | (values == -np.inf if column == "log_weights" else False)
             bad = ~allowed.all(axis=tuple(range(1, values.ndim)))
@@ -84,6 +88,11 @@ class Frames:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    @property
+    def by_walker(self) -> Int[ndarray, "frames"]:
+        """Indices of the frames walker by walker, each in order of time; all in order without walkers."""
+        return np.arange(len(self)) if self.replica is None else np.argsort(self.replica, kind="stable")
 
     def __repr__(self) -> str:
         return described(self, *(value for _, value in self._rows()))
@@ -184,6 +193,14 @@ class Frames:
                 sha.update(name.encode())
                 sha.update(values.data)
         return sha.hexdigest()
+
+
+def _require_whole_numbers(column: str, values: Int[ndarray, "frames"]) -> None:
+    limits = np.iinfo(np.int32)
+    if values.dtype.kind not in "iuf" or not (values == np.trunc(values)).all():
+        raise FileFormatError(f"{column.capitalize()} must be whole numbers.")
+    if values.size and not limits.min <= int(values.min()) <= int(values.max()) <= limits.max:
+        raise FileFormatError(f"{column.capitalize()} must be numbers that fit into 32 bits; one is {values.max()}.")
 
 
 def near_origin(positions: Float[ndarray, "frames atoms 3"], farthest: float) -> Float[ndarray, "frames atoms 3"]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, NoReturn
 
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from ..core.errors import FileFormatError, MissingDependencyError, SmoothflowError, TopologyError
+from ..core.errors import FileFormatError, SmoothflowError, TopologyError
 from ..core.files import parse_json
+from ..core.optional import import_optional
 from ..core.topology import Topology
 from .frames import BLOCK, COLUMNS, Frames
 from .superblock import ClearedFile, is_marked, require_chunk_index, require_no_extension, require_plain_heaps
@@ -28,7 +29,7 @@ UNITS = {
     "times": "ps",
 }
 MAX_JSON_BYTES = 2 * 2**20
-"""Enough for twenty thousand atoms, and parsed in a fraction of a second."""
+"""Largest JSON attribute: enough for twenty thousand atoms, and parsed in a fraction of a second."""
 
 PLACES = "chunks"
 """Where the offsets of each column's chunks are written down."""
@@ -40,19 +41,15 @@ LARGEST_SHRINKAGE = 100
 """File systems compress frames by a factor of two at best; what takes a hundredth of its size on disk has no data."""
 
 HDF5_ERRORS = (OSError, RuntimeError, OverflowError)
-"""What comes of a damaged file or a full disk."""
+"""What HDF5 raises for a damaged file or a full disk."""
 
 State = Mapping[str, ndarray]
 """Arrays that a simulation continues from; their names, shapes and types are fixed when the file is created."""
 
 
-def import_h5py() -> ModuleType:
+def import_h5py() -> Any:
     """h5py, or a `MissingDependencyError` that names the extra."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingDependencyError("Reading and writing frames", "h5py", "train") from error
-    return h5py  # type: ignore[no-any-return]
+    return import_optional("h5py", "Reading and writing frames", "train")
 
 
 class FramesReader:
@@ -135,7 +132,7 @@ class FramesReader:
         self._require_plain_heaps(self._file)
         if "format" not in self._file.attrs or _text(self._attribute(self._file, "format")) != FORMAT:
             raise FileFormatError(
-                f'"{self.path}" is an HDF5 file, but no frames file. Give a file written by "smoothflow simulate", '
+                f'"{self.path}" is an HDF5 file, but not a frames file. Give a file written by "smoothflow simulate", '
                 'or import it with "smoothflow convert".'
             )
         schema = int(self._attribute(self._file, "schema"))

@@ -48,7 +48,7 @@ ENERGY_FACTOR = 2.5
 """Energies fluctuate more slowly than bonds; kcal for kJ is 4.18."""
 
 NOTABLE = 1.15
-"""Forces off by more than this factor are said."""
+"""Factor beyond which wrong forces are reported."""
 
 HEAT_CAPACITY = (0.1, 10.0)
 """Variance of energies alone, in units of (3N - 6) (kT)^2 / 2, that leaves their unit possible: kcal for kJ is 0.06."""
@@ -112,7 +112,7 @@ def examine_labels(frames: Frames) -> LabelReport:
     n_independent = n_frames / CORRELATED
     forces = value, max(scatter, abs(value) * math.sqrt(2 / (len(moved) * n_independent)))
     energies = None
-    # forces that are wrong say nothing of energies
+    # wrong forces say nothing about energies
     if frames.energies is not None and value > ERRORS * forces[1]:
         energy = frames.energies - float(weights @ frames.energies)
         product = (virial - float(weights @ virial)) * energy
@@ -168,7 +168,7 @@ def check_labels(frames: Frames, source: str) -> None:
     """Raise where forces or energies cannot be those of the positions; warn where they are doubtful.
 
     Args:
-        frames: Frames of any number; of few of them nothing is said.
+        frames: Frames of any number; a few of them say nothing.
         source: Where they come from, for messages.
 
     Raises:
@@ -194,7 +194,7 @@ def check_labels(frames: Frames, source: str) -> None:
             "Correct the unit or the sign, recompute the labels (smoothflow convert --reference), or leave energies "
             "out (smoothflow convert --energy-key none)",
         )
-    if frames.forces is None and frames.energies is not None and report.n_frames >= MIN_FRAMES:
+    if frames.energies is not None and report.n_frames >= MIN_FRAMES:
         _check_fluctuations(frames, frames.energies, source)
 
 
@@ -220,7 +220,7 @@ def _judge(found: tuple[float, float], factor: float, what: str, remedy: str) ->
 
 
 def _check_fluctuations(frames: Frames, energies: Float[ndarray, "frames"], source: str) -> None:
-    """Energies without forces: their variance shows a unit that is far off."""
+    """The variance of energies shows a unit that is far off, a drift, or numbers that are not energies at all."""
     dof = max(1, 3 * len(frames.topology) - 6)
     ratio = float(energies.var()) / (dof / 2 * thermal_energy(frames.temperature) ** 2)
     lowest, highest = HEAT_CAPACITY

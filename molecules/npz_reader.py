@@ -30,7 +30,7 @@ NPZ_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.
 def read_npz(path: Path, names: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
     """The arrays of those names that are in a file, and the names of the others, which are not read.
 
-    What the file's directory says of sizes is not believed: bytes are counted as they are inflated.
+    The sizes in the file's directory are not trusted: bytes are counted as they are inflated.
 
     Raises:
         FileFormatError: If it is not an npz file, truncated, unpacks to far more than it is, or holds objects.

@@ -27,52 +27,22 @@ from .pdb import STANDARD_RESIDUES
 ORGANIC_RESIDUES = frozenset(
     (
         *STANDARD_RESIDUES,
-        *(
-            "ACE",
-            "NME",
-            "NMA",
-            "NH2",
-            "NHE",
-            "FOR",
-            "HID",
-            "HIE",
-            "HIP",
-            "HSD",
-            "HSE",
-            "HSP",
-            "CYX",
-            "CYM",
-            "ASH",
-            "GLH",
-        ),
-        *(
-            "LYN",
-            "MSE",
-            "SEC",
-            "PYL",
-            "A",
-            "C",
-            "G",
-            "U",
-            "T",
-            "DA",
-            "DC",
-            "DG",
-            "DT",
-            "DU",
-            "HOH",
-            "WAT",
-            "TIP",
-            "SOL",
-        ),
+        *("ACE", "NME", "NMA", "NH2", "NHE", "FOR", "HID", "HIE", "HIP", "HSD", "HSE", "HSP", "CYX"),
+        *("CYM", "ASH", "GLH", "LYN", "MSE", "SEC", "PYL", "A", "C", "G", "U", "T", "DA", "DC", "DG", "DT", "DU"),
+        *("HOH", "WAT", "TIP", "SOL"),
     )
 )
 """Residues whose atoms are H, C, N, O, P, S and Se, named by their elements' letters."""
 
+ISOTOPES = ("D", "T")
+"""Symbols of hydrogen's isotopes."""
+
 TWO_LETTERS_ALWAYS = ("CL", "BR")
-"""Nobody calls a carbon CL or a boron BR."""
+"""No carbon is named CL, and no boron BR."""
 
 CHARGE = re.compile(r"(\d)([+-])|([+-])(\d)|([+-])")
+SIGNED = re.compile(r"\d[+-]|[+-]\d")
+"""A charge, and no end of a line's number."""
 
 
 class StructureWarning(UserWarning):
@@ -158,8 +128,9 @@ def _records(text: str, source: str) -> tuple[list[list[_AtomLine]], list[list[s
     models: list[list[_AtomLine]] = []
     connections: list[list[str]] = []
     ends: set[str] = set()
-    begins = True
-    for number, line in enumerate(text.splitlines(), start=1):
+    begins, periodic = True, False
+    # str.splitlines ends lines at letters that comments may hold, too
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
         record = line[:6].strip().upper()
         if record in ("ATOM", "HETATM"):
             if begins:
@@ -170,14 +141,35 @@ def _records(text: str, source: str) -> tuple[list[list[_AtomLine]], list[list[s
             begins = True
         elif record == "TER" and models and len(models) == 1 and models[0]:
             ends.add(models[0][-1].serial)
+        elif record == "CRYST1":
+            periodic = periodic or _has_box(line)
         elif record == "CONECT":
             connections.append([line[start : start + 5].strip() for start in range(6, min(len(line), 31), 5)])
+    if periodic:
+        warnings.warn(
+            f"{source} has a periodic box (CRYST1), which is left out: the molecule is taken to be whole, and in free "
+            "space.",
+            StructureWarning,
+            stacklevel=5,
+        )
     return models, connections, ends
 
 
+def _has_box(line: str) -> bool:
+    """Whether a CRYST1 record describes a box: a cell of 1 Å says that there is none."""
+    try:
+        return any(float(line[start : start + 9]) > 1 for start in (6, 15, 24))
+    except ValueError:
+        return False
+
+
 def _atom_line(line: str, where: str) -> _AtomLine:
+    # a last number that is cut would be another one
+    is_whole = len(line.rstrip()) >= 54 or line.endswith(" ")
     line = line.ljust(80)
     try:
+        if not is_whole or "_" in line[30:54]:
+            raise ValueError
         x, y, z = (float(line[start : start + 8]) for start in (30, 38, 46))
     except ValueError as error:
         raise FileFormatError(
@@ -204,7 +196,7 @@ def _atom_line(line: str, where: str) -> _AtomLine:
 
 
 def _one_location(atoms: list[_AtomLine], dropped: set[str]) -> list[_AtomLine]:
-    """Of alternate locations, those with the highest occupancy of their residue; the first of equals."""
+    """The alternate locations with the highest occupancy of their residue; the first of equals."""
     occupancy: dict[tuple[str, str], dict[str, float]] = {}
     for atom in atoms:
         if atom.alternate:
@@ -233,6 +225,17 @@ def _require_same_atoms(models: list[list[_AtomLine]], source: str) -> None:
                     f"{source}: model {number} lists its atoms in another order than model 1: atom {i} is {atom} in "
                     f"model {number} and {first[i]} in model 1. Write all models in one order."
                 )
+            if _said(atom) is not None and _said(first[i]) is not None and _said(atom) != _said(first[i]):
+                raise FileFormatError(
+                    f"{source}: atom {i} ({atom}) has another element or charge in model {number} than in model 1. "
+                    "Give models of one molecule."
+                )
+
+
+def _said(atom: _AtomLine) -> tuple[str, str] | None:
+    """Element and charge, where the columns at the end of a line hold them."""
+    symbol = _symbol(atom.element_column)
+    return None if symbol is None else (symbol, atom.charge_column)
 
 
 def _elements(atoms: list[_AtomLine], source: str) -> list[str]:
@@ -253,6 +256,11 @@ def _element(atom: _AtomLine, residue_size: int, is_shifted: bool, source: str) 
     given = _symbol(atom.element_column)
     if given is not None:
         return given
+    if atom.element_column.upper() in ISOTOPES:
+        raise TopologyError(
+            f"{source}: atom {atom} is deuterium or tritium. Isotopes have no masses of their own here: write H into "
+            "columns 77-78 if that of hydrogen will do."
+        )
     if atom.element_column.isalpha():
         raise TopologyError(
             f'{source}: atom {atom} is of the element "{atom.element_column}", which does not exist. Virtual sites '
@@ -292,7 +300,10 @@ def _symbol(text: str) -> str | None:
 
 def _charges(atoms: list[_AtomLine], source: str) -> tuple[int, ...] | None:
     # in old files the last columns hold the number of the line
-    columns = [atom.charge_column if _symbol(atom.element_column) else "" for atom in atoms]
+    columns = [
+        atom.charge_column if _symbol(atom.element_column) or SIGNED.fullmatch(atom.charge_column) else ""
+        for atom in atoms
+    ]
     if not any(columns):
         return None
     return tuple(_charge(column, atom, source) for column, atom in zip(columns, atoms, strict=True))

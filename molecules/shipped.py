@@ -6,11 +6,14 @@ from pathlib import Path
 
 from ..core.errors import UnknownNameError
 
+AMBER = "openmm:amber99sbildn.xml,amber99_obc.xml"
+"""The default force field: Amber ff99SB-ILDN with OBC implicit solvent, no cutoff, no constraints."""
+
 FOLDER = Path(__file__).parent / "structures"
 
 
 def molecule_names() -> list[str]:
-    """The names that `molecule_path` knows."""
+    """Names of the molecules that come with the package."""
     return sorted(path.stem for path in FOLDER.glob("*.pdb"))
 
 

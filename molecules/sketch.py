@@ -1,4 +1,4 @@
-"""Which frames a model was trained on, in so few numbers that the model's file can hold them."""
+"""Fingerprints of the frames that a model was trained on, few enough for the model's file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy import ndarray
 from .frames import BLOCK, Frames
 
 SIZE = 2048
-"""Fingerprints that are kept; of fewer frames, all."""
+"""Number of fingerprints that are kept; all where there are fewer frames."""
 
 QUANTUM = 1e-4
 """Step, nm, to which distances are rounded: far above the rounding of float32, far below thermal motion."""

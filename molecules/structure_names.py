@@ -13,10 +13,10 @@ from ..core.errors import FileFormatError, UnknownNameError
 from .shipped import molecule_path
 
 SMILES = re.compile(r"(Cl|Br|[BCNOPSFI]|[bcnops]|\[[^\[\]\s]+\]|[-=#$:/\\.~*()]|%[0-9]{2}|[0-9])+", re.ASCII)
-"""What is made of the tokens of a SMILES string; RDKit says whether it is one."""
+"""Text that consists of tokens of SMILES; RDKit decides whether it is a SMILES string."""
 
 LONGEST_NAME = 100
-"""Letters of a SMILES string that stand in a file's name."""
+"""Characters of a SMILES string that stand in a file's name."""
 
 
 def is_smiles(name: str) -> bool:

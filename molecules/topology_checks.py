@@ -9,7 +9,7 @@ from ..core.topology import Topology
 
 MAX_NEIGHBOURS = {"H": 1, "He": 0, "F": 1, "Ne": 0, "C": 4, "N": 4, "O": 3, "Ar": 0}
 NON_METALS = frozenset(("H", "He", "C", "N", "O", "F", "Ne", "P", "S", "Cl", "Ar", "Se", "Br", "Kr", "I", "Xe"))
-"""Bonds to all other elements, like boron and metals, are no matter of valences: they bridge and cluster."""
+"""Bonds to all other elements, like boron and metals, do not count as valences: these bridge and cluster."""
 
 
 ADD_IT = (

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.errors import CompilationError, ConfigurationError
 from ..core.files import write_atomically
-from ..core.potential import Potential, unchecked
+from ..core.potential import Potential, hessian_vector_product, unchecked
 from ..core.torch_internals import compiled_files, compiler_command, traced, write_package
 from ..runs.progress import OnProgress, Progress, silent
 from .compiled import CURVATURE, MANY, ONE, CompiledPotential, function_name
@@ -65,7 +65,7 @@ def compile_potential(
     the potential itself at real and at distorted configurations before anything is written.
 
     Args:
-        potential: Any potential on the CPU whose energy is traceable torch.
+        potential: Any potential whose energy is traceable torch; the code is for the device on which it is.
         positions: Real configurations, nm; at least `N_EXAMPLES`.
         path: The package; ends in ``.pt2``.
         dtypes: Precisions to compile for.
@@ -93,6 +93,7 @@ def compile_potential(
     require_compiler()
     kinds = [ONE, MANY, CURVATURE] if second_derivatives else [ONE, MANY]
     wanted = [(kind, dtype) for dtype in dtypes for kind in kinds]
+    positions = positions.detach().to(potential.device)
     files: dict[str, list[str]] = {}
     seconds: dict[str, float] = {}
     versions = {dtype: copy.deepcopy(potential).to(dtype).requires_grad_(False).eval() for dtype in dtypes}
@@ -101,11 +102,11 @@ def compile_potential(
             name = function_name(kind, dtype)
             on_progress(Progress("Compiling", done, len(wanted)))
             begin = time.perf_counter()
-            files[name] = _compile(versions[dtype], kind, positions.detach().cpu().to(dtype), Path(folder) / name)
+            files[name] = _compile(versions[dtype], kind, positions.to(dtype), Path(folder) / name)
             seconds[name] = time.perf_counter() - begin
         compiled = _package(potential, files, Path(folder) / "package.pt2")
         errors = {
-            function_name(kind, dtype): _largest_error(versions[dtype], compiled, kind, positions.cpu().to(dtype))
+            function_name(kind, dtype): _largest_error(versions[dtype], compiled, kind, positions.to(dtype))
             for kind, dtype in wanted
         }
         write_atomically(path, compiled.content)
@@ -137,11 +138,7 @@ def _function(potential: Potential, kind: str) -> Callable[..., tuple[Tensor, ..
         return found
 
     def curvature(x: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-        # reverse over reverse: compilers have been seen to give wrong forward-over-reverse derivatives
-        with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(unchecked(potential, "energy")(x).sum(), x, create_graph=True)
-            return torch.autograd.grad((gradient * v).sum(), x)
+        return (hessian_vector_product(potential, x, v),)
 
     return curvature if kind == CURVATURE else energy_and_forces
 
@@ -196,6 +193,7 @@ def _compile(potential: Potential, kind: str, positions: Tensor, folder: Path) -
 def _package(potential: Potential, files: dict[str, list[str]], path: Path) -> CompiledPotential:
     header = {
         "shape": list(potential.shape),
+        "device": potential.device.type,
         "functions": sorted(files),
         "fingerprint": fingerprint(potential),
         "topology": None if potential.topology is None else potential.topology.to_dict(),
@@ -204,7 +202,7 @@ def _package(potential: Potential, files: dict[str, list[str]], path: Path) -> C
     text = write_header(header)
     with quiet():
         write_package(path, files, {HEADER: text})
-    return CompiledPotential(header, path.read_bytes(), potential.topology)
+    return CompiledPotential(header, path.read_bytes(), potential.topology).to(potential.device)
 
 
 def _largest_error(eager: Potential, compiled: CompiledPotential, kind: str, positions: Tensor) -> float:
@@ -214,7 +212,7 @@ def _largest_error(eager: Potential, compiled: CompiledPotential, kind: str, pos
         CompilationError: If it is larger than rounding explains.
     """
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(positions.shape, generator=generator, dtype=positions.dtype)
+    noise = torch.randn(positions.shape, generator=generator, dtype=positions.dtype).to(positions.device)
     distorted = positions + NOISE * noise
     tolerance, largest = TOLERANCES[positions.dtype], 0.0
     compiled.to(positions.dtype)

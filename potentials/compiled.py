@@ -31,7 +31,7 @@ def function_name(kind: str, dtype: torch.dtype) -> str:
 
 
 class CompiledPotential(Potential):
-    """Energies and forces from machine code made by `compile_potential`.
+    """Energies and forces from machine code made by `compile_potential`, on the CPU or on a GPU as it was compiled.
 
     It computes in float64, or in float32 if the package holds nothing else; `to` changes to the other one. It holds the
     whole package, so that it can be pickled. A package is native code, as any compiled program is: load only those that
@@ -52,6 +52,9 @@ class CompiledPotential(Potential):
         self.functions = frozenset(header["functions"])
         self._loaded: dict[str, Any] = {}
         self.dtype = torch.float64 if self.computes_in(torch.float64) else torch.float32
+        self.device = torch.device(header.get("device", "cpu"))
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", torch.cuda.current_device())
         described = header.get("geometry")
         self._geometry = None if described is None else Geometry.from_list(described)
 
@@ -106,9 +109,17 @@ class CompiledPotential(Potential):
         return question.answer(product[:n])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
+        dtype, device = self.dtype, self.device
         super()._apply(fn, recurse)
-        if self.device.type != "cpu":
-            raise ConfigurationError(f"The compiled potential runs on the CPU; it cannot be moved to {self.device}.")
+        moved = self.device
+        if moved.type != device.type:
+            self.dtype, self.device = dtype, device
+            raise ConfigurationError(
+                f"The compiled potential runs on {'the CPU' if device.type == 'cpu' else 'a GPU'}, for which it was "
+                f'compiled; it cannot be moved to "{moved}". Compile the model again for that device.'
+            )
+        if moved != device:
+            self._loaded = {}
         return self
 
     def _function(self, name: str) -> Any:
@@ -122,7 +133,7 @@ class CompiledPotential(Potential):
                 path = Path(folder) / "package.pt2"
                 path.write_bytes(self.content)
                 try:
-                    self._loaded[name] = loaded_function(path, name)
+                    self._loaded[name] = loaded_function(path, name, self.device)
                 except RuntimeError as error:
                     raise CompilationError(f"The compiled code cannot be loaded: {error}. Compile again.") from error
         return self._loaded[name]
@@ -143,7 +154,7 @@ def read_compiled(path: str | Path) -> CompiledPotential:
     A package is native code: load only those that you trust.
 
     Raises:
-        FileFormatError: If the file is missing, damaged or no package.
+        FileFormatError: If the file is missing, damaged or not a package.
         CompilationError: If it was made for another version of torch or another machine.
     """
     header, content = read_package(path)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from ..core.files import require_free
 from ..core.finite import first_not_finite
 from ..core.flow import Flow
 from ..core.identity import Coordinate, Geometry
+from ..core.inversion import generated
 from ..core.potential import Potential, takes_positions, unchecked
 from ..core.topology import Topology
 from ..core.units import thermal_energy
@@ -164,55 +167,89 @@ class FlowPotential(Potential):
         Raises:
             ConfigurationError: If there is both a generator and a seed, or a number is not one that can be used.
         """
-        q, log_prob = self.flow.sample(n_samples, generator, seed=seed)
+        return self.generate(self.flow.latent(n_samples, generator, seed=seed))
+
+    def generate(self, z: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch atoms 3"], Float[Tensor, "batch"]]:
+        """The positions (nm) of latent vectors of the flow, and their log-densities as `log_prob` defines them."""
+        return generated(self._generate, z)
+
+    def _generate(self, z: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch atoms 3"], Float[Tensor, "batch"]]:
+        q, log_prob = self.flow.generate(z)
         positions, log_abs_det = self.coordinates.decode(q)
         return positions, log_prob - log_abs_det
 
     def compile(  # type: ignore[override]  # torch's own compiles what Module.__call__ does
         self,
-        package: str | Path,
+        package: str | Path | None = None,
         positions: Float[Tensor, "batch atoms 3"] | None = None,
         on_progress: OnProgress = silent,
     ) -> Potential:
-        """The same potential as machine code in its own precision, many times faster for one configuration; on the CPU.
+        """The same potential in its own precision, many times faster: compiled, and on a GPU captured.
+
+        On the CPU it is machine code, which pays most for one configuration. On a GPU its work is recorded for each
+        batch size and replayed as a CUDA graph; with a package, that of machine code for the GPU.
 
         Args:
             package: Loaded if it holds this model, compiled for this machine; otherwise compiled, which takes minutes,
-                and written there.
+                and written there. By default the code is compiled for this process alone; on a GPU, without a package,
+                nothing is compiled.
             positions: Configurations in nm at which the code is checked; by default samples of the flow.
             on_progress: Told of functions that are compiled.
 
         Returns:
-            A `CompiledPotential`; or, with a warning that says why, this potential itself if it cannot be compiled.
+            On the CPU, a `CompiledPotential`. On a GPU, a `CapturedFlow`; with a package, a `CapturedPotential` of its
+            code. Or, with a warning that says why, this potential itself if it cannot be compiled or captured.
 
         Raises:
             FileFormatError: If there is a file of that name that is not a package, or it cannot be written.
         """
+        # much of it imports what nothing else needs
+        from .captured import CapturedFlow, CapturedPotential
+
+        try:
+            if self.device.type == "cpu":
+                return self._compiled(package, positions, on_progress)
+            captured = (
+                CapturedFlow(self)
+                if package is None
+                else CapturedPotential(self._compiled(package, positions, on_progress))
+            )
+            with torch.no_grad():
+                # whether it can be captured is known after the first time
+                captured.energy_and_forces(self.sample(1, seed=0)[0])
+            return captured
+        except CompilationError as error:
+            warnings.warn(f"The potential runs uncompiled. {error}", stacklevel=2)
+            return self
+
+    def _compiled(
+        self, package: str | Path | None, positions: Float[Tensor, "batch atoms 3"] | None, on_progress: OnProgress
+    ) -> Potential:
+        """The code in a package, which is made if it is not that of this model on this machine."""
         # compiling imports much that nothing else needs
         from .compilation import compile_potential
         from .compiled import read_compiled
         from .package import fingerprint
 
-        try:
-            if Path(package).is_file():
-                try:
-                    compiled = read_compiled(package)
-                except CompilationError as error:
-                    warnings.warn(f"{error} It is compiled anew.", stacklevel=2)
-                else:
-                    if compiled.header["fingerprint"] == fingerprint(self) and compiled.computes_in(self.dtype):
-                        return compiled.to(self.dtype)
-            if not Path(package).is_file() or Path(package).is_symlink():
-                # before the minutes that compiling takes
-                require_free(Path(package))
-            if positions is None:
-                with torch.no_grad():
-                    positions, _ = self.sample(N_CHECKED, seed=0)
-            compile_potential(self, positions, package, [self.dtype], on_progress=on_progress)
-            return read_compiled(package).to(self.dtype)
-        except CompilationError as error:
-            warnings.warn(f"The potential runs uncompiled. {error}", stacklevel=2)
-            return self
+        if package is not None and Path(package).is_file():
+            try:
+                compiled = read_compiled(package)
+            except CompilationError as error:
+                warnings.warn(f"{error} It is compiled anew.", stacklevel=3)
+            else:
+                same = compiled.header["fingerprint"] == fingerprint(self)
+                if same and compiled.computes_in(self.dtype) and compiled.device.type == self.device.type:
+                    return compiled.to(self.device, self.dtype)
+        if package is not None and (not Path(package).is_file() or Path(package).is_symlink()):
+            # before the minutes that compiling takes
+            require_free(Path(package))
+        if positions is None:
+            with torch.no_grad():
+                positions, _ = self.sample(N_CHECKED, seed=0)
+        with nullcontext(package) if package is not None else TemporaryDirectory() as place:
+            path = Path(place) if package is not None else Path(place) / "potential.pt2"
+            compile_potential(self, positions, path, [self.dtype], on_progress=on_progress)
+            return read_compiled(path).to(self.device, self.dtype)
 
 
 WIDE = ("circle", "cut")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -11,14 +13,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.errors import ConfigurationError, TopologyError
+from ..core.capture import CapturedFunction
+from ..core.errors import CompilationError, ConfigurationError, TopologyError
+from ..core.external import attach_forces
 from ..core.plugins import registry
-from ..core.potential import Potential
+from ..core.potential import Potential, hessian_vector_product, unchecked
 from ..core.topology import Topology
+from ..core.torch_internals import derivatives_are_watched
 from .force_terms import GeneralizedBorn, HarmonicAngles, HarmonicBonds, Nonbonded, Torsions, norms
+from .kept_code import KeptFunction, in_pieces
 
 CHUNK_ELEMENTS = {"cpu": 2**15, "cuda": 2**23}
 """Pair distances that are worked on at once: on a CPU what its cache holds, elsewhere what memory holds."""
+
+CODE_SIZE = 128
+"""Configurations that machine code computes at once, if not one: 64 take as long, each."""
+
+RECORDED_SIZES = tuple(2**i for i in range(14))
+"""Batch sizes that are recorded on a GPU: few, since recording takes as long as ten calls."""
+
+COMPILED = "compiled"
+"""What follows the files in the name of a force field that is to be compiled."""
 
 
 class HasSystem(Protocol):
@@ -112,6 +127,9 @@ class ForceField(Potential):
         return torch.cat(energies), torch.cat(forces)
 
     def _chunks(self, positions: Float[Tensor, "batch atoms 3"]) -> tuple[Float[Tensor, "chunk atoms 3"], ...]:
+        if isinstance(positions.shape[0], torch.SymInt):
+            # traced for any number of configurations: a graph with a number of pieces would hold for few of them
+            return (positions,)
         elements = CHUNK_ELEMENTS.get(positions.device.type, CHUNK_ELEMENTS["cuda"])
         return torch.split(positions, max(1, elements // max(1, self.pairs.shape[1])))
 
@@ -128,18 +146,110 @@ class ForceField(Potential):
         return energy
 
 
-def torch_provider(argument: str, structure: Path) -> ForceField:
-    """The force field of a molecule in free space, read with OpenMM and evaluated in torch.
+class CompiledForceField(Potential):
+    """A force field as machine code on the CPU, and on a GPU as recorded work: the same numbers up to rounding, faster.
+
+    On the CPU energies alone, forces of many configurations and forces of one are functions of their own, each compiled
+    at its first use (seconds; see `KeptFunction`, which also compares it with the force field) and kept in the user's
+    cache. On a GPU batches are cut into pieces of `RECORDED_SIZES`, each recorded once and replayed (see
+    `CapturedFunction`, which compares as well). Where neither can be had, a warning says why, and it is the force field
+    itself. Energies can be differentiated twice; those of the force field itself at will.
 
     Args:
-        argument: Force-field files, or a serialized System, as the provider ``openmm`` takes them.
+        force_field: What is compiled.
+    """
+
+    def __init__(self, force_field: ForceField) -> None:
+        super().__init__()
+        self.force_field = force_field
+        self.shape = force_field.shape
+        self.topology = force_field.topology
+        self.dtype, self.device = force_field.dtype, force_field.device
+        self._functions: dict[Any, KeptFunction | CapturedFunction] = {}
+        self._uncompiled = False
+
+    @property
+    def recorded(self) -> Potential | None:
+        """The force field, on a GPU."""
+        return None if self.device.type == "cpu" or self._uncompiled else self.force_field
+
+    def energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
+        if derivatives_are_watched() or len(positions) == 0:
+            return unchecked(self.force_field, "energy")(positions)  # type: ignore[no-any-return]
+        if torch.is_grad_enabled() and positions.requires_grad:
+            energy, forces = self._compute("energy_and_forces", positions)
+            return attach_forces(positions, energy, forces, partial(hessian_vector_product, self.force_field))
+        return self._compute("energy", positions)[0]
+
+    def energy_and_forces(
+        self, positions: Float[Tensor, "batch atoms 3"]
+    ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch atoms 3"]]:
+        if len(positions) == 0:
+            return positions.new_zeros(0), torch.zeros_like(positions)
+        energy, forces = self._compute("energy_and_forces", positions)
+        return energy, forces
+
+    def _compute(self, name: str, positions: Tensor) -> tuple[Tensor, ...]:
+        """What a method of the force field gives, by compiled or recorded work if there can be any."""
+        if not self._uncompiled:
+            try:
+                by = self._by_code if positions.device.type == "cpu" else self._by_records
+                return by(name, positions.detach())
+            except CompilationError as error:
+                self._uncompiled = True
+                warnings.warn(f"The force field runs uncompiled. {error}", stacklevel=2)
+        return self._method(name, positions.detach())
+
+    def _method(self, name: str, positions: Tensor) -> tuple[Tensor, ...]:
+        found = unchecked(self.force_field, name)(positions)
+        return found if isinstance(found, tuple) else (found,)
+
+    def _by_code(self, name: str, positions: Tensor) -> tuple[Tensor, ...]:
+        size = 1 if name == "energy_and_forces" and len(positions) == 1 else CODE_SIZE
+        key = (name, size, positions.dtype)
+        if key not in self._functions:
+            self._functions[key] = KeptFunction(partial(self._method, name), size)
+        return self._functions[key](positions)
+
+    def _by_records(self, name: str, positions: Tensor) -> tuple[Tensor, ...]:
+        if name not in self._functions:
+            reads = list(self.force_field.buffers())
+            self._functions[name] = CapturedFunction(partial(self._method, name), reads, limit=len(RECORDED_SIZES))
+        whole = len(positions) // RECORDED_SIZES[-1] * RECORDED_SIZES[-1]
+        parts = [] if whole == 0 else [in_pieces(self._functions[name], positions[:whole], RECORDED_SIZES[-1])]
+        if whole < len(positions):
+            size = next(size for size in RECORDED_SIZES if size >= len(positions) - whole)
+            parts.append(in_pieces(self._functions[name], positions[whole:], size))
+        return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
+        super()._apply(fn, recurse)
+        # what was recorded is of buffers elsewhere
+        self._functions = {}
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy finds the code in the cache
+        return {**self.__dict__, "_functions": {}}
+
+
+def torch_provider(argument: str, structure: Path) -> ForceField | CompiledForceField:
+    """The force field of a molecule in free space, read with OpenMM and evaluated in torch, in float64.
+
+    Args:
+        argument: Force-field files, or a serialized System, as the provider ``openmm`` takes them; behind a comma
+            ``compiled`` may follow, for machine code on the CPU.
         structure: PDB, mmCIF, SDF or SMILES file with all hydrogens.
 
     Raises:
         ConfigurationError: If the force field has a force or a feature that `ForceField` does not know.
         SmoothflowError: Whatever the provider ``openmm`` raises.
     """
-    return ForceField.from_potential(cast("HasSystem", registry().provider("openmm")(argument, structure)))
+    files, _, last = argument.rpartition(",")
+    compiled = last.strip() == COMPILED
+    system = cast("HasSystem", registry().provider("openmm")(files if compiled else argument, structure))
+    force_field = ForceField.from_potential(system)
+    return CompiledForceField(force_field) if compiled else force_field
 
 
 def _require_plain(system: Any) -> None:

@@ -154,7 +154,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     """The header of a model file: architecture, charts, topology, temperature, plug-ins and provenance.
 
     Raises:
-        FileFormatError: If the file is missing, truncated, no model, or of a newer schema.
+        FileFormatError: If the file is missing, truncated, not a model, or of a newer schema.
     """
     path = Path(path)
     try:
@@ -177,7 +177,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
             'Give a file written by "smoothflow train".'
         ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise FileFormatError(f'"{path}" is a safetensors file, but no smoothflow model.')
+        raise FileFormatError(f'"{path}" is a safetensors file, but not a smoothflow model.')
     if not isinstance(header.get("schema"), int) or not 1 <= header["schema"] <= SCHEMA:
         raise FileFormatError(
             f'"{path}" has schema {header.get("schema")}; this version reads up to {SCHEMA}. Update smoothflow.'
@@ -214,7 +214,7 @@ def read_model(
         device: Where to put it.
 
     Raises:
-        FileFormatError: If the file is missing, damaged, no model, or does not fit its own header.
+        FileFormatError: If the file is missing, damaged, not a model, or does not fit its own header.
         PluginError: If a plug-in that supplied a transform is not installed; says which distribution to install.
     """
     header = read_header(path)
@@ -247,7 +247,7 @@ def read_model(
             flow = build_flow(settings, Chart(coordinates.codomain, charts))
             weights = {name: file.get_tensor(name) for name in shapes}
     except (ConfigurationError, ManifoldError, TopologyError) as error:
-        raise FileFormatError(f'The header of "{path}" describes no model that can be built: {error}') from error
+        raise FileFormatError(f'The header of "{path}" does not describe a model that can be built: {error}') from error
     except (
         SafetensorError,
         ArithmeticError,

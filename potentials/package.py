@@ -15,6 +15,7 @@ import torch
 from ..core.errors import CompilationError, FileFormatError
 from ..core.files import parse_json
 from ..core.potential import Potential
+from ..runs.provenance import processor
 
 FORMAT = "smoothflow-compiled"
 SCHEMA = 1
@@ -22,25 +23,19 @@ HEADER = "smoothflow.json"
 MAX_HEADER_BYTES = 2**20
 
 
-def machine() -> dict[str, Any]:
-    """What compiled code depends on: the versions of torch and operating system, and what the processor can do."""
-    return {
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What compiled code depends on: the versions of torch and operating system, and what the processor can do; for a
+    GPU, what that can do, too."""
+    found: dict[str, Any] = {
         "torch": torch.__version__,
         "system": platform.system(),
         "architecture": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpu_flags": _cpu_flags(),
+        "cpu_flags": sorted(processor("flags", "Features").split()),
     }
-
-
-def _cpu_flags() -> list[str]:
-    """The processor's instruction sets, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return sorted(flags.partition(":")[2].split())
+    if device == "cuda":
+        found |= {"cuda": torch.version.cuda, "gpu": list(torch.cuda.get_device_capability())}
+    return found
 
 
 def fingerprint(potential: Potential) -> str:
@@ -55,14 +50,15 @@ def fingerprint(potential: Potential) -> str:
 
 def write_header(content: Mapping[str, Any]) -> str:
     """The header of a package, as it goes into the file."""
-    return json.dumps({"format": FORMAT, "schema": SCHEMA, "machine": machine(), **content})
+    made_for = machine(content.get("device", "cpu"))
+    return json.dumps({"format": FORMAT, "schema": SCHEMA, "machine": made_for, **content})
 
 
 def read_package(path: str | Path) -> tuple[dict[str, Any], bytes]:
     """Header and content of a package that this machine can run; nothing in it is run yet.
 
     Raises:
-        FileFormatError: If the file is missing, damaged or no package.
+        FileFormatError: If the file is missing, damaged or not a package.
         CompilationError: If it was made for another version of torch or another machine.
     """
     path = Path(path)
@@ -93,7 +89,7 @@ def read_package(path: str | Path) -> tuple[dict[str, Any], bytes]:
         raise FileFormatError(f'"{path}" is damaged at "{broken}". Compile again.')
     if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("schema") != SCHEMA:
         raise FileFormatError(f'"{path}" is not a compiled package of schema {SCHEMA}. Compile again.')
-    require_machine(header.get("machine"), path)
+    require_machine(header.get("machine"), path, header.get("device", "cpu"))
     return header, content
 
 
@@ -102,11 +98,18 @@ def _stays_inside(name: str) -> bool:
     return not name.startswith("/") and not {"..", ""} & set(name.removesuffix("/").split("/")) and "\\" not in name
 
 
-def require_machine(needed: Any, path: Path) -> None:
-    """Raise a `CompilationError` unless code made for one machine runs on this one."""
-    here = machine()
+def require_machine(needed: Any, path: Path, device: Any = "cpu") -> None:
+    """Raise a `CompilationError` unless code made for one machine, and a kind of device, runs on this one."""
+    if device not in ("cpu", "cuda"):
+        raise CompilationError(f'"{path}" was compiled for a device "{device}", which is not known. Compile it again.')
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CompilationError(
+            f'"{path}" was compiled for a GPU, and torch finds none here. Compile the model again for the CPU '
+            "(smoothflow compile MODEL --device cpu), or use the model itself."
+        )
+    here = machine(device)
     needed = needed if isinstance(needed, dict) else {}
-    for name in ("torch", "system", "architecture", "cpu_capability"):
+    for name in [name for name in here if name != "cpu_flags"]:
         if needed.get(name) != here[name]:
             raise CompilationError(
                 f'"{path}" was compiled for {name.replace("_", " ")} {needed.get(name)}, and this is {here[name]}. '

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +14,7 @@ from ..core.errors import ConfigurationError
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..molecules.structure_names import structure_file
+from .force_field import CompiledForceField, ForceField
 
 
 def reference(
@@ -45,7 +48,12 @@ def reference(
     provider, _, argument = with_electrons(name, charge, multiplicity).partition(":")
     with nullcontext(Path()) if structure is None else structure_file(structure) as path:
         potential = registry().provider(provider)(argument, path)
-    return potential if dtype is None and device is None else potential.to(dtype=dtype, device=device)
+    if dtype is not None or device is not None:
+        potential = potential.to(dtype=dtype, device=device)
+    # on a GPU it is not arithmetic that takes the time, but that thousands of operations are started
+    if isinstance(potential, ForceField) and potential.device.type == "cuda":
+        return CompiledForceField(potential)
+    return potential
 
 
 def require_provider(name: str) -> None:
@@ -71,12 +79,24 @@ def _ase_calculators() -> tuple[str, ...]:
     return ("tblite", *names)
 
 
-def with_electrons(name: str, charge: int | None, multiplicity: int | None) -> str:
+def with_electrons(
+    name: str, charge: int | None, multiplicity: int | None, provenance: Mapping[str, Any] | None = None
+) -> str:
     """A reference with the charge and multiplicity that it computes.
+
+    Args:
+        name: The reference.
+        charge: What the user says; it comes before what the reference's name and the frames say.
+        multiplicity: The same of the multiplicity.
+        provenance: Of frames whose file said their charge or multiplicity.
 
     Raises:
         ConfigurationError: If it knows neither.
     """
+    if name.startswith("ase:") and provenance is not None:
+        said = {key: provenance.get(key) for key in ("charge", "multiplicity") if f"{key}=" not in name}
+        charge = _whole(said.get("charge")) if charge is None else charge
+        multiplicity = _whole(said.get("multiplicity")) if multiplicity is None else multiplicity
     require_provider(name)
     given = {"charge": charge, "multiplicity": multiplicity}
     parts = [f"{key}={value}" for key, value in given.items() if value is not None]
@@ -86,3 +106,8 @@ def with_electrons(name: str, charge: int | None, multiplicity: int | None) -> s
             "ase:tblite:GFN2-xTB."
         )
     return ",".join([name, *parts])
+
+
+def _whole(value: object) -> int | None:
+    """A number of a provenance, where anything may stand."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

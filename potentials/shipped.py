@@ -30,7 +30,7 @@ def shipped_models() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
-def load(model: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Potential:
+def load(model: str | Path, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> Potential:
     """A potential from a file, or by the name under which it ships: a trained flow, or compiled code.
 
     Args:
@@ -39,7 +39,7 @@ def load(model: str | Path, dtype: torch.dtype | None = None, device: str | torc
             that file. A compiled package is native code: load only those that you trust.
         dtype: Precision of weights and coordinates. By default float64 for a flow, and for compiled code where it was
             compiled in float64.
-        device: Where to put it; compiled code runs on the CPU.
+        device: Where to put it. By default the CPU for a flow, and for compiled code where it was compiled for.
 
     Returns:
         A `FlowPotential` of a model file, a `CompiledPotential` of a compiled package.
@@ -52,7 +52,7 @@ def load(model: str | Path, dtype: torch.dtype | None = None, device: str | torc
     """
     path = registry().model_path(model)
     if not _has_own_loader(path):
-        return read_model(path, dtype or torch.float64, device)
+        return read_model(path, dtype or torch.float64, device or "cpu")
     potential = registry().load(path)
     if isinstance(potential, CompiledPotential):
         if dtype is not None and not potential.computes_in(dtype):
@@ -61,7 +61,7 @@ def load(model: str | Path, dtype: torch.dtype | None = None, device: str | torc
             )
     elif isinstance(potential, FlowPotential):
         dtype = dtype or torch.float64
-    return potential.to(device=device, dtype=dtype).requires_grad_(False).eval()
+    return potential.to(device=device or potential.device, dtype=dtype).requires_grad_(False).eval()
 
 
 def load_flow(

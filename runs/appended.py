@@ -61,7 +61,7 @@ class AppendedFile:
             raise self._unwritten(error) from error
 
     def sync(self) -> None:
-        """Have it on disk.
+        """Sync it to disk.
 
         Raises:
             FileFormatError: If that fails, or the file was removed or replaced.
@@ -73,7 +73,7 @@ class AppendedFile:
         require_in_place(self.path, self._descriptor)
 
     def close(self) -> None:
-        """Have it on disk, and end."""
+        """Sync it to disk, and close it."""
         try:
             self.sync()
         finally:

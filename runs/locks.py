@@ -40,7 +40,7 @@ def _held(what: str, holder: str = "") -> ConfigurationError:
 
 
 def _lock_named(descriptor: int, what: str) -> None:
-    """Lock a file that is there for nothing else, and write into it who holds it."""
+    """Lock a file that serves only as a lock, and write into it who holds it."""
     try:
         lock_descriptor(descriptor, what)
     except ConfigurationError as error:

@@ -1,4 +1,4 @@
-"""How far a long task is, told to whoever draws it."""
+"""How far a long task has come, reported to whoever shows it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Progress:
     """A moment of a long task.
 
     Attributes:
-        stage: What is being done, for people.
+        stage: What is being done, as it is shown.
         done: Units of work that are done, those of an earlier, interrupted run included.
         total: Units of work in this stage.
         values: Figures of the moment, by name.
@@ -28,7 +28,7 @@ OnProgress = Callable[[Progress], None]
 
 
 def silent(progress: Progress) -> None:
-    """Tells nobody."""
+    """Reports to nobody."""
 
 
 def within(stage: str, on_progress: OnProgress) -> OnProgress:

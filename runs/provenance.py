@@ -18,7 +18,7 @@ from ..core.errors import ConfigurationError
 CPU_INFO = Path("/proc/cpuinfo")
 
 MISSING = "nothing"
-"""What stands in a message for what one of two runs does not have."""
+"""What a message says in place of a value that one of two runs does not have."""
 
 
 def require_same_run(
@@ -96,11 +96,17 @@ def commit() -> str | None:
         return None
 
 
+def processor(*names: str) -> str:
+    """What the system says of the processor under the first of these names that it knows; empty if it says nothing."""
+    try:
+        lines = [line.partition(":") for line in CPU_INFO.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return ""
+    return next((value.strip() for key, _, value in lines if key.strip() in names), "")
+
+
 def machine() -> str:
     """Processor, number of cores, and threads of torch."""
-    name = platform.processor() or platform.machine()
-    if CPU_INFO.exists():
-        lines = (line.partition(":") for line in CPU_INFO.read_text(encoding="utf-8").splitlines())
-        name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
+    name = processor("model name") or platform.processor() or platform.machine()
     threads = torch.get_num_threads()
     return f"{name}, {os.cpu_count()} cores, {threads} thread{'s' if threads != 1 else ''} of torch"

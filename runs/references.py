@@ -13,7 +13,7 @@ DATA = (
 
 
 def names_no_code(reference: str) -> bool:
-    """Whether a reference, as ``PROVIDER:ARGUMENT``, makes nothing run but what is installed.
+    """Whether a reference, as ``PROVIDER:ARGUMENT``, runs only code that is installed.
 
     True for ``openmm:`` and ``torch:`` with files in XML, which OpenMM's provider checks, for ``smoothflow:`` with
     model files or names of models, and for a few calculators of ``ase:``. Whatever else, like ``ase:module:function``,
@@ -22,7 +22,10 @@ def names_no_code(reference: str) -> bool:
     provider, _, argument = reference.partition(":")
     suffix = {"openmm": ".xml", "torch": ".xml", "smoothflow": ".safetensors"}.get(provider)
     files = argument.split(",") if suffix == ".xml" else [argument]
-    if suffix is not None and all(PurePath(file.strip()).suffix == suffix for file in files):
+    if provider == "torch" and files[-1].strip() == "compiled":
+        # how it is computed, and not a file
+        files.pop()
+    if suffix is not None and files and all(PurePath(file.strip()).suffix == suffix for file in files):
         return True
     return any(pattern.fullmatch(reference) for pattern in DATA)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from ..core.errors import ConfigurationError, FileFormatError, MissingDependencyError
-from ..core.files import MAX_DEPTH, MAX_DIGITS
+from ..core.files import MAX_DEPTH, MAX_DIGITS, read_at_most
 from ..core.text import shown
 
 try:
@@ -20,10 +20,10 @@ except ImportError as error:
     raise MissingDependencyError("Reading settings", error.name or "pydantic", "train") from error
 
 MAX_BYTES = 2**15
-"""Read in half a second, and enough for the rows of a thousand atoms."""
+"""Largest settings file: read in half a second, and enough for the rows of a thousand atoms."""
 
 MAX_MESSAGE = 400
-"""Letters of a file that are quoted in an error."""
+"""Characters of a file that are quoted in an error."""
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -121,18 +121,14 @@ def read_yaml(path: str | Path, kind: type[Settings]) -> Settings:
         kind: What it describes.
 
     Raises:
-        FileFormatError: If the file is missing, too large, or no YAML.
+        FileFormatError: If the file is missing, too large, or not YAML.
         ConfigurationError: If a field is unknown, of the wrong type or out of range; names file, line and field.
     """
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
             raise FileFormatError(f'"{path}" cannot be read as text: it is not a file.')
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise FileFormatError(f'"{path}" is larger than {MAX_BYTES} bytes, so it is not a configuration.')
-        text = content.decode("utf-8-sig")
+        text = read_at_most(path, MAX_BYTES).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise FileFormatError(f'There is no file "{path}". Give the path of a YAML configuration.') from error
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as a wish that a long run grants at its next step."""
+"""Ctrl-C, SIGTERM and SIGHUP stop a long run at its next step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Terminated(BaseException):
 
 
 Asked = Callable[[], int | None]
-"""Tells the number of the signal that asked to stop, if one did."""
+"""Returns the number of the signal that asked the run to stop; None if there was none."""
 
 
 @contextmanager

@@ -27,10 +27,10 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 """Where the libraries that a worker loads look for their number of threads."""
 
 START_SECONDS = 300.0
-"""In which workers must have started: each imports torch, on a busy machine."""
+"""Seconds within which workers must have started: each imports torch, perhaps on a busy machine."""
 
 POLL_SECONDS = 0.2
-"""How often messages of workers are looked for."""
+"""Seconds from one look for messages of workers to the next."""
 
 Call = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterator[Any]]
 """Calls a function with each tuple of arguments; results come in the order of the arguments."""

@@ -27,6 +27,9 @@ from ..runs.stopping import stop_requests
 CHUNK = 1000
 """Samples that are drawn together, and written together or not at all."""
 
+CHUNK_ON_GPU = 50_000
+"""The same on a GPU, which has room for more."""
+
 
 @dataclass(frozen=True)
 class SamplingPlan:
@@ -50,10 +53,10 @@ class SamplingPlan:
 
 @dataclass(frozen=True)
 class SamplingReport:
-    """What came out.
+    """The outcome of a run.
 
     Attributes:
-        n_samples: In the file.
+        n_samples: Samples in the file.
         resumed_from: Number of samples that were there before.
         stopped_by: Number of the signal that ended it before its last sample, if one did.
     """
@@ -88,6 +91,7 @@ def draw_samples(potential: FlowPotential, plan: SamplingPlan, on_progress: OnPr
         "seed": plan.seed,
         "dtype": str(potential.dtype).removeprefix("torch."),
         "device": str(potential.device),
+        **({} if potential.device.type == "cpu" else {"chunk": CHUNK_ON_GPU}),
     }
     with lock_file(plan.output), stop_requests() as asked, ExitStack() as stack:
         n_before = n_done = _samples_there(plan, origin)
@@ -108,12 +112,13 @@ def draw_samples(potential: FlowPotential, plan: SamplingPlan, on_progress: OnPr
 
 def _chunk(potential: FlowPotential, plan: SamplingPlan, first: int, origin: Mapping[str, Any]) -> Frames:
     """The samples from number ``first`` to the end of its chunk, or to the last one that is asked for."""
-    index, skipped = divmod(first, CHUNK)
-    part = slice(skipped, plan.n_samples - index * CHUNK)
+    size = CHUNK if potential.device.type == "cpu" else CHUNK_ON_GPU
+    index, skipped = divmod(first, size)
+    part = slice(skipped, plan.n_samples - index * size)
     stream = generator(plan.seed, 0, index, device=potential.device)
     with torch.no_grad():
         # always a whole chunk: the rounding of a sample depends on how many are drawn with it
-        positions, log_prob = (x[part].double().cpu() for x in potential.sample(CHUNK, stream))
+        positions, log_prob = (x[part].double().cpu() for x in potential.sample(size, stream))
         undefined = first_not_finite(torch.column_stack([log_prob, positions.flatten(1)]))
         if undefined is not None:
             raise SimulationError(

@@ -83,7 +83,7 @@ class DynamicsPlan:
 
 @dataclass(frozen=True)
 class DynamicsReport:
-    """What came out.
+    """The outcome of a run.
 
     Attributes:
         energies: Energies of all reports, those of an earlier part of the run included.
@@ -209,7 +209,7 @@ class EnergyBounds(Reporter):
 
 
 class _Figures(Reporter):
-    """Tells energy, temperature and speed."""
+    """Reports energy, temperature and speed."""
 
     def __init__(self, plan: DynamicsPlan, on_progress: OnProgress) -> None:
         self._plan = plan

@@ -19,9 +19,9 @@ from ..core.integrator import State
 from ..core.reporter import Reporter
 from ..core.topology import Topology
 from ..core.units import ANGSTROM
-from ..molecules.formats import import_mdtraj
 from ..molecules.frames import Frames, concatenate
 from ..molecules.frames_file import FramesWriter
+from ..molecules.trajectories import import_mdtraj
 from ..runs.appended import AppendedFile
 
 BUFFER_BYTES = 2**22

@@ -10,22 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from ..coordinates.checks import warn_of_bends
 from ..coordinates.internal import slow_torsions
+from ..core.engine import Engine
 from ..core.errors import ConfigurationError
 from ..core.files import file_digest, require_free
+from ..core.jumps import Jumps
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..molecules.checks import check_positions
 from ..molecules.elements import masses
 from ..molecules.frames import Frames
 from ..molecules.frames_file import FramesReader, FramesWriter
+from ..molecules.shipped import AMBER
 from ..molecules.topologies import topology_from_pdb
 from ..molecules.topology_checks import require_molecule
+from ..potentials.flow_potential import FlowPotential
 from ..potentials.reference import reference
+from ..potentials.shipped import load_flow
 from ..runs.progress import OnProgress, Progress, silent
-from ..runs.provenance import require_same_run, versions
+from ..runs.provenance import MISSING, require_same_run, versions
 from ..runs.workers import n_cores, worker_processes
 from .walkers import Found, Protocol, Walker, advance_walker, start_walker
 
@@ -61,10 +68,13 @@ class SimulateSettings:
         start_time: Time at that temperature, ps.
         seed: Seed of the random numbers; the same seed gives the same frames.
         workers: Processes; one for each core, but no more than walkers, if not given.
+        proposals: A model of the molecule, a file or the name of one that ships, that proposes jumps to each walker at
+            the temperature of the frames.
+        jumps: Jumps that are attempted after each round: every 5 ps, or before each exchange.
     """
 
     structure: Path
-    potential: str = "openmm:amber99sbildn.xml,amber99_obc.xml"
+    potential: str = AMBER
     engine: str = "openmm"
     n_frames: int = 10_000
     frame_interval: float = 0.2
@@ -79,6 +89,8 @@ class SimulateSettings:
     start_time: float = 10.0
     seed: int = 0
     workers: int | None = None
+    proposals: str | None = None
+    jumps: int = 10
 
     def __post_init__(self) -> None:
         for name in ("frame_interval", "temperature", "exchange_interval", "timestep", "friction"):
@@ -87,7 +99,7 @@ class SimulateSettings:
         for name in ("equilibration", "start_temperature", "start_time", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigurationError(f"{name} must not be negative; it is {getattr(self, name)}.")
-        for name in ("n_frames", "walkers"):
+        for name in ("n_frames", "walkers", "jumps"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1; it is {getattr(self, name)}.")
         if self.workers is not None and self.workers < 1:
@@ -125,24 +137,29 @@ class SimulateSettings:
             start_temperature=self.start_temperature,
             start_steps=round(self.start_time / self.timestep) if self.start_temperature > 0 else 0,
             seed=self.seed,
+            jumps=self.jumps if self.proposals is not None else 0,
         )
 
 
 @dataclass(frozen=True)
 class SimulationReport:
-    """What a simulation made.
+    """The outcome of a simulation.
 
     Attributes:
         n_frames: Frames in the file.
         resumed_from: Frames that were there before.
         attempted: Exchanges tried between each temperature and the next.
         accepted: Number of exchanges that were made.
+        jumps: Jumps that were attempted, and accepted.
+        evaluations: Energies that were computed, with or without forces: every step of every temperature, and jumps.
     """
 
     n_frames: int
     resumed_from: int
     attempted: tuple[int, ...]
     accepted: tuple[int, ...]
+    jumps: tuple[int, int]
+    evaluations: int
 
 
 def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgress = silent) -> SimulationReport:
@@ -174,6 +191,9 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
     if potential.topology is not None:
         topology.require_same(potential.topology, f'"{settings.structure}"', "the potential")
     registry().engine(settings.engine)
+    if settings.proposals is not None:
+        proposing = _proposing(settings.proposals).coordinates.topology
+        topology.require_same(proposing, f'"{settings.structure}"', f'the model "{settings.proposals}"')
     nothing = np.zeros((0, len(topology), 3), dtype=np.float32)
     kind = Frames(
         topology,
@@ -220,7 +240,17 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
             on_progress(Progress("Simulation", n_frames, total))
     attempted = np.sum([walker.attempted for walker in walkers], axis=0)
     accepted = np.sum([walker.accepted for walker in walkers], axis=0)
-    return SimulationReport(n_frames, resumed_from, tuple(map(int, attempted)), tuple(map(int, accepted)))
+    jumps = np.sum([walker.jumps for walker in walkers], axis=0)
+    steps = protocol.warm_up_steps + walkers[0].rounds * protocol.round_frames * protocol.frame_steps
+    evaluations = settings.walkers * (len(settings.temperatures) * steps + protocol.start_steps) + int(jumps[0])
+    return SimulationReport(
+        n_frames,
+        resumed_from,
+        tuple(map(int, attempted)),
+        tuple(map(int, accepted)),
+        (int(jumps[0]), int(jumps[1])),
+        evaluations,
+    )
 
 
 def default_ladder(structure: Path, temperature: float) -> tuple[float, ...]:
@@ -249,12 +279,14 @@ def _frames(kind: Frames, found: list[tuple[int, Found]]) -> Frames:
 
 def _pack(walkers: list[Walker]) -> dict[str, np.ndarray]:
     """The walkers as arrays for the frames file."""
-    names = ("rounds", "positions", "velocities", "attempted", "accepted")
+    names = ("rounds", "positions", "velocities", "attempted", "accepted", "jumps")
     return {name: np.stack([np.asarray(getattr(walker, name)) for walker in walkers]) for name in names}
 
 
 def _unpack(state: dict[str, np.ndarray]) -> list[Walker]:
-    rest = ("positions", "velocities", "attempted", "accepted")
+    rest = ("positions", "velocities", "attempted", "accepted", "jumps")
+    # simulations of earlier versions had none
+    state = {"jumps": np.zeros((len(state["rounds"]), 2), dtype=np.int64), **state}
     return [
         Walker(index, int(rounds), *(state[name][index] for name in rest))
         for index, rounds in enumerate(state["rounds"])
@@ -268,7 +300,12 @@ def _provenance(settings: SimulateSettings) -> dict[str, Any]:
     if asked[0] == "torch":
         asked.append("openmm")  # which built the System
     files = (Path(part.strip()) for part in settings.potential.partition(":")[2].split(","))
+    proposals = {}
+    if settings.proposals is not None:
+        model = registry().model_path(settings.proposals)
+        proposals = {"proposals_sha256": file_digest(model), "jumps": settings.jumps}
     return {
+        **proposals,
         "potential": settings.potential,
         "potential_sha256": {path.name: file_digest(path) for path in files if path.is_file()},
         "structure": settings.structure.name,
@@ -294,7 +331,8 @@ def _require_same(path: Path, kind: Frames) -> None:
         there = reader.provenance
         has_state = "positions" in reader.state()
     # a structure is what is in it, whatever its name
-    require_same_run(f'"{path}"', there, kind.provenance, ("versions", "structure"))
+    here = {"proposals_sha256": MISSING, "jumps": MISSING, **kind.provenance}
+    require_same_run(f'"{path}"', there, here, ("versions", "structure"))
     if not has_state:
         raise ConfigurationError(f'"{path}" holds nothing to go on from: it was not written by a simulation.')
 
@@ -305,18 +343,26 @@ def _potential(name: str, structure: Path) -> Potential:
     return reference(name, structure)
 
 
-def _start(index: int, settings: SimulateSettings, positions: np.ndarray) -> Walker:
-    potential = _potential(settings.potential, settings.structure)
+@lru_cache(maxsize=1)
+def _proposing(model: str) -> FlowPotential:
+    """The model that proposes jumps, loaded once in each process."""
+    return load_flow(registry().model_path(model))
+
+
+def _system(settings: SimulateSettings) -> tuple[Potential, Engine, Float[Tensor, "atoms"]]:
+    """What moves a walker: the potential, the engine and the masses (amu)."""
     topology, _ = topology_from_pdb(settings.structure)
-    engine = registry().engine(settings.engine)()
-    return start_walker(index, potential, engine, masses(topology), positions, settings.protocol)
+    potential = _potential(settings.potential, settings.structure)
+    return potential, registry().engine(settings.engine)(), masses(topology)
+
+
+def _start(index: int, settings: SimulateSettings, positions: np.ndarray) -> Walker:
+    return start_walker(index, *_system(settings), positions, settings.protocol)
 
 
 def _advance(walker: Walker, n_rounds: int, settings: SimulateSettings) -> tuple[Walker, Found]:
-    potential = _potential(settings.potential, settings.structure)
-    topology, _ = topology_from_pdb(settings.structure)
-    engine = registry().engine(settings.engine)()
-    return advance_walker(walker, n_rounds, potential, engine, masses(topology), settings.protocol)
+    jumps = None if settings.proposals is None else Jumps(_proposing(settings.proposals), settings.temperature)
+    return advance_walker(walker, n_rounds, *_system(settings), settings.protocol, jumps)
 
 
 def _is_multiple(whole: float, part: float) -> bool:

@@ -1,4 +1,4 @@
-"""One walker of a simulation: relaxed, warmed up, then advanced round by round, with exchanges between temperatures.
+"""One walker of a simulation: relaxed, warmed up, and advanced by rounds, with jumps and exchanges of temperatures.
 
 Everything random follows from the seed, the walker and the number of the round, so that a walker's path depends neither
 on the number of processes nor on where a simulation was interrupted.
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..core.engine import DynamicsSettings, Engine
 from ..core.errors import SimulationError
 from ..core.integrator import maxwell_boltzmann
+from ..core.jumps import Jumps
 from ..core.potential import Potential
 from ..core.units import thermal_energy
 
@@ -41,6 +42,7 @@ class Protocol:
         start_temperature: K; before that, so that walkers begin in different conformations; 0 for none.
         start_steps: Steps at that temperature.
         seed: Seed of the random numbers.
+        jumps: Jumps that are attempted after each round at the first temperature.
     """
 
     temperatures: tuple[float, ...]
@@ -52,6 +54,7 @@ class Protocol:
     start_temperature: float
     start_steps: int
     seed: int
+    jumps: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Walker:
         velocities: nm/ps.
         attempted: Exchanges attempted between each temperature and the next.
         accepted: Exchanges accepted.
+        jumps: Jumps attempted, and accepted.
     """
 
     index: int
@@ -73,6 +77,7 @@ class Walker:
     velocities: Float[ndarray, "replicas atoms 3"]
     attempted: Int[ndarray, "pairs"]
     accepted: Int[ndarray, "pairs"]
+    jumps: Int[ndarray, "2"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ def start_walker(
         speeds.append(v[0])
     n_pairs = len(protocol.temperatures) - 1
     zeros = np.zeros(n_pairs, dtype=np.int64)
-    return Walker(index, 0, np.stack(places), np.stack(speeds), zeros, zeros)
+    return Walker(index, 0, np.stack(places), np.stack(speeds), zeros, zeros, np.zeros(2, dtype=np.int64))
 
 
 def advance_walker(
@@ -129,6 +134,7 @@ def advance_walker(
     engine: Engine,
     masses: Float[Tensor, "atoms"],
     protocol: Protocol,
+    jumps: Jumps | None = None,
 ) -> tuple[Walker, Found]:
     """Advance a walker by rounds, and collect the frames at the first temperature.
 
@@ -139,6 +145,7 @@ def advance_walker(
         engine: What runs the dynamics.
         masses: amu.
         protocol: How to move.
+        jumps: Attempted after each round at the first temperature, if there are any.
 
     Raises:
         SimulationError: If the dynamics is unstable.
@@ -160,10 +167,28 @@ def advance_walker(
             speeds.append(trajectory.velocities[-1, 0].numpy())
             energies.append(float(trajectory.potential_energy[-1, 0]))
         walker = replace(walker, rounds=walker.rounds + 1, positions=np.stack(places), velocities=np.stack(speeds))
+        if jumps is not None:
+            walker, energies[0] = _jump(walker, energies[0], potential, protocol, jumps)
         walker = exchange(walker, np.array(energies), protocol)
     positions = torch.cat(kept)
     energy, forces = potential.energy_and_forces(positions.double())
     return walker, Found(positions.numpy(), energy.cpu().numpy(), forces.float().cpu().numpy())
+
+
+def _jump(
+    walker: Walker, energy: float, potential: Potential, protocol: Protocol, jumps: Jumps
+) -> tuple[Walker, float]:
+    """The walker after some jumps at the first temperature, and its energy (kJ/mol) there."""
+    noise = torch.Generator().manual_seed(_seed(protocol, walker.index, walker.rounds, 0, 5))
+
+    def energies(x: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
+        return potential.energy_and_forces(x)[0]
+
+    here = torch.from_numpy(walker.positions[0])
+    found = jumps.attempt(here, energy, energies, noise, protocol.jumps)
+    places = np.concatenate([found.positions.numpy()[None], walker.positions[1:]])
+    counts = walker.jumps + np.array([protocol.jumps, found.accepted])
+    return replace(walker, positions=places, jumps=counts), found.energy
 
 
 def exchange(walker: Walker, energies: Float[ndarray, "replicas"], protocol: Protocol) -> Walker:

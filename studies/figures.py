@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from ..core.errors import ConfigurationError, MissingDependencyError
+from ..core.errors import ConfigurationError
+from ..core.optional import import_optional
 from ..core.text import printable
 
 if TYPE_CHECKING:
@@ -217,13 +218,10 @@ def training_figure(
 
 def new_figure(size: Size, n_columns: int, n_rows: int = 1, shared: bool = False) -> tuple[Figure, list[Axes]]:
     """An empty figure in the style of this module, and its panels row by row."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("Drawing figures", "matplotlib", "report") from error
+    figures = import_optional("matplotlib.figure", "Drawing figures", "report")
     if n_columns < 1:
         raise ConfigurationError("A figure needs at least one panel; nothing was given to draw.")
-    figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
+    figure: Figure = figures.Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
     axes = list(figure.subplots(n_rows, n_columns, squeeze=False, sharey=shared).ravel())
     for ax in axes:
         ax.set_facecolor("white")

@@ -73,22 +73,40 @@ def conservation_picture(runs: Mapping[str, Trajectory]) -> Picture:
     )
 
 
+Curves = dict[str, dict[str, tuple[list[float], list[float]]]]
+"""Steps and values by the name of a curve, in panels by the quantity that they show."""
+
+MEASURES = {"nll": "negative log-likelihood (kT)", "force_mse": "force MSE (kT/nm)²"}
+"""Columns of a training's metrics that are drawn, without what they are over."""
+
+
+def add_curves(curves: Curves, metrics: Path, over: str, name: str) -> None:
+    """Add likelihood and force error of a training, where it has them.
+
+    Args:
+        curves: What is drawn together.
+        metrics: The CSV file of the training.
+        over: ``train`` or ``val``.
+        name: What the curve is called.
+    """
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for column, label in MEASURES.items():
+        known = [(float(row["step"]), float(row[f"{over}_{column}"])) for row in rows if row.get(f"{over}_{column}")]
+        if known:
+            steps, values = zip(*known, strict=True)
+            curves.setdefault(label, {})[name] = (list(steps), list(values))
+
+
 def training_picture(metrics: Path) -> Picture:
     """Likelihood and force error during training.
 
     Args:
         metrics: The CSV file of a training run.
     """
-    with metrics.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    measures = (("nll", "negative log-likelihood (kT)"), ("force_mse", "force MSE (kT/nm)²"))
-    curves: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
-    for name, label in measures:
-        for column, series in ((f"train_{name}", "training batches"), (f"val_{name}", "validation, averaged weights")):
-            known = [(float(row["step"]), float(row[column])) for row in rows if row.get(column)]
-            if known:
-                steps, values = zip(*known, strict=True)
-                curves.setdefault(label, {})[series] = (list(steps), list(values))
+    curves: Curves = {}
+    add_curves(curves, metrics, "train", "training batches")
+    add_curves(curves, metrics, "val", "validation, averaged weights")
     return Picture(
         "Training",
         "Means over the steps since the point before, and over the frames held out for validation.",

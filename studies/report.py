@@ -9,8 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigurationError, MissingDependencyError
+from ..core.errors import ConfigurationError
 from ..core.files import require_own, write_atomically
+from ..core.optional import import_optional
 from ..core.text import printable
 
 TEMPLATE = "report.html.j2"
@@ -84,15 +85,13 @@ def render_report(report: Report) -> str:
     Raises:
         MissingDependencyError: If jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise MissingDependencyError("Writing a report", "jinja2", "report") from error
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_harmless
+    jinja2 = import_optional("jinja2", "Writing a report", "report")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_harmless
     )
     source = files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(source).render(report=report)
+    rendered: str = environment.from_string(source).render(report=report)
+    return rendered
 
 
 def require_report(path: Path) -> None:

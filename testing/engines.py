@@ -22,7 +22,7 @@ EngineFactory = Callable[[], Engine]
 """Makes an engine: its class, or a `functools.partial` of it with options."""
 
 STIFFNESS = 1e4
-"""Of all springs, kJ/mol/nm^2."""
+"""Stiffness of all springs, kJ/mol/nm^2."""
 
 SIGMAS = 5.0
 """Standard errors by which the temperature may differ."""

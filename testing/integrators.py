@@ -21,14 +21,14 @@ IntegratorFactory = Callable[[float], Integrator]
 """Makes an integrator with a time step in ps; each call from the same seed, if it draws random numbers."""
 
 STIFFNESS = 4000.0
-"""Of the springs, kJ/mol/nm^2: with masses of 1 to 3 amu, periods from 0.1 to 0.17 ps."""
+"""Stiffness of the springs, kJ/mol/nm^2: with masses of 1 to 3 amu, periods from 0.1 to 0.17 ps."""
 
 REST_LENGTH = 0.15
-"""Of the springs between atoms, nm."""
+"""Rest length of the springs between atoms, nm."""
 
 
 SOFTNESS = 1000.0
-"""Of the springs in which temperatures are measured, kJ/mol/nm^2: long time steps are accurate."""
+"""Stiffness of the springs in which temperatures are measured, kJ/mol/nm^2: long time steps are accurate."""
 
 SIGMAS = 5.0
 """Standard errors by which a temperature may differ: a right thermostat breaks one of the 20 comparisons in one check
@@ -38,7 +38,7 @@ FORGOTTEN = 0.8
 """Share of an excess energy that the thermostat has taken away when temperatures are looked at."""
 
 LONGEST = 10.0
-"""ps for which a thermostat is waited for."""
+"""Longest time that a thermostat is given, ps."""
 
 N_SNAPSHOTS = 8
 """Spread over the time in which energies forget their start."""
@@ -148,7 +148,7 @@ def check_determinism(case: IntegratorCase) -> Numbers:
     start = case.start(potential, 4)
     first, second = (case.run(potential, start, 0.001, 20)[-1] for _ in range(2))
     if not torch.equal(first.positions, second.positions):
-        violated("two integrators made alike give different trajectories; the factory must start from the same seed.")
+        violated("two integrators made alike have different trajectories; the factory must start from the same seed.")
     if case.temperature is None:
         alone = case.run(potential, _replica(start, 2), 0.001, 20)[-1]
         message = "a replica's trajectory depends on the others."

@@ -16,10 +16,10 @@ from ..core.potential import Potential
 from .report import Clause, Numbers, Report, check_clauses, require_within, violated
 
 STEP = 1e-4
-"""Of finite differences, nm: between the rounding of energies and the third derivatives of stiff bonds."""
+"""Step of finite differences, nm: between the rounding of energies and the third derivatives of stiff bonds."""
 
 PATH_LENGTH = 0.02
-"""Of the paths on which continuity is checked, nm: several widths of a bond's distribution."""
+"""Length of the paths on which continuity is checked, nm: several widths of a bond's distribution."""
 
 
 @dataclass(frozen=True)

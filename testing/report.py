@@ -1,4 +1,4 @@
-"""Clauses, what became of them, and the loop that checks them."""
+"""Clauses, their outcomes, and the loop that checks them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Clause(Generic[Case]):
 
 @dataclass(frozen=True)
 class ClauseResult:
-    """What became of one clause.
+    """The outcome of one clause.
 
     Attributes:
         clause: Its name.
@@ -66,7 +66,7 @@ class ClauseResult:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of every clause, in the order in which they were checked."""
+    """The outcomes of all clauses, in the order in which they were checked."""
 
     subject: str
     results: tuple[ClauseResult, ...]

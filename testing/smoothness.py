@@ -17,13 +17,13 @@ NEIGHBOURS = 5
 
 N_PARTS = 8
 N_ROUNDS = 6
-"""Suspicious cells are cut into so many parts, so many times: to 4e-6 of their width."""
+"""Number of parts into which suspicious cells are cut, and how many times they are: to 4e-6 of their width."""
 
 N_AROUND = 16
 """Cells as narrow as the last one on each side of it, which show rounding and the slope of what does not jump."""
 
 ABOVE_NOISE = 30.0
-"""A jump is so many times as large as the largest change among the cells around it: rounding is not."""
+"""Size of a jump in units of the largest change among the cells around it; rounding does not reach it."""
 
 NEGLIGIBLE = (1e-9, 1e-8, 1e-7, 1e-6)
 """Jumps of the derivatives of orders 1 to 4 below this share of their largest value are rounding: where a sigmoid is

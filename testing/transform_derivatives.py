@@ -23,7 +23,7 @@ HIGHEST_ORDER = 4
 
 N_CURVES = 6
 N_CELLS = 1024
-"""Of the grids on which derivatives are looked at."""
+"""Cells of the grids on which derivatives are looked at."""
 
 AGREED = 1e-6
 """Relative error against finite differences at which no shorter step is tried."""
@@ -32,10 +32,10 @@ DISAGREED = {False: 1e-3, True: 3e-2}
 """Relative errors at which first, and second, derivatives are wrong: on steep flanks second ones lose digits."""
 
 STEPS = (2.0**-14, 2.0**-17, 2.0**-20, 2.0**-23, 2.0**-26)
-"""Of finite differences at many points: long ones are far from rounding, short ones resolve steep corners."""
+"""Steps of finite differences at many points: long ones are far from rounding, short ones resolve steep corners."""
 
 STRIDE = 3
-"""Of the structured grid's elements, one in so many is compared with finite differences."""
+"""One in this many elements of the structured grid is compared with finite differences."""
 
 REACH = 14.0
 """Up to which single parameters go from their initial values: beyond the largest that trained conditioners give."""
@@ -216,7 +216,7 @@ class _Family:
         high: Where they end.
         n_cells: Number of cells of the grid on each.
         place: From the curve's variable (n) and the index of the curve to points (n) and parameters (n, n_params).
-        along: What moves along a curve, for people.
+        along: What moves along a curve, for messages.
     """
 
     transform: Transform

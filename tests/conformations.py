@@ -1,10 +1,18 @@
+"""Shipped structures, conformations of them, and an untrained flow on one."""
+
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
+from smoothflow.coordinates.fitting import fit_charts
 from smoothflow.coordinates.internal import InternalCoordinates
+from smoothflow.core.architecture import FlowSettings, build_flow
+from smoothflow.core.charts import Chart
 from smoothflow.molecules.shipped import molecule_path
 from smoothflow.molecules.topologies import topology_from_pdb
+from smoothflow.potentials.flow_potential import FlowPotential
 from torch import Tensor
 
 MOLECULES = ["water", "capped-alanine", "aspirin", "proline-dipeptide", "alanine-tetrapeptide", "chignolin"]
@@ -42,6 +50,27 @@ def random_rotations(n: int, generator: torch.Generator) -> Tensor:
     q, r = torch.linalg.qr(torch.randn((n, 3, 3), generator=generator, dtype=torch.float64))
     q = q * torch.diagonal(r, dim1=-2, dim2=-1).sign()[:, None, :]
     return q * torch.linalg.det(q)[:, None, None]
+
+
+def untrained_flow(circle_pairs: int) -> FlowPotential:
+    """A flow on capped alanine at 300 K, phi and psi all the way around; independent and uniform without couplings."""
+    topology, positions = topology_from_pdb(molecule_path("capped-alanine"))
+    coordinates = InternalCoordinates(topology)
+    noise = torch.randn((200, *positions.shape[1:]), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    # shaken by less than a fifth of a bond, so that no geometry is turned inside out
+    q, _ = coordinates.encode(positions + 0.003 * noise)
+    wide = [i for i, name in enumerate(coordinates.codomain.names) if name in ("phi", "psi")]
+    charts = fit_charts(q, coordinates.codomain)
+    charts = tuple(replace(c, kind="circle", location=0.0, scale=1.0) if i in wide else c for i, c in enumerate(charts))
+    settings = FlowSettings(
+        transforms={"circle": "spline", "line": "affine"},
+        line_pairs=1,
+        interval_pairs=0,
+        circle_pairs=circle_pairs,
+        hidden=8,
+    )
+    flow = build_flow(settings, Chart(coordinates.codomain, charts)).double().requires_grad_(False)
+    return FlowPotential(flow, coordinates, 300.0)
 
 
 @pytest.fixture(scope="session", params=MOLECULES)

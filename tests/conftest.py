@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -32,6 +33,46 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         # neighbours stay together, for the sake of what a module's tests share, until a worker has nothing left
         config.option.dist = "worksteal"
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU where there is none."""
+    marked = [item for item in items if item.get_closest_marker("cuda")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this session share."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session", name="once")
+def once_fixture(session_folder: Path) -> Once:
+    """Make a file or folder of a name in the first process of this session that asks for it; the others wait."""
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        path = session_folder / name
+        with (session_folder / f"{name}.made").open("a") as made:
+            fcntl.flock(made, fcntl.LOCK_EX)
+            if not os.fstat(made.fileno()).st_size:
+                make(path)
+                made.write("yes")
+        return path
+
+    return once
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def split(frames: Frames, fraction: float, seed: int) -> tuple[Int[ndarray, "tra
         raise TrainingError(
             f"{len(frames)} frames are too few to hold out a share of {fraction}; simulate at least {2 * n_blocks}."
         )
-    order = np.arange(len(frames)) if frames.replica is None else np.argsort(frames.replica, kind="stable")
+    order = frames.by_walker
     n_held_out = max(1, round(fraction * n_blocks))
     chosen = np.random.default_rng(seed).choice(n_blocks, n_held_out, replace=False)
     block = np.arange(len(frames)) * n_blocks // len(frames)
@@ -52,7 +52,7 @@ class Batches:
     Frames are drawn without replacement, in a new order in each pass over them.
 
     Attributes:
-        indices: The frames to draw from.
+        indices: The frames to draw from; batches are chosen where they are.
         size: Frames per batch.
         seed: Seed of the order.
         first_step: Tells the step that comes next, whenever a stretch begins.
@@ -71,7 +71,7 @@ class Batches:
 
     def batch(self, step: int) -> Int[Tensor, "size"]:
         """The frames of a step."""
-        return self.indices[rows_of_batch(len(self.indices), self.size, self.seed, step)]
+        return self.indices[rows_of_batch(len(self.indices), self.size, self.seed, step, self.indices.device)]
 
     def __iter__(self) -> Iterator[Int[Tensor, "size"]]:
         first = self.first_step()
@@ -94,14 +94,17 @@ class Parts:
             yield self.indices[start : start + self.size]
 
 
-def rows_of_batch(n_rows: int, size: int, seed: int, step: int) -> Int[Tensor, "size"]:
+def rows_of_batch(
+    n_rows: int, size: int, seed: int, step: int, device: torch.device | str = "cpu"
+) -> Int[Tensor, "size"]:
     """The rows of a step's batch, in a new order in each pass over them; all of them if there are no more than that."""
     size = min(size, n_rows)
     n_pass, place = divmod(step, n_rows // size)
-    return _order(n_rows, seed, n_pass)[place * size : (place + 1) * size]
+    return _order(n_rows, seed, n_pass, torch.device(device))[place * size : (place + 1) * size]
 
 
 # frames, samples and configurations outside the bulk take turns in a training
 @lru_cache(maxsize=3)
-def _order(n_frames: int, seed: int, n_pass: int) -> Int[Tensor, "n_frames"]:
-    return torch.randperm(n_frames, generator=generator(seed, 0, n_pass))
+def _order(n_frames: int, seed: int, n_pass: int, device: torch.device) -> Int[Tensor, "n_frames"]:
+    # drawn on the CPU: the same on every device
+    return torch.randperm(n_frames, generator=generator(seed, 0, n_pass)).to(device)

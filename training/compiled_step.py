@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..core.capture import CapturedFunction
 from ..core.errors import CompilationError
 from ..potentials.compilation import quiet, require_compiler, trace
 
@@ -24,8 +25,36 @@ TOLERANCE = 1e-2
 differentiates the network three times. Wrong code is off by its whole size."""
 
 
+class LossAndGradient:
+    """The loss of a batch and its gradient, evaluated at once instead of by recording what happens and going back.
+
+    Args:
+        potential: What is trained.
+        function: The terms of a batch, and its loss.
+    """
+
+    def __init__(self, potential: nn.Module, function: FrameLoss) -> None:
+        self.potential = potential
+        self.function = function
+        self.names = [name for name, _ in potential.named_parameters()]
+        self.term_names: list[str] = []
+
+    def __call__(
+        self, parameters: Sequence[Tensor], batch: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, ""], list[Tensor], list[Tensor]]:
+        """The loss at values of the parameters, its gradient, and the terms of `term_names`, all without a graph."""
+        with torch.enable_grad():
+            weights = [parameter.detach().requires_grad_(True) for parameter in parameters]
+            call = _Call(self.potential, self.function)
+            named = {f"potential.{name}": weight for name, weight in zip(self.names, weights, strict=True)}
+            terms, loss = functional_call(call, named, (dict(batch),))
+            gradients = torch.autograd.grad(loss, weights)
+        self.term_names = list(terms)
+        return loss.detach(), list(gradients), [values.detach() for values in terms.values()]
+
+
 class CompiledLoss:
-    """Evaluates the loss of a batch and its gradient at once, instead of recording what happens and going back.
+    """Evaluates the loss of a batch and its gradient by compiled code; on a GPU, by recorded work.
 
     The graph holds energies, forces and the gradient of both with respect to the weights; nothing in it is recorded.
     It is compiled at the first batch and compared there with what the potential gives itself.
@@ -33,18 +62,19 @@ class CompiledLoss:
     Args:
         potential: What is trained.
         function: The terms of a batch, and its loss.
+        on_gpu: Whether the potential will be on a GPU when it is trained.
 
     Raises:
         CompilationError: If there is no compiler; when called first, if the loss cannot be traced or compiled code
             gives another gradient.
     """
 
-    def __init__(self, potential: nn.Module, function: FrameLoss) -> None:
-        require_compiler()
+    def __init__(self, potential: nn.Module, function: FrameLoss, on_gpu: bool = False) -> None:
+        self.loss = LossAndGradient(potential, function)
         self.potential = potential
-        self.function = function
-        self.names = [name for name, _ in potential.named_parameters()]
-        self.term_names: list[str] = []
+        self.on_gpu = on_gpu
+        if not on_gpu:
+            require_compiler()
         self._compiled: Callable[..., Any] | None = None
 
     def __call__(self, batch: Mapping[str, Tensor]) -> tuple[Terms, Float[Tensor, ""]]:
@@ -52,29 +82,31 @@ class CompiledLoss:
         parameters = list(self.potential.parameters())
         detached = [parameter.detach() for parameter in parameters]
         if self._compiled is None:
-            self._compile(detached, batch)
-        assert self._compiled is not None
+            self._compiled = self._capture(list(batch)) if self.on_gpu else self._compile(detached, batch)
         with torch.no_grad():
             loss, gradients, terms = self._split(self._compiled(detached, dict(batch)))
         attached: Tensor = _KnownGradient.apply(loss, gradients, *parameters)  # type: ignore[no-untyped-call]
-        return dict(zip(self.term_names, terms, strict=True)), attached
+        return dict(zip(self.loss.term_names, terms, strict=True)), attached
 
     def _evaluate(self, parameters: list[Tensor], batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Loss, its gradient, and the terms."""
-        with torch.enable_grad():
-            weights = [parameter.detach().requires_grad_(True) for parameter in parameters]
-            call = _Call(self.potential, self.function)
-            named = {f"potential.{name}": weight for name, weight in zip(self.names, weights, strict=True)}
-            terms, loss = functional_call(call, named, (batch,))
-            gradients = torch.autograd.grad(loss, weights)
-        self.term_names = list(terms)
-        return loss.detach(), *gradients, *(values.detach() for values in terms.values())
+        loss, gradients, terms = self.loss(parameters, batch)
+        return loss, *gradients, *terms
 
     def _split(self, values: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], Sequence[Tensor]]:
-        n = len(self.names)
+        n = len(self.loss.names)
         return values[0], list(values[1 : n + 1]), values[n + 1 :]
 
-    def _compile(self, parameters: list[Tensor], batch: Mapping[str, Tensor]) -> None:
+    def _capture(self, names: list[str]) -> Callable[..., Any]:
+        parameters = list(self.potential.parameters())
+
+        def evaluate(*tensors: Tensor) -> tuple[Tensor, ...]:
+            return self._evaluate([p.detach() for p in parameters], dict(zip(names, tensors, strict=True)))
+
+        captured = CapturedFunction(evaluate, parameters, tolerances={torch.float64: 1e-9, torch.float32: TOLERANCE})
+        return lambda _, batch: captured(*batch.values())
+
+    def _compile(self, parameters: list[Tensor], batch: Mapping[str, Tensor]) -> Callable[..., Any]:
         expected = self._evaluate(parameters, dict(batch))
         try:
             with quiet(), torch.no_grad():
@@ -89,14 +121,14 @@ class CompiledLoss:
                 f"Compiling the loss failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}. "
                 "Train without compile."
             ) from error
-        for name, a, b in zip(self.names, found[1:], expected[1:], strict=False):
+        for name, a, b in zip(self.loss.names, found[1:], expected[1:], strict=False):
             error_size = float((a - b).abs().max() / b.abs().max().clamp(min=torch.finfo(b.dtype).tiny))
             if not error_size <= TOLERANCE:
                 raise CompilationError(
                     f"The compiled gradient of {name} differs from the eager one by {error_size:.3g} of its largest "
                     f"element, where rounding explains {TOLERANCE}. Train without compile."
                 )
-        self._compiled = compiled
+        return compiled
 
 
 class _Call(nn.Module):

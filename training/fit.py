@@ -7,7 +7,8 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,9 +88,16 @@ def fit(work: Work, rank: Rank, tell: Tell) -> None:
         TrainingError: If a loss or a gradient is not finite, or the checkpoint cannot be written.
     """
     settings = work.settings
-    training, validation = torch.from_numpy(work.training), torch.from_numpy(work.validation)
+    # of several processes each finds its own device later
+    place = settings.device if rank.count == 1 else "cpu"
+    training, validation = (torch.from_numpy(indices).to(place) for indices in (work.training, work.validation))
     topology = work.frames.topology
-    with quiet_lightning(), interruptible(), refiner_of(settings, work.reference, topology, rank) as refiner:
+    with (
+        quiet_lightning(),
+        interruptible(),
+        _matrix_products(settings),
+        refiner_of(settings, work.reference, topology, rank) as refiner,
+    ):
         potential = work.potential.to(settings.torch_dtype)
         module = FlowTraining(potential, work.frames, settings, work.reference, refiner)
         accelerator, _, index = settings.device.partition(":")
@@ -132,6 +140,18 @@ def fit(work: Work, rank: Rank, tell: Tell) -> None:
             ckpt_path=None if work.step is None else work.run.checkpoint,
             weights_only=True,
         )
+
+
+@contextmanager
+def _matrix_products(settings: TrainSettings) -> Iterator[None]:
+    """With the precision of matrix products that the settings ask for."""
+    before = torch.get_float32_matmul_precision()
+    if settings.tf32:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(eq=False)

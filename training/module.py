@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -22,7 +22,8 @@ from ..molecules.elements import masses
 from ..molecules.frames import Frames
 from ..potentials.flow_potential import FlowPotential
 from ..runs.randomness import generator
-from .compiled_step import CompiledLoss, Terms
+from .captured_step import CapturedStep, captured_terms
+from .compiled_step import CompiledLoss, LossAndGradient, Terms
 from .config import TrainSettings
 from .losses import damped, force_error, likelihood_and_forces, negative_log_likelihood, weighted_likelihood
 from .refining import Pool, Refiner
@@ -79,7 +80,16 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.positions: Tensor
         self.forces: Tensor | None
         self.best = math.inf
-        self._compiled_loss = CompiledLoss(potential, self._frame_loss) if settings.compile else None
+        on_gpu = _is_on_gpu(settings)
+        self._compiled_loss = CompiledLoss(potential, self._frame_loss, on_gpu) if settings.compile else None
+        # gradients of several processes meet between loss and optimizer, and samples are not captured
+        self._captures = settings.compile and on_gpu and settings.processes == 1 and not settings.weights.needs_target
+        self._captured_step: CapturedStep | None = None
+        self._validate: Callable[[Tensors], Terms] = partial(
+            self._frame_terms, self.averaged_potential, create_graph=False
+        )
+        if settings.compile and on_gpu:
+            self._validate = captured_terms(self._validate, list(self.averaged_potential.parameters()))
         self.training_sums: dict[str, Tensor] = {}
         self.validation_sums: dict[str, Tensor] = {}
         self.sample_estimates: dict[str, tuple[Tensor, Tensor]] = {}
@@ -90,19 +100,24 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.register_buffer(name, kept, persistent=False)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.potential.parameters(), lr=self.settings.learning_rate, fused=True)
+        optimizer = torch.optim.Adam(
+            self.potential.parameters(), lr=self.settings.learning_rate, fused=True, capturable=self._captures
+        )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.settings.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Int[Tensor, "size"], _: int) -> Float[Tensor, ""]:
         tensors = self._tensors(batch)
-        if self.global_step < self.settings.likelihood_steps:
+        with_forces = self.global_step >= self.settings.likelihood_steps
+        if with_forces and self.refiner is not None:
+            tensors, batch = self.refiner.mixed(tensors, self.global_step), self.refiner.labels(batch)
+        if with_forces and self._captures:
+            return self._captured_training_step(tensors, batch)
+        if not with_forces:
             terms = self._frame_terms(self.potential, tensors, with_forces=False)
             loss = self._total(terms)
         else:
             evaluate = self._compiled_loss or partial(self._frame_loss, self.potential)
-            if self.refiner is not None:
-                tensors = self.refiner.mixed(tensors, self.global_step)
             terms, loss = evaluate(tensors)
             samples = self._sample_terms(self.potential, self.settings.n_samples, self.global_step)
             if samples:
@@ -110,11 +125,34 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
                 terms |= samples
         if not bool(torch.isfinite(loss)):
             raise self._not_finite(terms, batch)
+        self._add_to_sums(terms, loss)
+        return loss
+
+    def _add_to_sums(self, terms: Terms, loss: Float[Tensor, ""]) -> None:
         for name, values in terms.items():
             # with the number of steps that had the term: forces may join later
             one = torch.stack([values.detach().mean(), torch.ones_like(loss)])
             self.training_sums[name] = self.training_sums.get(name, 0.0) + one
+
+    def _captured_training_step(self, tensors: Tensors, batch: Int[Tensor, "size"]) -> Float[Tensor, ""]:
+        """The step with optimizer and average at once; what is not finite is found out when results are asked for."""
+        if self._captured_step is None:
+            self._captured_step = CapturedStep(
+                LossAndGradient(self.potential, self._frame_loss),
+                cast("torch.optim.Adam", self.optimizers(use_pl_optimizer=False)),
+                list(self.averaged_potential.parameters()),
+                self.averaged.n_averaged,
+                self.settings.averaging,
+                self.global_step,
+            )
+        terms, loss = self._captured_step(tensors, batch)
+        self._add_to_sums(terms, loss)
         return loss
+
+    def backward(self, loss: Float[Tensor, ""], *args: Any, **kwargs: Any) -> None:
+        # a captured step has had its gradient
+        if loss.requires_grad:
+            super().backward(loss, *args, **kwargs)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         gradients = [p.grad for p in self.potential.parameters() if p.grad is not None]
@@ -127,10 +165,11 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
                 )
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.averaged.update_parameters(self.potential)
+        if self._captured_step is None:
+            self.averaged.update_parameters(self.potential)
 
     def validation_step(self, batch: Int[Tensor, "size"], index: int) -> None:
-        terms = self._frame_terms(self.averaged_potential, self._tensors(batch), create_graph=False)
+        terms = self._validate(self._tensors(batch))
         for name, values in terms.items():
             self.validation_sums[name] = self.validation_sums.get(name, 0.0) + _moments(values)
         self.validation_sums["n"] = self.validation_sums.get("n", torch.zeros((), device=batch.device)) + len(batch)
@@ -149,6 +188,10 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         Frames near in time are alike: their error is larger. ``energy_evaluations`` are those of the target since
         training began; ``pool_ess``, ``pool_clipped`` and ``pool_lost`` are figures of the last `Pool`.
         """
+        if self._captured_step is not None and (failure := self._captured_step.failure()) is not None:
+            step, term, frame = failure
+            what = f"the {term} of {self._name_of(frame)}" if term else "the loss or its gradient"
+            raise TrainingError(f"At step {step} {what} is not finite. {ADVICE}")
         trained, validated = self._over_processes(self.training_sums), self._over_processes(self.validation_sums)
         found = {f"train_{name}": float(total / n_steps) for name, (total, n_steps) in trained.items()}
         n = int(validated.pop("n"))
@@ -253,18 +296,20 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
                 place = bad[0]
                 n_bad = int((~torch.isfinite(values)).sum())
                 of_samples = name in ("reverse_kl", "alpha_two")
-                where = f"sample {place} of the flow" if of_samples else self._place(place, batch)
+                where = f"sample {place} of the flow" if of_samples else self._name_of(int(batch[place]))
                 return TrainingError(
                     f"At step {self.global_step} the {name} of {where} is not finite ({n_bad} of {len(values)} in "
                     f"this batch). {ADVICE}"
                 )
         return TrainingError(f"At step {self.global_step} the loss is too large for {self.settings.dtype}. {ADVICE}")
 
-    def _place(self, place: int, batch: Int[Tensor, "size"]) -> str:
-        """What is at a place in a batch, in words."""
-        if self.refiner is None or self.refiner.kind(place) == "frame":
-            return f"frame {int(batch[place])}"
-        return f"{self.refiner.kind(place)} {place} of the batch"
+    def _name_of(self, label: int) -> str:
+        """A configuration of a batch, in words."""
+        return f"frame {label}" if self.refiner is None else self.refiner.name_of(label)
+
+
+def _is_on_gpu(settings: TrainSettings) -> bool:
+    return settings.device != "cpu"
 
 
 ADVICE = (

@@ -1,4 +1,4 @@
-"""Configurations outside the bulk: what a model must not think well of, though no molecule ever goes there."""
+"""Configurations outside the bulk, to which a model must give high energies, though no molecule goes there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def outside_configurations(
     Args:
         potential: The flow.
         positions: Samples of it, nm.
-        generator: Source of randomness.
+        generator: Generator of the random numbers.
 
     Returns:
         nm; without those at which the flow has no finite energy.

@@ -32,6 +32,8 @@ def quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
             # torch before 2.13 has no other name for it
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+            # Adam makes its state before its first step is captured
+            warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")
             yield
     finally:
         for log, level in zip(logs, levels, strict=True):

@@ -24,7 +24,7 @@ from .run import train
 from .run_folder import RunFolder, last_step
 
 MAX_TABLE_BYTES = 2**24
-"""Of a run's metrics: a hundred thousand validations."""
+"""Largest table of metrics: a hundred thousand validations."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,10 @@ def recorded_source(run_folder: str | Path) -> dict[str, Any]:
 
 
 def require_recorded(run_folder: str | Path, frames: Frames) -> None:
-    """Raise a `ConfigurationError` unless these are the frames that a run was trained on, to the last bit."""
+    """Raise a `ConfigurationError` unless these are the frames that a run was trained on, to the last bit.
+
+    Whatever else makes a run the same is read from its folder, and need not be compared as in `require_same_run`.
+    """
     run = _require_run(Path(run_folder))
     recorded = _read_json(run.frames)
     if recorded.get("sha256") != frames.digest():

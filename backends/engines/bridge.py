@@ -1,12 +1,12 @@
-"""Between our potentials and programs that speak NumPy, one configuration at a time, in float64."""
+"""What all engines share: potentials as other programs call them, in NumPy and float64, one configuration at a time."""
 
 from __future__ import annotations
 
-import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,31 +14,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...core.engine import Advance, DynamicsSettings, Engine
-from ...core.errors import ConfigurationError, MissingDependencyError, SimulationError, SmoothflowError
+from ...core.errors import ConfigurationError, SimulationError, SmoothflowError
 from ...core.external import attach_forces
 from ...core.finite import first_not_finite
 from ...core.integrator import State
+from ...core.jumps import Jump, Jumps
+from ...core.optional import import_optional
 from ...core.potential import Potential, unchecked
 from ...core.topology import Topology, atom_name
 
 
-def import_optional(module: str, feature: str, extra: str) -> Any:
-    """A module of an optional package.
-
-    Raises:
-        MissingDependencyError: If the package is not installed; says which extra has it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        package = module.partition(".")[0]
-        if error.name is not None and error.name.partition(".")[0] != package:
-            raise
-        raise MissingDependencyError(feature, package, extra) from error
-
-
 def require_molecular(potential: Potential, program: str) -> None:
-    """Raise a `ConfigurationError` unless the potential is one, and a molecule's."""
+    """Raise a `ConfigurationError` unless this is a potential, and a molecule's."""
     if not isinstance(potential, Potential):
         raise ConfigurationError(
             f"{program} needs a potential and was given a {type(potential).__name__}. Load a model with "
@@ -86,7 +73,7 @@ class Evaluator:
         """
         if positions.shape != self._shape:
             raise ConfigurationError(
-                f"The potential is one of {self._shape[0]} atoms and was given {positions.shape[0]}. "
+                f"The potential has {self._shape[0]} atoms and was given {positions.shape[0]}. "
                 "Use it with the molecule that it was made for."
             )
         moved = (positions - self._last).ravel()
@@ -131,7 +118,7 @@ class Evaluator:
         # one sum: cheap at every step, most of all as a product, and that of finite numbers of physical size is finite
         if not math.isfinite(value + array.ravel().dot(self._ones)):
             raise SimulationError(self._not_finite(positions, array))
-        # of an atom that flies away in a run the energy tells more, and comes first
+        # the energy comes first: it explains more about an atom that flies away during a run
         if new:
             self.potential.require_configuration(positions)
         self._last = positions
@@ -154,6 +141,31 @@ class Evaluator:
         )
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where one replica starts, for a program that moves it.
+
+    Attributes:
+        potential: Any potential of these atoms.
+        masses: amu.
+        positions: nm.
+        velocities: nm/ps at the same instant.
+        settings: What to run, in one of the engine's ensembles.
+    """
+
+    potential: Potential
+    masses: Float[np.ndarray, "atoms"]
+    positions: Float[np.ndarray, "atoms 3"]
+    velocities: Float[np.ndarray, "atoms 3"]
+    settings: DynamicsSettings
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """Symbols of the elements, as programs ask for them; X for each atom of a potential without a topology."""
+        topology = self.potential.topology
+        return ("X",) * len(self.masses) if topology is None else topology.elements
+
+
 class Replica(ABC):
     """One replica in another program; what it gives is in our units, whatever the program's are."""
 
@@ -164,7 +176,7 @@ class Replica(ABC):
 
     @abstractmethod
     def advance(self, n_steps: int) -> None:
-        """Make steps; of none, what the program does before its first."""
+        """Make steps; with 0, compute what the program needs before its first one."""
 
     @abstractmethod
     def read(
@@ -181,17 +193,12 @@ class ProgramEngine(Engine, ABC):
 
     program: ClassVar[str]
     """The program's own name, for messages."""
+    package: ClassVar[str | None] = None
+    """The optional package that it needs, which our extra of the engine's name installs."""
 
     @abstractmethod
-    def replicas(
-        self,
-        potential: Potential,
-        masses: Float[np.ndarray, "atoms"],
-        positions: Float[np.ndarray, "replicas atoms 3"],
-        velocities: Float[np.ndarray, "replicas atoms 3"],
-        settings: DynamicsSettings,
-    ) -> Sequence[Replica]:
-        """Each replica in the program, at its start (amu, nm, nm/ps)."""
+    def replicas(self, starts: Sequence[Start]) -> Sequence[Replica]:
+        """Each replica in the program, at its start; there is at least one."""
 
     def begin(
         self,
@@ -201,11 +208,14 @@ class ProgramEngine(Engine, ABC):
         velocities: Float[Tensor, "replicas atoms 3"],
         settings: DynamicsSettings,
     ) -> Advance:
+        if self.package is not None:
+            import_optional(self.package, f"The engine {self.name}", self.name)
         # copies: what a program does to its arrays is not seen by the caller
         masses, positions, velocities = (
             x.detach().to("cpu", torch.float64, copy=True) for x in (masses, positions, velocities)
         )
-        replicas = self.replicas(potential, masses.numpy(), positions.numpy(), velocities.numpy(), settings)
+        arrays = zip(positions.numpy(), velocities.numpy(), strict=True)
+        replicas = self.replicas([Start(potential, masses.numpy(), x, v, settings) for x, v in arrays])
         done = 0
 
         def advance(n_steps: int) -> State:
@@ -253,3 +263,51 @@ class ExternalPotential(Potential):
 
     def energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
         return attach_forces(positions, *unchecked(self, "energy_and_forces")(positions))
+
+
+class ProgramJumps(ABC):
+    """Metropolis jumps that a model proposes within a program's own dynamics.
+
+    A subclass reads, computes and sets configurations of the program.
+
+    Attributes:
+        attempted: Jumps so far.
+        accepted: Those that were made.
+
+    Args:
+        model: A flow of the molecule.
+        temperature: K; that of the program's thermostat.
+        seed: Seed of the random numbers.
+
+    Raises:
+        ConfigurationError: If the model draws no samples.
+    """
+
+    def __init__(self, model: Potential, temperature: float, seed: int) -> None:
+        self._jumps = Jumps(model, temperature)
+        self._generator = torch.Generator().manual_seed(seed)
+        self.attempted = self.accepted = 0
+
+    @abstractmethod
+    def _read(self) -> tuple[Float[np.ndarray, "atoms 3"], float]:
+        """Positions (nm) and potential energy (kJ/mol) in the program, before the jumps."""
+
+    @abstractmethod
+    def _energy(self, positions: Float[np.ndarray, "atoms 3"]) -> float:
+        """The program's energy (kJ/mol) of a proposed configuration (nm)."""
+
+    @abstractmethod
+    def _finish(self, jump: Jump) -> None:
+        """Go on in the program from where the jumps have led."""
+
+    def attempt(self, n: int = 1) -> int:
+        """Attempt jumps, one after the other; the number of those made."""
+        here, energy = self._read()
+        jump = self._jumps.attempt(torch.from_numpy(here.copy()), energy, self._energies, self._generator, n)
+        self.attempted += n
+        self.accepted += jump.accepted
+        self._finish(jump)
+        return jump.accepted
+
+    def _energies(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
+        return torch.tensor([self._energy(configuration) for configuration in positions.numpy()], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The affine map of the line, and its likeness on the circle."""
+"""The affine map of the line, and its counterpart on the circle."""
 
 from __future__ import annotations
 

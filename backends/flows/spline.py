@@ -14,6 +14,9 @@ from ...core.manifolds import Circle, Interval, Manifold
 from ...core.plugins import hookimpl
 from ...core.transforms import Transform
 
+BIN = Interval()
+"""A bin, in units of its width."""
+
 
 class SplineTransform(Transform):
     r"""Monotone rational-quadratic spline.
@@ -99,8 +102,8 @@ class SplineTransform(Transform):
         root = torch.sqrt((b**2 - 4 * a * c).clamp(min=torch.finfo(y.dtype).tiny))
         positive = b >= 0
         xi = torch.where(positive, -2 * c, root - b) / torch.where(positive, b + root, 2 * a)
-        # nor take it out of its bin, and a sample out of the interval; its derivatives stay
-        xi = xi + (xi.clamp(0, 1) - xi).detach()
+        # nor take it out of its bin, and a sample out of the interval
+        xi = BIN.project(xi)
         x = x_low + width * xi
         both = xi * (1 - xi)
         log_derivative = _log_derivative(xi, both, slope, d_low, d_high, slope + curvature * both)

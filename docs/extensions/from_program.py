@@ -15,6 +15,7 @@ from docutils import nodes
 from smoothflow.cli.app import app as program
 from smoothflow.studies.benchmarks import benchmark_tables, read_benchmarks
 from smoothflow.studies.comparison.report import markdown
+from smoothflow.studies.device_benchmark import describe_run, device_tables, read_device
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -42,6 +43,15 @@ CONTENTS = {
 BENCHMARK_LEAD = """\
 Written by `smoothflow bench`; [how to measure](../../how-to/benchmarks.md) says what each suite measures, and on what.
 A column `/ a` is the figure divided by that of yardstick a: below one is faster, or smaller.
+"""
+
+DEVICE = "device-"
+"""What the files of ``benchmarks/gpu.py`` are called, and then after the device."""
+
+DEVICE_LEAD = """\
+Written by `benchmarks/gpu.py`; [how to measure](../../how-to/benchmarks.md#what-a-device-makes-of-a-flow) says how.
+Numbers on the device were compared with float64 on the CPU first. Times are medians over calls, waited for, after one
+to warm up.
 """
 
 ROOMS = (
@@ -157,11 +167,17 @@ def extras() -> str:
 
 
 def benchmark_pages(folder: Path) -> Iterator[tuple[str, str]]:
-    """One page for each JSON file of ``smoothflow bench``."""
+    """One page for each JSON file of ``smoothflow bench`` and of ``benchmarks/gpu.py``."""
     for path in sorted(folder.glob("*.json")):
-        run = read_benchmarks(path)
-        parts = [f"# Benchmarks: {path.stem.replace('-', ' ')}\n", BENCHMARK_LEAD, f"{run}.\n"]
-        for table in benchmark_tables(run):
+        if path.name.startswith(DEVICE):
+            device = read_device(path)
+            parts = [f"# {device['device']}\n", DEVICE_LEAD, f"{describe_run(device)}\n", f"{device['floors']}\n"]
+            tables = device_tables(device)
+        else:
+            run = read_benchmarks(path)
+            parts = [f"# Benchmarks: {path.stem.replace('-', ' ')}\n", BENCHMARK_LEAD, f"{run}.\n"]
+            tables = benchmark_tables(run)
+        for table in tables:
             parts += [f"## {table.title}\n", markdown(table)]
         yield f"benchmarks/{path.stem}.md", "\n".join(parts)
 

@@ -76,8 +76,8 @@ def measure_reference(inputs: Inputs, folder: Path, on_progress: OnProgress) -> 
         "reference": inputs.source.reference,
         **settings.model_dump(mode="json", include={"n_gradients", "seed", "dynamics"}),
     }
-    known = read_measured(path)
-    if known is not None and not any(differences(known.identity, identity)):
+    known = _known(path, identity)
+    if known is not None:
         return known
     # without a lock: two processes that begin at once measure the same
     found = Measured("force field", identity, inputs.origin, folder)
@@ -141,8 +141,8 @@ def measure_model(model: Path, inputs: Inputs, folder: Path, on_progress: OnProg
     inputs.held_out.require_potential(potential, "the model")
     path = folder / "evaluation.json"
     identity = {"model": file_digest(model), **_identity(inputs)}
-    known = read_measured(path)
-    if known is not None and not any(differences(known.identity, identity)):
+    known = _known(path, identity)
+    if known is not None:
         return known
     make_folder(folder)
     found = Measured(f"{MODELS}/{folder.name}", identity, inputs.origin, folder)
@@ -150,6 +150,12 @@ def measure_model(model: Path, inputs: Inputs, folder: Path, on_progress: OnProg
         found.metrics["n_parameters"] = _n_parameters(potential)
         provenance = provenance_of(model)
         return write_measured(_measured(found, potential, inputs.source.load(), inputs, provenance, on_progress), path)
+
+
+def _known(path: Path, identity: Mapping[str, Any]) -> Measured | None:
+    """What was measured before, if it was the same."""
+    known = read_measured(path)
+    return None if known is None or any(differences(known.identity, identity)) else known
 
 
 def finished_cell(transform: str, objective: str, inputs: Inputs, folder: Path) -> Measured | None:

@@ -161,8 +161,7 @@ def made_frames(
 
 def split_frames(frames: Frames) -> tuple[Frames, Frames]:
     """The first four fifths of the frames, walker by walker where there are walkers, and the last fifth."""
-    order = np.arange(len(frames)) if frames.replica is None else np.argsort(frames.replica, kind="stable")
-    training, held_out = np.split(order, [len(order) * 4 // 5])
+    training, held_out = np.split(frames.by_walker, [len(frames) * 4 // 5])
     return frames[np.sort(training)], frames[np.sort(held_out)]
 
 

@@ -15,6 +15,7 @@ from ...analysis.estimates import Verdict
 from ...core.files import write_atomically
 from ...core.text import printable
 from ..figures import conservation_figure, training_figure
+from ..gallery import Curves, add_curves
 from ..report import Picture, Report, Table, write_report
 from .cell import MODELS
 from .measured import Measured
@@ -27,8 +28,8 @@ class Metric:
 
     Attributes:
         name: As it is kept.
-        label: For people, with its unit.
-        factor: From the one to the other.
+        label: Its name in tables, with its unit.
+        factor: From the kept unit to that of the table.
         digits: Digits of a number without an error.
     """
 
@@ -198,19 +199,11 @@ def _conservation(transform: str, rows: Sequence[Measured]) -> list[Picture]:
 
 
 def _training(transform: str, cells: Sequence[Measured]) -> list[Picture]:
-    measures = (("val_nll", "negative log-likelihood (kT)"), ("val_force_mse", "force MSE (kT/nm)²"))
-    curves: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    curves: Curves = {}
     for cell in cells:
         path = cell.folder / "metrics.csv"
-        if not path.exists():
-            continue
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        for column, label in measures:
-            known = [(float(row["step"]), float(row[column])) for row in rows if row.get(column)]
-            if known:
-                steps, values = zip(*known, strict=True)
-                curves.setdefault(label, {})[cell.title.partition("/")[2]] = (list(steps), list(values))
+        if path.exists():
+            add_curves(curves, path, "val", cell.title.partition("/")[2])
     if not curves:
         return []
     caption = "Averaged weights on the frames held out for validation."

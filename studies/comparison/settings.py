@@ -1,4 +1,4 @@
-"""What a comparison trains, on what, and what it measures; its YAML file, and those that come with the package."""
+"""Settings of a comparison: its grid, its frames and its measurements; the YAML files that come with the package."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from ...core.architecture import transforms_for
 from ...core.errors import MissingDependencyError, SmoothflowError, UnknownNameError
+from ...molecules.shipped import AMBER
 from ...runs.references import names_no_code, only_typed
 from ...runs.settings_file import read_yaml
 from ...training.config import FlowField, LossWeights, TrainSettings
@@ -131,7 +132,7 @@ class ComparisonSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     structure: str = "capped-alanine"
-    reference: str = "openmm:amber99sbildn.xml,amber99_obc.xml"
+    reference: str = AMBER
     frames: FramesPlan = FramesPlan()
     training: TrainSettings = TrainSettings()
     transforms: dict[Name, FlowField] = Field(min_length=1)
@@ -226,7 +227,7 @@ def read_comparison(preset: str) -> ComparisonSettings:
 
     Raises:
         UnknownNameError: If there is none of that name.
-        FileFormatError: If the file is missing, too large, or no YAML.
+        FileFormatError: If the file is missing, too large, or not YAML.
         ConfigurationError: If a field is unknown, of the wrong type or out of range; names file, line and field.
     """
     path = Path(preset)

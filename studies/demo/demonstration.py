@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ...core.architecture import FlowSettings
-from ...core.files import make_folder
-from ...molecules.frames_file import read_frames
-from ...molecules.shipped import molecule_path
 from ...runs.progress import OnProgress
-from ...sampling.simulate import SimulateSettings, simulate
 from ...training.config import TrainSettings
 from ...training.run import train
 from ...training.run_folder import RunFolder
 from ..gallery import training_picture
-from .showcase import (
-    AMBER,
-    MOLECULE,
-    Clock,
-    Demonstration,
-    ShowSettings,
-    require_demonstration,
-    show,
-    write_demonstration,
-)
+from .showcase import AMBER_RUN, Clock, Demonstration, ShowSettings, begin, show, write_demonstration
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How much of everything; the defaults take less than five minutes on two cores.
+    """The size of every stage; the defaults take less than five minutes on two cores.
 
     Attributes:
         n_walkers: Independent short simulations, each heated first: rotamers that cross slowly are then all there. The
@@ -55,7 +42,7 @@ class DemoSettings:
     seed: int = 0
 
     def showing(self) -> ShowSettings:
-        """What is asked of the flow, in three engines."""
+        """What is measured of the flow, in three engines."""
         return ShowSettings(self.n_samples, self.nve_duration, self.n_replicas, ("ase", "openmm"), self.seed)
 
     def training(self) -> TrainSettings:
@@ -84,29 +71,23 @@ def demonstrate(folder: Path, settings: DemoSettings, on_progress: OnProgress) -
 
     Args:
         folder: Gets frames.h5, the run folder ``smooth``, metrics.json and report.html.
-        settings: How much of everything.
+        settings: The size of every stage.
         on_progress: Told of each stage.
 
     Raises:
         SmoothflowError: As the steps do.
     """
-    require_demonstration(folder)
-    make_folder(folder)
     clock = Clock()
-    simulation = SimulateSettings(
-        structure=molecule_path(MOLECULE),
-        potential=AMBER,
+    simulation = replace(
+        AMBER_RUN,
         n_frames=settings.n_frames,
         frame_interval=0.05,
         walkers=settings.n_walkers,
-        start_temperature=600.0,
         start_time=5.0,
         equilibration=4.0,
         seed=settings.seed,
     )
-    simulate(simulation, folder / "frames.h5", on_progress)
-    frames = read_frames(folder / "frames.h5")
-    clock.stop("simulate")
+    frames = begin(folder, simulation, clock, on_progress)
 
     walker = np.zeros(len(frames)) if frames.replica is None else frames.replica
     held_out = walker >= settings.n_walkers * 7 // 8

@@ -1,33 +1,20 @@
-"""What a model that is trained already can do on capped alanine, in less than a minute."""
+"""What a trained model can do on capped alanine, in less than a minute."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...core.files import make_folder
 from ...core.plugins import registry
-from ...molecules.frames_file import read_frames
-from ...molecules.shipped import molecule_path
 from ...molecules.topologies import topology_from_pdb
 from ...potentials.shipped import load_flow, provenance_of
 from ...runs.progress import OnProgress
-from ...sampling.simulate import SimulateSettings, simulate
-from .showcase import (
-    AMBER,
-    MOLECULE,
-    Clock,
-    Demonstration,
-    ShowSettings,
-    require_demonstration,
-    show,
-    write_demonstration,
-)
+from .showcase import AMBER_RUN, MOLECULE, Clock, Demonstration, ShowSettings, begin, show, write_demonstration
 
 
 @dataclass(frozen=True)
 class PretrainedSettings:
-    """How much of everything; the defaults take less than a minute on two cores.
+    """The size of every stage; the defaults take less than a minute on two cores.
 
     Attributes:
         n_walkers: Independent short simulations by Amber, each heated first.
@@ -46,7 +33,7 @@ class PretrainedSettings:
     seed: int = 0
 
     def showing(self) -> ShowSettings:
-        """What is asked of the flow, in our own integrator alone."""
+        """What is measured of the flow, in our own integrator alone."""
         return ShowSettings(self.n_samples, self.nve_duration, self.n_replicas, (), self.seed)
 
 
@@ -58,7 +45,7 @@ def demonstrate_pretrained(
     Args:
         model: A model of capped alanine, by name or path.
         folder: Gets frames.h5, metrics.json and report.html.
-        settings: How much of everything.
+        settings: The size of every stage.
         on_progress: Told of each stage.
 
     Raises:
@@ -67,27 +54,20 @@ def demonstrate_pretrained(
     """
     path = registry().model_path(model)
     potential = load_flow(path)
-    structure = molecule_path(MOLECULE)
-    molecule = topology_from_pdb(structure)[0]
+    molecule = topology_from_pdb(AMBER_RUN.structure)[0]
     potential.coordinates.topology.require_same(molecule, f'the model "{model}"', f'the molecule "{MOLECULE}"')
-    require_demonstration(folder)
-    make_folder(folder)
     clock = Clock()
-    simulation = SimulateSettings(
-        structure=structure,
-        potential=AMBER,
+    simulation = replace(
+        AMBER_RUN,
         n_frames=settings.n_frames,
         frame_interval=0.1,
         temperature=potential.temperature,
         walkers=settings.n_walkers,
-        start_temperature=600.0,
         start_time=2.0,
         equilibration=2.0,
         seed=settings.seed,
     )
-    simulate(simulation, folder / "frames.h5", on_progress)
-    frames = read_frames(folder / "frames.h5")
-    clock.stop("simulate")
+    frames = begin(folder, simulation, clock, on_progress)
 
     evaluation, trajectories = show(path, frames, settings.showing(), clock, on_progress)
     origin = provenance_of(path)

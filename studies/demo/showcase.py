@@ -16,19 +16,18 @@ from ...analysis.estimates import read_estimate
 from ...analysis.evaluation import Evaluation, evaluate
 from ...coordinates.internal import InternalCoordinates
 from ...core.engine import DynamicsSettings, Trajectory
-from ...core.files import require_own_folder, write_atomically
+from ...core.files import make_folder, require_own_folder, write_atomically
 from ...core.plugins import registry
 from ...molecules.frames import Frames
-from ...molecules.shipped import molecule_path
+from ...molecules.frames_file import read_frames
+from ...molecules.shipped import AMBER, molecule_path
 from ...potentials.shipped import load_flow, provenance_of
 from ...runs.progress import OnProgress, within
 from ...runs.workers import n_cores
+from ...sampling.simulate import SimulateSettings, simulate
 from ..conservation import PotentialSource, conservation_run, run_conservation
 from ..gallery import conservation_picture, evaluation_pictures
 from ..report import Picture, Report, Table, write_report
-
-AMBER = "openmm:amber99sbildn.xml,amber99_obc.xml"
-"""Amber ff99SB-ILDN with OBC implicit solvent, no cutoff, no constraints."""
 
 MOLECULE = "capped-alanine"
 
@@ -45,7 +44,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class ShowSettings:
-    """How much is asked of a flow.
+    """How much of a flow is measured.
 
     Attributes:
         n_samples: Samples drawn from it.
@@ -64,7 +63,7 @@ class ShowSettings:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What came out.
+    """The results of a demonstration.
 
     Attributes:
         evaluation: The flow's quality.
@@ -126,9 +125,28 @@ class Clock:
         self._began = now
 
 
-def require_demonstration(folder: Path) -> None:
-    """Raise a `ConfigurationError` if a folder has files that a demonstration would replace, and is not one's."""
+AMBER_RUN = SimulateSettings(structure=molecule_path(MOLECULE), potential=AMBER, start_temperature=600.0)
+"""What simulations of the molecule have in common: walkers that are heated first."""
+
+
+def begin(folder: Path, simulation: SimulateSettings, clock: Clock, on_progress: OnProgress) -> Frames:
+    """Make the folder of a demonstration and simulate into it, or go on where an earlier call was interrupted.
+
+    Args:
+        folder: Gets ``frames.h5``.
+        simulation: How Amber makes the frames.
+        clock: Gets the time that it takes.
+        on_progress: Told of frames.
+
+    Raises:
+        ConfigurationError: If the folder has files that a demonstration would replace, and is not one's.
+        SmoothflowError: As `simulate` does.
+    """
     require_own_folder(folder, ("metrics.json", "report.html"), {"metrics.json": b'"seconds": {'}, "a demonstration")
+    make_folder(folder)
+    simulate(simulation, folder / "frames.h5", on_progress)
+    clock.stop("simulate")
+    return read_frames(folder / "frames.h5")
 
 
 def show(
@@ -139,7 +157,7 @@ def show(
     Args:
         model: A model file.
         test: Frames of Amber that the flow was not trained on.
-        settings: How much is asked.
+        settings: How much is measured.
         clock: Gets the time of both stages.
         on_progress: Told of each stage.
 

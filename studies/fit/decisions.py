@@ -16,7 +16,7 @@ MARK = b'"fit": 1'
 """What the file has that makes a folder a fit's."""
 
 Clock = Callable[[], float]
-"""Seconds since whenever."""
+"""Seconds since some fixed time."""
 
 
 class Decisions:
@@ -29,7 +29,7 @@ class Decisions:
         folder: The fit's folder.
         identity: What makes the fit this one, in JSON types.
         clock: Tells the time.
-        log: Takes lines for people.
+        log: Takes lines of text.
 
     Raises:
         ConfigurationError: If the folder is another fit's, or has files that a fit would replace and is none.
@@ -67,10 +67,6 @@ class Decisions:
             self._write()
             self._log(why)
         return self._made[name]["value"]
-
-    def time_of(self, name: str) -> float:
-        """When a decision was made, in seconds of the fit."""
-        return float(self._made[name]["seconds"])
 
     @property
     def lines(self) -> list[tuple[str, str]]:

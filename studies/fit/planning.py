@@ -1,4 +1,4 @@
-"""How much of everything: from the molecule, and from what was measured of speed and quality."""
+"""The sizes of all stages: from the molecule, and from what was measured of speed and quality."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ...training.run import initial_potential
 TIMESTEP = 0.001
 FRAME_INTERVAL = 0.1
 EQUILIBRATION = 2.0
-"""Of dynamics, ps."""
+"""Times of dynamics, ps: of a step, between frames, and before the first one."""
 
 MD_SHARE, FIRST_SHARE = 0.12, 0.25
 """Shares of the budget for dynamics, and for a first model on its frames."""
@@ -46,7 +46,7 @@ DRAWING_SHARE = 0.35
 """Time for samples in units of that for training steps, as long as samples need not serve too often for it."""
 
 MOST_USES = 12
-"""Times that a sample is trained on, at most."""
+"""Largest number of times that a sample is trained on."""
 
 LARGEST_POOL = 500_000
 FEWEST_STEPS = 100

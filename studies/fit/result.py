@@ -1,4 +1,4 @@
-"""What came of a fit."""
+"""The outcome of a fit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .drawn import SampleEvaluation
 
 @dataclass(frozen=True)
 class Fitted:
-    """What came of a fit.
+    """The outcome of a fit.
 
     Attributes:
         folder: Everything is there.

@@ -1,4 +1,4 @@
-"""What a fit is asked for."""
+"""Settings of a fit."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def duration(text: str) -> float:
 
 
 def spoken(seconds: float) -> str:
-    """A duration for people."""
+    """A duration in words."""
     if seconds < 100:
         return f"{seconds:.3g} s"
     if seconds < 100 * 60:

@@ -12,7 +12,6 @@ from torch import Tensor
 from ...analysis.correlation import mean_of_time_series
 from ...analysis.dynamics import energy_conservation, scaling_exponent
 from ...analysis.estimates import Estimate, mean_of_independent
-from ...analysis.structure import handedness
 from ...core.engine import DynamicsSettings, OnReport, Trajectory, record
 from ...core.errors import SimulationError
 from ...core.integrator import Integrator, State, maxwell_boltzmann
@@ -20,11 +19,12 @@ from ...core.potential import Potential
 from ...core.topology import Topology
 from ...core.units import BOLTZMANN, FEMTOSECOND, thermal_energy
 from ...integrators.langevin import Langevin
-from ...integrators.simulation import advance
+from ...integrators.stepping import Stepper
 from ...integrators.velocity_verlet import VelocityVerlet
+from ...molecules.elements import covalent_lengths
+from ...molecules.geometry import handedness
 from ...runs.progress import OnProgress, Progress, within
 from .report import Finding, single
-from .scans import covalent_lengths
 from .settings import PhysicsSettings
 
 FLUCTUATION = 0.02
@@ -38,7 +38,7 @@ ORDER = (1.8, 2.2)
 of the forces make it less (1 where they rule); it is more where a step is too long for the stiffest motion."""
 
 STANDARD_ERRORS = 4.0
-"""By which a temperature may differ from the thermostat's."""
+"""Number of standard errors by which a temperature may differ from the thermostat's."""
 
 REPORT_STEPS = 50
 """Steps between looks at the molecule in the NVT run."""
@@ -110,10 +110,7 @@ def _simulate(
 ) -> Trajectory:
     """Dynamics with an integrator as it is, whatever ensemble it samples."""
 
-    def later(state: State, n_steps: int) -> State:
-        return advance(potential, integrator, state, n_steps)
-
-    return record(start, later, settings, on_report, potential.topology)
+    return record(start, Stepper(potential, integrator), settings, on_report, potential.topology)
 
 
 def nve(

@@ -28,16 +28,16 @@ N_RANDOM = 50
 """Starts whose slow torsions are all drawn uniformly."""
 
 N_GIVEN = 50
-"""At most so many of the given configurations are minimized."""
+"""Largest number of given configurations that are minimized."""
 
 N_TURNS = 300
-"""At each minimum that is not at a given configuration methyl groups are turned at random so often, ..."""
+"""Random turns of the methyl groups that are tried at each minimum away from the given configurations."""
 
 N_AGAIN = 12
-"""... and from so many of these, those of the lowest energies, it goes on."""
+"""Number of these, with the lowest energies, that are minimized again."""
 
 N_ROUNDS = 3
-"""So often."""
+"""Rounds of turns and minimizations."""
 
 N_STEPS = 500
 LARGEST_STEP = 0.5

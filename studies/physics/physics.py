@@ -183,8 +183,8 @@ class Planned:
 
     Attributes:
         test: Its name.
-        seconds: For about so long.
-        left_out: Or why it is not going to run.
+        seconds: Estimated duration.
+        left_out: Why it is not going to run; empty if it is.
     """
 
     test: str

@@ -1,4 +1,4 @@
-"""What a physical examination of a potential found."""
+"""The findings of a physical examination of a potential."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Finding:
 
     @property
     def limit(self) -> str:
-        """The range, for people."""
+        """The range in words."""
         if math.isinf(self.low):
             return "finite" if math.isinf(self.high) else f"<= {self.high:.4g}"
         return f">= {self.low:.4g}" if math.isinf(self.high) else f"{self.low:.4g} to {self.high:.4g}"

@@ -15,19 +15,13 @@ from ...core.errors import TopologyError
 from ...core.manifolds import FULL_TURN, Circle
 from ...core.topology import Topology
 from ...molecules.checks import OVERLAP
-from ...molecules.elements import element
+from ...molecules.elements import covalent_lengths
 
 N_PLACES = 720
-"""Places of a scan at which atoms are looked for that coincide."""
+"""Points of a scan at which coinciding atoms are looked for."""
 
 SHORTEST, LONGEST = 0.5, 2.0
 """Lengths between which a bond is scanned, in units of the sum of covalent radii."""
-
-
-def covalent_lengths(topology: Topology) -> Float[Tensor, "bonds"]:
-    """The sum of the covalent radii of each bond's atoms, nm."""
-    radii = [element(symbol).radius for symbol in topology.elements]
-    return torch.tensor([radii[first] + radii[second] for first, second in topology.bonds], dtype=torch.float64)
 
 
 def far_side(topology: Topology, bond: tuple[int, int]) -> list[int] | None:

@@ -63,7 +63,7 @@ class ToySettings:
         learning_rate: Learning rate of Adam at the start; it falls to 0 like half a cosine.
         force_weight: Weight of the mean squared error of forces, per (kT per unit of the coordinates)^2; 0 trains on
             likelihood alone.
-        n_parameters: What each flow may have; the width of its conditioners' hidden layers follows.
+        n_parameters: Largest number of parameters of each flow; the width of its conditioners' hidden layers follows.
         pairs: Pairs of couplings.
         options: For each transform's name, arguments of its constructor, instead of those in `TOY_OPTIONS`.
         n_evaluation: Held-out samples, and samples drawn from each flow.

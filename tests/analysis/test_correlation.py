@@ -74,7 +74,7 @@ def test_wells_and_transitions_are_counted() -> None:
     assert "fewer" not in str(found.reasons)
 
 
-def test_walkers_that_never_left_one_well_are_told() -> None:
+def test_walkers_that_never_left_one_well_are_reported() -> None:
     replica = np.arange(8).repeat(300)
     rng = np.random.default_rng(6)
     angle = np.radians(np.where(replica % 2 == 0, -80.0, 60.0) + 12 * rng.normal(size=len(replica)))

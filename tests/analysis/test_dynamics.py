@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from closed_forms import Quartic
 from smoothflow.analysis.dynamics import (
     energy_conservation,
     largest_force_gradient,
@@ -12,7 +13,6 @@ from smoothflow.analysis.dynamics import (
 from smoothflow.analysis.estimates import Estimate
 from smoothflow.core.engine import Trajectory
 from smoothflow.core.errors import ConfigurationError
-from smoothflow.core.potential import Potential
 
 N_ATOMS = 22
 
@@ -23,19 +23,6 @@ def trajectory(total: torch.Tensor, duration: float = 5.0) -> Trajectory:
     still = torch.zeros(frames, replicas, N_ATOMS, 3, dtype=torch.float64)
     times = torch.linspace(0, duration, frames, dtype=torch.float64)
     return Trajectory(times, still, still, total / 2, total / 2)
-
-
-class Quadratic(Potential):
-    """x A x / 2 over all coordinates of a configuration."""
-
-    def __init__(self, matrix: torch.Tensor, n_atoms: int) -> None:
-        super().__init__()
-        self.matrix = matrix
-        self.shape = (n_atoms, 3)
-
-    def energy(self, positions: torch.Tensor) -> torch.Tensor:
-        x = positions.flatten(1)
-        return 0.5 * ((x @ self.matrix) * x).sum(-1)
 
 
 def test_fluctuation_and_drift_of_lines_and_waves() -> None:
@@ -92,7 +79,7 @@ def test_largest_force_gradient_is_the_largest_eigenvalue() -> None:
     generator = torch.Generator().manual_seed(2)
     basis, _ = torch.linalg.qr(torch.randn(12, 12, generator=generator, dtype=torch.float64))
     eigenvalues = torch.tensor([-900.0, 500.0, *range(10)], dtype=torch.float64)
-    potential = Quadratic(basis @ torch.diag(eigenvalues) @ basis.T, 4)
+    potential = Quartic(basis @ torch.diag(eigenvalues) @ basis.T)
     positions = 0.1 * torch.randn(3, 4, 3, generator=generator, dtype=torch.float64)
     found = largest_force_gradient(potential, positions, generator, n_iterations=40)
     # (500 / 900)^80 of the second eigenvector is left; differencing loses 1e-11 / 1e-5

@@ -137,13 +137,37 @@ def test_a_fraction_that_no_frame_shows_has_no_number() -> None:
 
 
 def test_a_rare_fraction_of_frames_has_an_interval_above_zero() -> None:
+    flags = torch.zeros(3200, dtype=torch.bool)
+    for walker in (2, 9, 17, 28):
+        flags[100 * walker : 100 * walker + 75] = True
+    found = fraction_of_series(flags, Blocks(torch.arange(32).repeat_interleave(100), 32.0))
+    low, high = found.bounds()
+    # Clopper and Pearson's interval of 3 in 32 is 2 % to 25 %
+    assert 0.01 < low < 0.04 < 3 / 32 < 0.2 < high < 0.35
+
+
+def test_a_fraction_that_one_walker_of_eight_shows_has_no_error() -> None:
     flags = torch.zeros(800, dtype=torch.bool)
     flags[200:260] = True
     found = fraction_of_series(flags, Blocks(torch.arange(8).repeat_interleave(100), 8.0))
-    low, high = found.bounds()
-    # one walker of eight: Clopper and Pearson's interval of 1 in 8 is 0.3 % to 53 %
-    assert 0 < low < 0.075 < 0.3 < high < 0.55
-    assert "to" in percent(found)
+    assert found.value == 0.075
+    assert not found.reliable
+    assert found.reason == "seen in what is worth 0.6 independent frames"
+
+
+def test_independent_frames_of_an_observable_that_moves_fast_are_more_than_those_of_a_slow_one() -> None:
+    # two states left at a rate r per frame have the autocorrelation (1 - r)^t about their mean, so g = 2/r - 1
+    generator, n, rate = torch.Generator().manual_seed(1), 200_000, 0.02
+    jumps = torch.rand(n, generator=generator) < rate
+    states = torch.rand(n, generator=generator, dtype=torch.float64) < 0.5
+    slow = states[torch.where(jumps, torch.arange(n), 0).cummax(0).values].double()
+    noise = (torch.rand(n, generator=generator) < 0.5).double()
+    memory = 2 / rate - 1
+    blocks = Blocks(torch.arange(n) // 1000, n / memory)
+    assert blocks.n_effective_of(slow) == pytest.approx(n / memory, rel=0.1)
+    # half of the variance of the sum is slow: n / (1/2 + g/2)
+    assert blocks.n_effective_of(slow + noise) == pytest.approx(n / (0.5 + 0.5 * memory), rel=0.15)
+    assert blocks.n_effective_of(noise) > 0.5 * n
 
 
 def test_estimates_survive_json() -> None:
@@ -163,7 +187,7 @@ def test_estimates_survive_json() -> None:
     assert plain(Estimate(1.0, 0.1, 5)) == {"value": 1.0, "error": 0.1, "n": 5}
 
 
-def test_estimates_of_one_quantity_that_are_apart_are_told() -> None:
+def test_estimates_of_one_quantity_that_disagree_are_reported() -> None:
     one = Estimate(-195.546, 0.019, 10)
     assert differing("log Z", {"frames": one, "samples": Estimate(-195.54, 0.01, 10)}) == []
     (told,) = differing("log Z", {"frames": one, "samples": Estimate(-195.321, 0.01, 10)})

@@ -7,18 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from closed_forms import HarmonicWell
+from conformations import untrained_flow
 from smoothflow.analysis.evaluation import Evaluation, evaluate
 from smoothflow.analysis.reweighting import ess_fraction
-from smoothflow.coordinates.fitting import fit_charts
-from smoothflow.coordinates.internal import InternalCoordinates
-from smoothflow.core.architecture import FlowSettings, build_flow
-from smoothflow.core.charts import Chart
 from smoothflow.core.errors import ConfigurationError, GeometryError, TopologyError
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
 from smoothflow.molecules.frames import Frames
-from smoothflow.molecules.shipped import molecule_path
-from smoothflow.molecules.topologies import topology_from_pdb
 from smoothflow.potentials.flow_potential import FlowPotential
 from smoothflow.studies.gallery import evaluation_pictures
 from torch import Tensor
@@ -53,20 +49,7 @@ class Broken(Changed):
 
 @pytest.fixture(scope="module")
 def potential() -> FlowPotential:
-    topology, positions = topology_from_pdb(molecule_path("capped-alanine"))
-    coordinates = InternalCoordinates(topology)
-    noise = torch.randn((200, *positions.shape[1:]), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    # shaken by less than a fifth of a bond, so that no geometry is turned inside out
-    q, _ = coordinates.encode(positions + 0.003 * noise)
-    charts = fit_charts(q, coordinates.codomain)
-    # backbone torsions all the way around, as in molecular dynamics
-    wide = [i for i, name in enumerate(coordinates.codomain.names) if name in ("phi", "psi")]
-    charts = tuple(replace(c, kind="circle", location=0.0, scale=1.0) if i in wide else c for i, c in enumerate(charts))
-    settings = FlowSettings(
-        transforms={"circle": "spline", "line": "affine"}, line_pairs=1, interval_pairs=0, circle_pairs=1, hidden=8
-    )
-    flow = build_flow(settings, Chart(coordinates.codomain, charts)).double().requires_grad_(False)
-    return FlowPotential(flow, coordinates, TEMPERATURE)
+    return untrained_flow(circle_pairs=1)
 
 
 def frames_of(potential: FlowPotential, reference: Potential, stored: bool = True) -> Frames:
@@ -147,18 +130,9 @@ class Mirrored(FlowPotential):
         return positions * torch.from_numpy(MIRROR), log_prob
 
 
-class EvenHanded(Potential):
-    """A weak spring to the origin for every atom, the same for both mirror images."""
-
-    shape = (22, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        return 0.01 * positions.square().sum((1, 2))
-
-
 def test_mirrored_samples_are_seen(potential: FlowPotential) -> None:
     mirrored = Mirrored(potential.flow, potential.coordinates, potential.temperature)
-    found = run(mirrored, EvenHanded(), frames_of(potential, potential, stored=False))
+    found = run(mirrored, HarmonicWell(22, 0.02), frames_of(potential, potential, stored=False))
     assert found.wrong_handedness.value == 1
 
 
@@ -197,7 +171,7 @@ def test_numbers_are_plain_and_tables_printable(potential: FlowPotential) -> Non
     assert all(len(row) == 3 for row in found.rows())
 
 
-def test_the_verdict_tells_of_training_frames_and_of_weights_that_decide(potential: FlowPotential) -> None:
+def test_the_verdict_names_training_frames_and_dominating_weights(potential: FlowPotential) -> None:
     frames = frames_of(potential, potential)
     known = {"frames": {"sha256": frames.digest()}}
     found = evaluate(potential, frames, potential, N, torch.Generator().manual_seed(2), provenance=known)
@@ -211,7 +185,7 @@ def test_the_verdict_tells_of_training_frames_and_of_weights_that_decide(potenti
     assert math.isnan(far.log_z_importance.error)
 
 
-def test_log_z_that_differs_between_its_estimates_is_told(potential: FlowPotential) -> None:
+def test_different_estimates_of_log_z_are_reported(potential: FlowPotential) -> None:
     tilted = Changed(potential, tilt=1.5)
     # draws of the flow itself, which are not frames of the tilted target
     found = run(potential, tilted, frames_of(potential, tilted))
@@ -247,7 +221,6 @@ def test_frames_of_another_temperature_or_force_field_or_molecule_are_refused(po
 
 
 def test_pictures_of_an_evaluation(potential: FlowPotential) -> None:
-    pytest.importorskip("matplotlib")
     found = run(potential, potential, frames_of(potential, potential))
     pictures = evaluation_pictures(found, potential.coordinates.codomain)
     assert [picture.title.split()[0] for picture in pictures] == ["Ramachandran", "Forces", "Energy"]

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conformations import untrained_flow
 from scipy.integrate import quad
 from scipy.special import ive
 from smoothflow.analysis.basins import BASINS, Basin
 from smoothflow.analysis.chain import write_chain
 from smoothflow.analysis.reweighted import Averages, average, observe_targets, observe_weights, require_torsions
-from smoothflow.coordinates.fitting import fit_charts
-from smoothflow.coordinates.internal import InternalCoordinates
-from smoothflow.core.architecture import FlowSettings, build_flow
-from smoothflow.core.charts import Chart
 from smoothflow.core.errors import ConfigurationError, FileFormatError, UnknownNameError
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
 from smoothflow.molecules.frames_file import read_frames
-from smoothflow.molecules.shipped import molecule_path
-from smoothflow.molecules.topologies import topology_from_pdb
 from smoothflow.potentials.flow_potential import FlowPotential
 from smoothflow.sampling.draws import SamplingPlan, draw_samples
 
@@ -50,19 +44,7 @@ class Tilted(Potential):
 
 @pytest.fixture(scope="module")
 def potential() -> FlowPotential:
-    topology, positions = topology_from_pdb(molecule_path("capped-alanine"))
-    coordinates = InternalCoordinates(topology)
-    noise = torch.randn((200, *positions.shape[1:]), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    q, _ = coordinates.encode(positions + 0.003 * noise)
-    wide = [i for i, name in enumerate(coordinates.codomain.names) if name in ("phi", "psi")]
-    charts = fit_charts(q, coordinates.codomain)
-    charts = tuple(replace(c, kind="circle", location=0.0, scale=1.0) if i in wide else c for i, c in enumerate(charts))
-    # without couplings phi and psi are uniform and independent
-    settings = FlowSettings(
-        transforms={"circle": "spline", "line": "affine"}, line_pairs=1, interval_pairs=0, circle_pairs=0, hidden=8
-    )
-    flow = build_flow(settings, Chart(coordinates.codomain, charts)).double().requires_grad_(False)
-    return FlowPotential(flow, coordinates, 300.0)
+    return untrained_flow(circle_pairs=0)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +153,7 @@ def test_basins_wrap_and_share_their_map() -> None:
         ("a:phi=60..60", "is not a range"),
     ],
 )
-def test_what_is_no_basin_is_refused(text: str, message: str) -> None:
+def test_text_that_does_not_describe_a_basin_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Basin.parse(text)
 

@@ -1,4 +1,4 @@
-"""Histograms of torsions and their divergence, and handedness."""
+"""Histograms of torsions and their divergence."""
 
 import math
 
@@ -6,16 +6,13 @@ import numpy as np
 import pytest
 import torch
 from smoothflow.analysis.structure import (
-    handedness,
     histogram_divergence,
     ramachandran_pairs,
-    tetrahedral_centres,
     torsion_divergence,
     torsion_histogram,
 )
 from smoothflow.core.errors import ConfigurationError
 from smoothflow.core.manifolds import FULL_TURN, Circle, Column, Interval, Product
-from smoothflow.core.topology import Atom, Topology
 
 
 def test_pairs_of_phi_and_psi_are_found_by_residue() -> None:
@@ -64,15 +61,3 @@ def test_divergence_against_its_noise_floor() -> None:
     # Gaussians one standard deviation apart: 1/2, above the noise
     assert shifted.divergence.value == pytest.approx(0.5 + equal.noise_floor.value, abs=0.05)
     assert shifted.divergence.n == 10_000
-
-
-def test_handedness_changes_in_the_mirror_and_with_an_exchange() -> None:
-    atoms = tuple(Atom(element, name, "X", 0) for element, name in zip("CHFCN", "abcde", strict=True))
-    topology = Topology(atoms, ((0, 1), (0, 2), (0, 3), (0, 4)))
-    assert tetrahedral_centres(topology) == (0,)
-    corners = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64)
-    # determinant of (0,-2,-2), (-2,0,-2), (-2,-2,0) is -16
-    mirrored = corners * torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)
-    exchanged = corners[[0, 2, 1, 3, 4]]
-    found = handedness(torch.stack([corners, mirrored, exchanged]), topology)
-    assert found.flatten().tolist() == [-1, 1, 1]

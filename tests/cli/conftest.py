@@ -47,9 +47,14 @@ class Chain:
 
 
 @pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+def chain(once: Callable[[str, Callable[[Path], object]], Path]) -> Chain:
     """500 frames of capped alanine, and a flow trained on them for five steps."""
-    folder = tmp_path_factory.mktemp("chain")
+    folder = once("chain", make_chain)
+    return Chain(folder / "frames.h5", folder / "run" / "model.safetensors")
+
+
+def make_chain(folder: Path) -> None:
+    folder.mkdir()
     config = folder / "config.yaml"
     config.write_text(
         "steps: 5\nvalidate_every: 5\nbatch_size: 32\nflow:\n  interval_pairs: 1\n  circle_pairs: 1\n  hidden: 8\n"
@@ -65,4 +70,3 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
             with pytest.raises(SystemExit) as stopped:
                 main()
             assert not stopped.value.code
-    return Chain(frames, folder / "run" / "model.safetensors")

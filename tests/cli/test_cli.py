@@ -100,7 +100,7 @@ def test_frames_convert_to_xyz_and_back(smoothflow: Smoothflow, chain: Chain, tm
     np.testing.assert_allclose(read_frames(back).positions, read_frames(chain.frames).positions, atol=1e-6)
 
 
-def test_info_tells_charts_and_provenance(smoothflow: Smoothflow, chain: Chain) -> None:
+def test_info_shows_charts_and_provenance(smoothflow: Smoothflow, chain: Chain) -> None:
     header = json.loads(smoothflow("info", chain.model, "--json").out)
     assert header["temperature"] == 300.0
     assert len(header["charts"]) == 60
@@ -162,7 +162,19 @@ def test_plugins_lists_smoothness(smoothflow: Smoothflow) -> None:
         (["info", "{tmp}/none.h5"], "There is no file"),
         (["train", "{tmp}/none.h5", "--out", "{tmp}/run"], "There is no file"),
         (["train", "{frames}", "--out", "{tmp}/run", "--transform", "smoth"], 'Did you mean "smooth"'),
-        (["train", "{frames}", "--out", "{tmp}/run", "--device", "cuda:77"], "cannot be used here"),
+        (["train", "{frames}", "--out", "{tmp}/run", "--device", "cuda:77"], "cannot be used here.*--device cpu"),
+        (["train", "{frames}", "--out", "{tmp}/run", "--compile", "--device", "cuda:77"], "cannot be used here"),
+        (["sample", "{model}", "--out", "{tmp}/x.h5", "--device", "cuda:77"], "cannot be used here.*--device cpu"),
+        (["evaluate", "{model}", "{frames}", "--device", "cuda:77"], "cannot be used here.*--device cpu"),
+        (["md", "{model}", "--device", "cuda:77"], "cannot be used here.*--device cpu"),
+        (["md", "{model}", "--compile", "--device", "cuda:77"], "cannot be used here.*--device cpu"),
+        (["check", "{model}", "--device", "cuda:77"], "cannot be used here.*--device cpu"),
+        (["compile", "{model}", "--out", "{tmp}/x.pt2", "--device", "cuda:77"], "cannot be used here.*--device cpu"),
+        (["md", "{model}", "--device", "gpu"], "cannot be used here"),
+        (["sample", "{model}", "--out", "{tmp}/x.h5", "--compile"], "nothing to compile: leave out --compile"),
+        (["evaluate", "{model}", "{frames}", "--compile"], "nothing to compile: leave out --compile"),
+        (["check", "smooth", "--compile"], "is a plug-in.*leave out"),
+        (["check", "openmm:amber99sbildn.xml,amber99_obc.xml", "--compile"], "is not a model that could be compiled"),
         (["train", "{frames}", "--out", "{tmp}/run", "--config", "{tmp}/none.yaml"], "There is no file"),
         (["md", "{model}", "--engine", "gromacs"], "Known: ase, ipi, lammps, native, openmm, torchsim"),
         (["md", "{model}", "--start", "{water}"], "22 atoms"),

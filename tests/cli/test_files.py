@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from smoothflow.core.architecture import FlowSettings
@@ -25,7 +26,6 @@ XTB = "ase:tblite:GFN2-xTB"
 @pytest.fixture
 def peroxide(tmp_path: Path) -> Path:
     """A folder with frames of a molecule that does not ship with the package, and an untrained model of it."""
-    pytest.importorskip("tblite.ase")
     topology, positions = topology_from_smiles("OO")
     noise = np.random.default_rng(0).normal(size=(40, len(topology), 3))
     frames = Frames(topology, 300.0, positions.numpy() + 0.002 * noise)
@@ -92,7 +92,6 @@ def test_options_that_would_be_dropped_are_refused(
 
 
 def test_convert_reads_other_hdf5_files_or_says_what_they_are(smoothflow: Smoothflow, tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["particles/all/position"] = np.zeros(3)
     found = smoothflow("convert", tmp_path / "x.h5", tmp_path / "y.h5", "--temperature", 300)

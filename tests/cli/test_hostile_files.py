@@ -16,7 +16,7 @@ CONTROL = "\x1b[2J\x07"
 
 @pytest.mark.parametrize("command", ["info", "evaluate", "sample", "md", "compile"])
 @pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x10\0\0\0\0\0\0\0" + b"{" * 16])
-def test_damaged_models(smoothflow: Any, tmp_path: Path, command: str, content: bytes) -> None:
+def test_damaged_models_are_refused(smoothflow: Any, tmp_path: Path, command: str, content: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     others = {"evaluate": [path], "sample": ["--out", tmp_path / "o.h5"], "compile": ["--out", tmp_path / "o.pt2"]}
@@ -27,7 +27,7 @@ def test_damaged_models(smoothflow: Any, tmp_path: Path, command: str, content: 
 
 
 @pytest.mark.parametrize("frames", ["frames.h5", "frames.npz", "frames.xyz", "frames.dcd"])
-def test_damaged_frames(smoothflow: Any, tmp_path: Path, frames: str) -> None:
+def test_damaged_frames_are_refused(smoothflow: Any, tmp_path: Path, frames: str) -> None:
     path = tmp_path / frames
     path.write_bytes(b"\xff" * 1000)
     commands = [["convert", path, tmp_path / "new.h5", "--structure", "water", "--temperature", "300"]]
@@ -50,7 +50,7 @@ def test_damaged_frames(smoothflow: Any, tmp_path: Path, frames: str) -> None:
         {"a": {"b": [[{"c": []}]]}, "": None},
     ],
 )
-def test_models_may_say_anything_of_themselves(smoothflow: Any, tmp_path: Path, provenance: dict[str, Any]) -> None:
+def test_any_text_in_a_model_is_shown_harmlessly(smoothflow: Any, tmp_path: Path, provenance: dict[str, Any]) -> None:
     shipped = registry().model_path("ala2-affine")
     header = {**read_header(shipped), "provenance": provenance}
     path = tmp_path / "model.safetensors"

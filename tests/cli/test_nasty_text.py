@@ -91,7 +91,7 @@ def model_text() -> tuple[bytes, dict[str, Any]]:
     return shipped.read_bytes(), read_header(shipped)
 
 
-def test_a_model_that_says_it_of_itself(
+def test_nasty_text_in_a_model_is_printed_harmlessly(
     smoothflow: Any, tmp_path: Path, model_text: tuple[bytes, dict[str, Any]]
 ) -> None:
     content, header = model_text
@@ -105,7 +105,7 @@ def test_a_model_that_says_it_of_itself(
     assert smoothflow("info", path, "--json").out.isascii()
 
 
-def test_frames_that_say_it_of_themselves(smoothflow: Any, tmp_path: Path) -> None:
+def test_nasty_text_in_frames_is_printed_harmlessly(smoothflow: Any, tmp_path: Path) -> None:
     topology, positions = topology_from_pdb(molecule_path("water"))
     path = tmp_path / "frames.h5"
     provenance = {**{text: text for text in NASTY}, "bonds": " ".join(NASTY)}
@@ -168,7 +168,7 @@ def test_plug_ins_that_fail_with_it(smoothflow: Any, monkeypatch: pytest.MonkeyP
         ({"a": 1}, "1"),
     ],
 )
-def test_a_command_is_made_of_no_text_but_names_of_distributions(
+def test_a_suggested_command_holds_nothing_but_names_of_distributions(
     smoothflow: Any, tmp_path: Path, model_text: tuple[bytes, dict[str, Any]], distribution: Any, version: Any
 ) -> None:
     content, header = model_text

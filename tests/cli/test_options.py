@@ -19,7 +19,7 @@ def test_a_compiled_package_is_named_as_code_before_it_runs(capsys: pytest.Captu
     assert '"x.pt2" is native code' in capsys.readouterr().err
 
 
-def test_models_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_are_opened_without_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     potential = provider_potential("smoothflow:ala2-affine", None)
     assert capsys.readouterr().err == ""
     positions, _ = registry().load("ala2-affine").sample(1, torch.Generator().manual_seed(0))

@@ -110,7 +110,7 @@ def what_is_there(folder: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("obstacle", obstacles(Path("any")))
 @pytest.mark.parametrize("written", [key for key in WRITES if key[0] not in FOLDERS], ids="-".join)
-def test_a_command_leaves_what_is_not_its_own(
+def test_a_command_leaves_files_of_others_untouched(
     smoothflow: Smoothflow, chain: Chain, tmp_path: Path, written: tuple[str, str], obstacle: str
 ) -> None:
     file = tmp_path / "place" / "mine"
@@ -157,7 +157,6 @@ def test_a_preset_in_the_folder_of_a_comparison_is_not_replaced(
 
 
 def test_an_earlier_report_is_replaced(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
-    pytest.importorskip("jinja2")
     report = tmp_path / "report.html"
     command = ("evaluate", chain.model, chain.frames, "-n", 20, "--report", report)
     assert smoothflow(*command, "--seed", 1).code == 0

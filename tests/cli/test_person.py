@@ -186,7 +186,7 @@ def test_progress_in_a_pipe_says_nothing(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr() == ("", "")
 
 
-def test_progress_in_a_terminal_tells_rate_and_rest() -> None:
+def test_progress_in_a_terminal_shows_rate_and_remaining_time() -> None:
     code = (
         "import time\nfrom smoothflow.cli.console import task_progress\n"
         "from smoothflow.runs.progress import Progress\n"
@@ -237,7 +237,7 @@ def test_colours_only_where_they_are_wanted() -> None:
     assert "\x1b" not in piped.stderr
 
 
-def test_a_closed_pipe_is_no_error() -> None:
+def test_a_closed_pipe_ends_a_command_without_an_error() -> None:
     # the reader ends before the program begins
     command = f"{shlex.join(program('plugins', '--json'))} | true"
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)

@@ -75,7 +75,7 @@ def test_frames_elsewhere_and_of_a_comparison(smoothflow: Smoothflow, chain: Cha
 @pytest.mark.parametrize(
     ("name", "message"), [("nothing", "not a folder of a training run"), ("bare", "Give them with")]
 )
-def test_folders_that_say_too_little(
+def test_folders_that_lack_facts_of_the_run_are_refused(
     smoothflow: Smoothflow, chain: Chain, tmp_path: Path, name: str, message: str
 ) -> None:
     if name == "bare":

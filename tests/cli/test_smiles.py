@@ -11,9 +11,6 @@ from smoothflow.core.units import BOLTZMANN
 
 from .conftest import Smoothflow
 
-pytest.importorskip("rdkit")
-pytest.importorskip("tblite")
-
 PEROXIDE = ["OO", "--reference", "ase:tblite:GFN2-xTB", "--engine", "ase", "--ladder", "none", "--walkers", "1"]
 SHORT = [*PEROXIDE, "--timestep", "0.5", "--interval", "0.5", "--equilibration", "0.005", "--workers", "1"]
 
@@ -51,7 +48,7 @@ def test_a_molecule_is_simulated_from_its_smiles_string(smoothflow: Smoothflow, 
         ("O.O", "molecule"),
     ],
 )
-def test_what_is_no_structure_is_an_error_of_one_line(
+def test_bad_structures_give_an_error_of_one_line(
     smoothflow: Smoothflow, tmp_path: Path, structure: str, said: str
 ) -> None:
     found = smoothflow("simulate", structure, *SHORT[1:], "-n", 1, "--out", tmp_path / "frames.h5")
@@ -61,10 +58,7 @@ def test_what_is_no_structure_is_an_error_of_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_force_field_of_residues_says_that_it_does_not_know_the_molecule(
-    smoothflow: Smoothflow, tmp_path: Path
-) -> None:
-    pytest.importorskip("openmm")
+def test_a_molecule_unknown_to_a_force_field_of_residues_is_refused(smoothflow: Smoothflow, tmp_path: Path) -> None:
     found = smoothflow("simulate", "OO", "--out", tmp_path / "frames.h5")
     assert found.code == 2
     assert "does not fit" in found.err

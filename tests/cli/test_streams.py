@@ -45,7 +45,7 @@ def test_files_are_written_behind_a_closed_standard_output(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_a_full_standard_output_is_said_after_the_work(tmp_path: Path) -> None:
+def test_a_full_standard_output_is_reported_after_the_work(tmp_path: Path) -> None:
     out = tmp_path / "samples.h5"
     found = run(f"smoothflow sample ala2-affine -n 5 --out {out} > /dev/full")
     assert found.returncode == 2

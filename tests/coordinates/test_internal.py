@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 
+import mdtraj
 import pytest
 import torch
 from smoothflow.coordinates.internal import InternalCoordinates
@@ -76,7 +77,6 @@ def test_columns_name_every_coordinate(molecule) -> None:
 
 
 def test_agrees_with_mdtraj(molecule) -> None:
-    mdtraj = pytest.importorskip("mdtraj")
     positions = molecule.random_positions(5)
     q, _ = molecule.coordinates.encode(positions)
     rows = torch.tensor(molecule.coordinates.zmatrix.rows)

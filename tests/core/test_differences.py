@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from closed_forms import HarmonicWell, Power
 from smoothflow.core.differences import (
     Scan,
     asymmetry,
@@ -15,23 +16,7 @@ from smoothflow.core.differences import (
     straight_scan,
     worst_break,
 )
-from smoothflow.core.potential import Potential
 from torch import Tensor
-
-
-class Power(Potential):
-    """40 |x - a|^p of the first coordinate, on a cubic background in all of them."""
-
-    shape = (2, 3)
-
-    def __init__(self, power: float, at: float) -> None:
-        super().__init__()
-        self.power, self.at = power, at
-
-    def energy(self, positions: Tensor) -> Tensor:
-        stretch = (positions[:, 0, 0] - self.at).abs()
-        background = (positions**2 + positions**3).sum((1, 2)) + positions[:, 0, 0] * positions[:, 1, 1]
-        return 40 * stretch**self.power + 10 * background
 
 
 def along_x(t: Tensor) -> Tensor:
@@ -102,16 +87,9 @@ def test_a_kink_of_the_force_is_found_as_a_jump_of_its_gradient(at: float) -> No
     assert worst_break(Power(3, at), scan, order=1).continuous
 
 
-class Harmonic(Potential):
-    shape = (2, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        return 1e3 * (positions**2).sum((1, 2))
-
-
-def test_rounding_is_no_kink() -> None:
+def test_rounding_does_not_count_as_a_kink() -> None:
     """Second differences of a force that is a straight line are rounding and nothing else."""
-    found = worst_break(Harmonic(), Scan("x", -0.4, 0.5, along_x), order=1)
+    found = worst_break(HarmonicWell(2, 2e3), Scan("x", -0.4, 0.5, along_x), order=1)
     assert found.share < 1e-3
     # they are compared with the gradient of the force
     assert found.before == pytest.approx(2e3, rel=1e-9)

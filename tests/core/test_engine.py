@@ -8,24 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from closed_forms import Linear
 from smoothflow.core.engine import DynamicsSettings, check_start, record, require_finite
 from smoothflow.core.errors import ConfigurationError, SimulationError
 from smoothflow.core.integrator import State
-from smoothflow.core.potential import Potential
 from smoothflow.core.topology import Atom, Topology
 from torch import Tensor
 
 TOPOLOGY = Topology((Atom("C", "C1", "MOL", 0), Atom("O", "O1", "MOL", 4)), ((0, 1),))
 MASSES = torch.tensor([12.0, 16.0])
-
-
-class Free(Potential):
-    """No forces."""
-
-    shape = (2, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        return 0 * positions.sum((1, 2))
 
 
 def state(time: float = 0.0, n_replicas: int = 3) -> State:
@@ -74,8 +65,8 @@ def test_settings_that_cannot_be_run_are_named(name: str, value: Any, message: s
 
 def test_a_start_that_fits_is_accepted() -> None:
     x = state().positions
-    check_start(Free(), MASSES, x, x)
-    check_start(Free(), MASSES, x[:1], x[:1])
+    check_start(Linear(2, 0.0), MASSES, x, x)
+    check_start(Linear(2, 0.0), MASSES, x[:1], x[:1])
 
 
 X = torch.zeros(3, 2, 3)
@@ -97,7 +88,7 @@ def test_a_start_that_does_not_fit_is_refused(
     masses: Tensor, positions: Tensor, velocities: Tensor, message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        check_start(Free(), masses, positions, velocities)
+        check_start(Linear(2, 0.0), masses, positions, velocities)
 
 
 @pytest.mark.parametrize("what", ["position", "velocity"])
@@ -106,7 +97,7 @@ def test_a_start_that_is_not_finite_is_named(what: str, value: float) -> None:
     given = {"position": X.clone(), "velocity": X.clone()}
     given[what][2, 1, 0] = value
     with pytest.raises(ConfigurationError, match=f"The {what} of atom 1 in replica 2 is not finite"):
-        check_start(Free(), MASSES, given["position"], given["velocity"])
+        check_start(Linear(2, 0.0), MASSES, given["position"], given["velocity"])
 
 
 @pytest.mark.parametrize(
@@ -160,7 +151,7 @@ def test_every_report_is_recorded_and_the_last_step(n_steps: int, expected: list
     assert torch.equal(record(state(), later, settings).times, found.times)
 
 
-def test_a_run_ends_with_what_is_not_finite() -> None:
+def test_a_run_ends_at_values_that_are_not_finite() -> None:
     def breaks(before: State, n_steps: int) -> State:
         after = later(before, n_steps)
         return after if after.time < 4 else replace(after, forces=after.forces * math.nan)

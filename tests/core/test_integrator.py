@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closed_forms import HarmonicWell
 from smoothflow.core.errors import FileFormatError
 from smoothflow.core.integrator import Integrator, State, maxwell_boltzmann
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import BOLTZMANN
-from torch import Tensor
 
 F64 = torch.float64
 MASSES = torch.tensor([2.0, 8.0], dtype=F64)
-
-
-class Spring(Potential):
-    """5 kJ/mol/nm^2 times the square of every coordinate."""
-
-    shape = (2, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        return 5 * (positions**2).sum((1, 2))
 
 
 class Kicking(Integrator):
@@ -43,7 +34,7 @@ class Kicking(Integrator):
 def test_a_state_knows_its_energies_and_its_temperature() -> None:
     x = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
     v = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(1), dtype=F64)
-    state = State.start(Spring(), x, v, MASSES)
+    state = State.start(HarmonicWell(2, 10.0), x, v, MASSES)
     assert state.time == 0
     torch.testing.assert_close(state.forces, -10 * x, rtol=1e-14, atol=0)
     torch.testing.assert_close(state.potential_energy, 5 * (x**2).sum((1, 2)), rtol=1e-14, atol=0)

@@ -4,11 +4,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from smoothflow.core.errors import InversionError
-from smoothflow.core.inversion import find_root, invert
+from smoothflow.core.inversion import completed, find_root, invert, without_waiting
 from smoothflow.core.manifolds import Circle, Interval, Line, Manifold
 from smoothflow.core.plugins import registry
 from smoothflow.core.solvers import Bisection, MultiBinBisection, SafeguardedNewton, Solver
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 SOLVERS: list[Solver] = [SafeguardedNewton(), Bisection(), MultiBinBisection(100, 1e-6)]
 
@@ -160,7 +161,7 @@ def test_an_empty_batch_and_a_single_number() -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
-def test_a_jump_is_no_root(solver: Solver) -> None:
+def test_a_jump_past_the_target_is_not_a_root(solver: Solver) -> None:
     def jumping(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         return 0.5 * x + 0.5 * (x > 0.3).to(x.dtype), torch.full_like(x, math.log(0.5))
 
@@ -316,3 +317,69 @@ def test_values_are_the_same_with_and_without_a_graph() -> None:
     # two more Newton steps, at the level of rounding
     torch.testing.assert_close(plain[0], graph[0].detach(), rtol=0, atol=1e-13)
     torch.testing.assert_close(plain[1], graph[1].detach(), rtol=0, atol=1e-10)
+
+
+NUMERICAL_OR_NOT = [
+    (name, manifold)
+    for name in registry().names("transform")
+    for manifold in (Circle(), Interval(), Line())
+    if type(manifold) in registry().transform(name).manifolds
+]
+
+
+@pytest.mark.parametrize(("name", "manifold"), NUMERICAL_OR_NOT, ids=lambda part: getattr(part, "name", part))
+@pytest.mark.parametrize("with_derivatives", [False, True])
+def test_without_waiting_no_inverse_depends_on_values(name: str, manifold: Manifold, with_derivatives: bool) -> None:
+    transform = registry().transform(name)(manifold)
+    # fewer steps are traced sooner
+    transform.solver = SafeguardedNewton(queued_steps=6)
+    generator = torch.Generator().manual_seed(8)
+    y = torch.rand(8, generator=generator, dtype=torch.float64)
+    params = 0.5 * torch.randn((8, transform.n_params), generator=generator, dtype=torch.float64)
+
+    def inverse(y: Tensor, params: Tensor) -> tuple[Tensor, ...]:
+        if not with_derivatives:
+            return transform.inverse(y, params)
+        with torch.enable_grad():
+            y, params = y.detach().requires_grad_(True), params.detach().requires_grad_(True)
+            x, log_dxdy = transform.inverse(y, params)
+            return (x.detach(), *torch.autograd.grad((x + log_dxdy).sum(), [y, params]))
+
+    with without_waiting():
+        graph = make_fx(inverse)(y, params)
+    # what is made of Python's numbers on the way cannot be recorded
+    assert not [node for node in graph.graph.nodes if "lift_fresh" in str(node.target)]
+    # traced at some values, right at others, where the few steps are enough
+    y, params = y.flip(0), 0.5 * params
+    found, expected = graph(y, params), inverse(y, params)
+    enough = found[0].isfinite()
+    assert bool(enough.any())
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours[enough], theirs[enough], rtol=1e-9, atol=1e-11)
+
+
+def test_a_root_that_is_not_found_without_waiting_is_not_a_number() -> None:
+    y = torch.tensor([0.5, 1.5, math.nan], dtype=torch.float64)
+    with without_waiting():
+        x, log_dxdy = invert(exponential, y, torch.ones((3, 1), dtype=torch.float64), Interval())
+    assert x.isnan().tolist() == log_dxdy.isnan().tolist() == [False, True, True]
+    assert float(x[0]) == pytest.approx(math.log1p(0.5 * math.expm1(1)), rel=1e-14)
+    # and afterwards an error again
+    with pytest.raises(InversionError, match="2 of 3 elements did not converge"):
+        invert(exponential, y, torch.ones((3, 1), dtype=torch.float64), Interval())
+
+
+def test_only_samples_that_are_not_numbers_are_generated_again() -> None:
+    asked: list[int] = []
+
+    def generate(z: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(len(z))
+        return 2 * z, z.sum(1)
+
+    z = torch.arange(6, dtype=torch.float64).reshape(3, 2)
+    samples, log_prob = generate(z)
+    log_prob[1] = math.nan
+    samples[1] = 7
+    for found, expected in zip(completed(generate, z, samples, log_prob), (2 * z, z.sum(1)), strict=True):
+        assert torch.equal(found, expected)
+    assert asked == [3, 1]

@@ -6,23 +6,13 @@ import math
 
 import pytest
 import torch
+from closed_forms import Linear
 from smoothflow.core.engine import DynamicsSettings, kinetic_limit
 from smoothflow.core.errors import SimulationError
 from smoothflow.core.plugins import registry
-from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
-from torch import Tensor
 
 MASSES = torch.full((2,), 12.0, dtype=torch.float64)
-
-
-class Slope(Potential):
-    """A molecule that falls: 1e5 kJ/mol/nm on every atom."""
-
-    shape = (2, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        return -1e5 * positions[:, :, 0].sum(1)
 
 
 @pytest.mark.parametrize("n_atoms", [1, 22, 1000])
@@ -38,17 +28,10 @@ def test_the_limit_is_far_beyond_what_a_temperature_gives(n_atoms: int) -> None:
 def test_a_run_that_falls_is_stopped_by_its_kinetic_energy(engine: str) -> None:
     x = torch.zeros(1, 2, 3, dtype=torch.float64)
     with pytest.raises(SimulationError, match=r"At 0\.05 ps replica 0 has a kinetic energy of .*more than the temp"):
-        registry().engine(engine)().run(Slope(), MASSES, x, 0 * x, DynamicsSettings(1000, report_every=50))
+        registry().engine(engine)().run(Linear(2, 1e5), MASSES, x, 0 * x, DynamicsSettings(1000, report_every=50))
 
 
 def test_a_run_that_starts_hot_is_measured_by_its_own_temperature() -> None:
     x = torch.zeros(1, 2, 3, dtype=torch.float64)
     fast = torch.full_like(x, 50.0)
-    registry().engine("native")().run(_Free(), MASSES, x, fast, DynamicsSettings(20))
-
-
-class _Free(Potential):
-    shape = (2, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        return 0.0 * positions.sum((1, 2))
+    registry().engine("native")().run(Linear(2, 0.0), MASSES, x, fast, DynamicsSettings(20))

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from smoothflow.core.errors import ManifoldError, UnknownNameError
-from smoothflow.core.manifolds import FULL_TURN, UNIT_MANIFOLDS, Circle, Column, Interval, Line, Product
+from smoothflow.core.manifolds import FULL_TURN, UNIT_MANIFOLDS, Circle, Column, Interval, Line, Manifold, Product
 
 
 @given(st.floats(-1e6, 1e6), st.sampled_from([1.0, 2 * math.pi]))
@@ -72,6 +72,18 @@ def test_a_difference_on_a_circle_leads_back(a: float, b: float, period: float) 
 def test_a_difference_elsewhere_is_that_of_numbers(a: float, b: float) -> None:
     first, second = (torch.tensor(x, dtype=torch.float64) for x in (a, b))
     assert Line().difference(first, second).item() == Interval(-5, 5).difference(first, second).item() == a - b
+
+
+@pytest.mark.parametrize(
+    ("manifold", "inside"),
+    [(Interval(0.5, 1.0), [0.5, 0.7, 1.0]), (Circle(), [0.4, 0.7, 0.1]), (Line(), [0.4, 0.7, 1.1])],
+)
+def test_projection_leaves_derivatives_as_they_are(manifold: Manifold, inside: list[float]) -> None:
+    x = torch.tensor([0.4, 0.7, 1.1], dtype=torch.float64, requires_grad=True)
+    found = manifold.project(x)
+    torch.testing.assert_close(found.detach(), torch.tensor(inside, dtype=torch.float64), rtol=0, atol=1e-15)
+    (slope,) = torch.autograd.grad(found.sum(), x)
+    assert slope.tolist() == [1, 1, 1]
 
 
 def test_points_of_each_manifold() -> None:

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closed_forms import Linear, Quartic
 from smoothflow.core.errors import ConfigurationError
 from smoothflow.core.external import attach_forces
-from smoothflow.core.potential import Potential, hessian
+from smoothflow.core.potential import hessian
 from torch import Tensor
 
 F64 = torch.float64
 
 
-class Quartic(Potential):
-    r"""The sum of x A x / 2 and of the fourth powers of x, of 30 atoms: more rows than are computed at once."""
-
-    shape = (30, 3)
-
-    def __init__(self) -> None:
-        super().__init__()
-        a = torch.randn(90, 90, generator=torch.Generator().manual_seed(0), dtype=F64)
-        self.register_buffer("matrix", a + a.T)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        x = positions.flatten(1)
-        return 0.5 * ((x @ self.matrix) * x).sum(-1) + (x**4).sum(-1)
+MATRIX = torch.randn(90, 90, generator=torch.Generator().manual_seed(0), dtype=F64)
+FORM = (MATRIX + MATRIX.T, 1.0)
+"""Of 30 atoms: more rows than are computed at once."""
 
 
 class External(Quartic):
@@ -36,15 +27,8 @@ class External(Quartic):
         return attach_forces(positions, super().energy(x), forces)
 
 
-class Linear(Potential):
-    shape = (2, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        return positions.sum((1, 2))
-
-
 def test_the_hessian_of_a_quartic_is_its_closed_form() -> None:
-    potential = Quartic()
+    potential = Quartic(*FORM)
     x = torch.randn(2, 30, 3, generator=torch.Generator().manual_seed(1), dtype=F64)
     found = hessian(potential, x)
     assert found.shape == (2, 30, 3, 30, 3)
@@ -53,9 +37,9 @@ def test_the_hessian_of_a_quartic_is_its_closed_form() -> None:
     torch.testing.assert_close(found.reshape(2, 90, 90), expected, rtol=1e-13, atol=1e-13)
 
 
-def test_a_potential_is_called_like_its_energy() -> None:
+def test_calling_a_potential_gives_its_energy() -> None:
     x = torch.randn(2, 30, 3, generator=torch.Generator().manual_seed(1), dtype=F64, requires_grad=True)
-    potential = Quartic()
+    potential = Quartic(*FORM)
     assert torch.equal(potential(x), potential.energy(x))
     energy, forces = potential.energy_and_forces(x)
     assert not energy.requires_grad
@@ -68,8 +52,8 @@ def test_a_potential_is_called_like_its_energy() -> None:
 
 def test_forces_that_cannot_be_differentiated_give_no_hessian() -> None:
     x = torch.ones(1, 30, 3, dtype=F64)
-    torch.testing.assert_close(External().energy_and_forces(x), Quartic().energy_and_forces(x))
+    torch.testing.assert_close(External(*FORM).energy_and_forces(x), Quartic(*FORM).energy_and_forces(x))
     with pytest.raises(ConfigurationError, match="finite differences"):
-        hessian(External(), x)
+        hessian(External(*FORM), x)
     with pytest.raises(ConfigurationError, match="Linear gives forces that cannot be differentiated"):
-        hessian(Linear(), torch.ones(1, 2, 3))
+        hessian(Linear(2, 1.0), torch.ones(1, 2, 3))

@@ -6,9 +6,18 @@ import math
 
 import pytest
 import torch
+from smoothflow.core import solvers
 from smoothflow.core.manifolds import Circle, Interval, Line
-from smoothflow.core.solvers import Bisection, MultiBinBisection, RootProblem, SafeguardedNewton, Solver
+from smoothflow.core.solvers import (
+    QUEUED_STEPS,
+    Bisection,
+    MultiBinBisection,
+    RootProblem,
+    SafeguardedNewton,
+    Solver,
+)
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 F64 = torch.float64
 NONE = torch.zeros((3, 1), dtype=F64)
@@ -206,3 +215,78 @@ def test_brackets_end_as_wide_as_asked_for() -> None:
     fine = MultiBinBisection(2, 0.0).solve(problem)
     assert bool(fine.converged.all())
     assert fine.iterations <= 53
+
+
+def many(dtype: torch.dtype, n: int = 20_000) -> tuple[Tensor, Tensor]:
+    """Targets all around the circle, of maps that are steep or flat at the cut."""
+    generator = torch.Generator().manual_seed(3)
+    params = torch.rand((n, 2), generator=generator, dtype=dtype) * torch.tensor([1, 3], dtype=dtype)
+    return torch.rand(n, generator=generator, dtype=dtype), params
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("lifted", [True, False])
+def test_a_fixed_number_of_steps_finds_the_roots_of_the_loop_that_asks(lifted: bool, dtype: torch.dtype) -> None:
+    y, params = many(dtype)
+    problem = RootProblem.start(steep if lifted else steep_wrapped, y, params, Circle(), lifted)
+    solver = SafeguardedNewton()
+    asked, fixed = solver.solve(problem), solver.solve_without_waiting(problem)
+    assert bool(asked.converged.all())
+    assert bool(fixed.converged.all())
+    assert fixed.iterations == QUEUED_STEPS[dtype]
+    # the same steps in every element; only the arithmetic of smaller batches may round otherwise
+    torch.testing.assert_close(fixed.x, asked.x, rtol=0, atol=2 * torch.finfo(dtype).eps)
+    torch.testing.assert_close(fixed.log_dydx, asked.log_dydx, rtol=0, atol=1e3 * torch.finfo(dtype).eps)
+
+
+def test_a_fixed_number_of_steps_depends_on_no_value() -> None:
+    def solved(y: Tensor, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        problem = RootProblem.start(steep, y, params, Circle(), lifted=True)
+        result = SafeguardedNewton().solve_without_waiting(problem)
+        return result.x, result.log_dydx, result.converged
+
+    y, params = many(F64, 50)
+    graph = make_fx(solved)(y, params)
+    # traced at some values, right at others
+    other_y, other_params = y.flip(0), 1 - 0.9 * params
+    for found, expected in zip(graph(other_y, other_params), solved(other_y, other_params), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-15)
+
+
+def test_elements_that_need_more_steps_are_marked() -> None:
+    y, params = many(F64)
+    problem = RootProblem.start(steep, y, params, Circle(), lifted=True)
+    few = SafeguardedNewton(queued_steps=4).solve_without_waiting(problem)
+    assert 0 < int(few.converged.sum()) < len(y)
+    exact = SafeguardedNewton().solve(problem)
+    # no element that counts as converged is anything but the root
+    torch.testing.assert_close(few.x[few.converged], exact.x[few.converged], rtol=0, atol=1e-13)
+
+
+def test_on_a_device_with_a_queue_stragglers_are_solved_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solvers, "_has_queue", lambda _: True)
+    y, params = many(F64)
+    problem = RootProblem.start(steep, y, params, Circle(), lifted=True)
+    result = SafeguardedNewton(queued_steps=4).solve(problem)
+    assert bool(result.converged.all())
+    assert result.iterations > 4
+    torch.testing.assert_close(result.x, SafeguardedNewton()._solve_asking(problem).x, rtol=0, atol=1e-13)
+    # and what has no root is still not one
+    none = RootProblem.start(identity, torch.tensor([0.5, 1.5], dtype=F64), NONE[:2], Interval())
+    assert SafeguardedNewton().solve(none).converged.tolist() == [True, False]
+
+
+def test_a_solver_without_a_way_of_its_own_solves_as_it_does() -> None:
+    problem = RootProblem.start(cube, Y, NONE + 1, Line())
+    assert torch.equal(Bisection().solve_without_waiting(problem).x, Bisection().solve(problem).x)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_gpu_finds_the_roots_of_the_cpu(dtype: torch.dtype) -> None:
+    y, params = many(dtype)
+    here = SafeguardedNewton().solve(RootProblem.start(steep, y, params, Circle(), lifted=True))
+    there = SafeguardedNewton().solve(RootProblem.start(steep, y.cuda(), params.cuda(), Circle(), lifted=True))
+    assert bool(there.converged.all())
+    # a sine of its own
+    torch.testing.assert_close(there.x.cpu(), here.x, rtol=0, atol=100 * torch.finfo(dtype).eps)

@@ -52,7 +52,7 @@ def test_names_of_distributions_are_those_of_the_standard(name: str) -> None:
     "name",
     ["", "-r", "a b", "a; rm", "a\n", "a[x]", "git+https://x", "../x", "a@x", "$(x)", "`x`", "ä", "a" * 200, "a-"],
 )
-def test_what_is_no_name_of_a_distribution(name: str) -> None:
+def test_text_that_is_not_the_name_of_a_distribution_is_recognized(name: str) -> None:
     assert not REQUIREMENT.fullmatch(name)
 
 

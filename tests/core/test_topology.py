@@ -80,7 +80,7 @@ def test_a_topology_survives_json() -> None:
         {"atoms": 3, "bonds": []},
     ],
 )
-def test_what_is_no_topology_is_refused(data: object) -> None:
+def test_data_that_is_not_a_topology_is_refused(data: object) -> None:
     with pytest.raises(TopologyError, match="Not a topology"):
         Topology.from_dict(data)
 

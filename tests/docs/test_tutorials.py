@@ -177,3 +177,13 @@ def test_more_than_one_machine(tutorial: Tutorial) -> None:
     for run in ("run-two", "run-1", "run-2", "run-kl"):
         assert (folder / run / "model.safetensors").is_file()
     assert "run-kl" in tutorial.printed
+
+
+@pytest.mark.slow
+@follow("../how-to/jumps.md")
+def test_jumps_within_dynamics(tutorial: Tutorial) -> None:
+    names = tutorial.names
+    assert "jumps accepted" in tutorial.printed
+    # the dynamics in ASE is that of the flow itself, to which every proposal is its own
+    assert names["jumps"].accepted == names["jumps"].attempted == 3
+    assert len(read_frames(tutorial.folder / "frames.h5")) == 2000

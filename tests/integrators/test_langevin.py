@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
+from closed_forms import HarmonicWell
 from smoothflow.core.integrator import State, maxwell_boltzmann
-from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
 from smoothflow.integrators.langevin import Langevin
 from smoothflow.integrators.velocity_verlet import VelocityVerlet
@@ -17,21 +17,9 @@ F64 = torch.float64
 KT = thermal_energy(300.0)
 
 
-class Well(Potential):
-    """All coordinates in one harmonic well, k in kJ/mol/nm^2."""
-
-    def __init__(self, stiffness: float, n_atoms: int) -> None:
-        super().__init__()
-        self.stiffness = stiffness
-        self.shape = (n_atoms, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        return 0.5 * self.stiffness * (positions**2).sum((-2, -1))
-
-
 def after_one_step(x: float, v: float, omega_dt: float, friction: float, temperature: float) -> tuple[Tensor, Tensor]:
     """Positions and velocities of one atom of mass 1 in a well of stiffness 1e4, and always the same noise."""
-    potential = Well(1e4, 1)
+    potential = HarmonicWell(1, 1e4)
     positions, velocities = torch.full((1, 1, 3), x, dtype=F64), torch.full((1, 1, 3), v, dtype=F64)
     state = State.start(potential, positions, velocities, torch.ones(1, dtype=F64))
     generator = torch.Generator().manual_seed(7)
@@ -55,7 +43,7 @@ def test_stationary_covariance_in_a_harmonic_well_is_the_known_one(omega_dt: flo
 
 def test_noise_keeps_a_harmonic_well_at_its_temperature() -> None:
     n_atoms, omega_dt = 20_000, 1.0
-    potential = Well(1e4, n_atoms)
+    potential = HarmonicWell(n_atoms, 1e4)
     masses = torch.ones(n_atoms, dtype=F64)
     generator = torch.Generator().manual_seed(3)
     state = State.start(potential, torch.zeros(1, n_atoms, 3, dtype=F64), torch.zeros(1, n_atoms, 3, dtype=F64), masses)
@@ -68,7 +56,7 @@ def test_noise_keeps_a_harmonic_well_at_its_temperature() -> None:
 
 
 def test_without_friction_it_is_velocity_verlet() -> None:
-    potential = Well(1e4, 2)
+    potential = HarmonicWell(2, 1e4)
     masses = torch.tensor([1.0, 12.0], dtype=F64)
     x, v = torch.randn(2, 1, 2, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
     langevin = verlet = State.start(potential, x, v, masses)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from closed_forms import AnharmonicSprings
 from smoothflow.core.engine import DynamicsSettings
 from smoothflow.core.errors import ConfigurationError, FileFormatError, UnknownNameError
 from smoothflow.core.integrator import Integrator, State
@@ -25,16 +26,7 @@ from torch import Tensor
 NVT = DynamicsSettings(n_steps=40, timestep=0.0005, ensemble="nvt", report_every=7, seed=3)
 NVE = replace(NVT, ensemble="nve")
 MASSES = [12.0, 16.0, 1.0]
-
-
-class Triangle(Potential):
-    """Three anharmonic springs."""
-
-    shape = (3, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        stretch = (positions - positions.roll(1, dims=1)).norm(dim=-1) / 0.12 - 1
-        return (500 * stretch**2 - 300 * stretch**3 + 400 * stretch**4).sum(1)
+TRIANGLE = AnharmonicSprings([(0, 1), (1, 2), (0, 2)], 0.12)
 
 
 class Seen(Reporter):
@@ -55,7 +47,7 @@ def start(dtype: torch.dtype = torch.float64) -> State:
     corners = torch.tensor([[0.0, 0.0, 0.0], [0.12, 0.0, 0.0], [0.06, 0.1, 0.0]], dtype=dtype)
     positions = corners + 0.01 * torch.randn(4, 3, 3, generator=generator, dtype=dtype)
     velocities = torch.randn(4, 3, 3, generator=generator, dtype=dtype)
-    return State.start(Triangle(), positions, velocities, torch.tensor(MASSES, dtype=dtype))
+    return State.start(TRIANGLE, positions, velocities, torch.tensor(MASSES, dtype=dtype))
 
 
 def run_for(simulation: Simulation, n_steps: int, path: Path) -> None:
@@ -80,7 +72,7 @@ def test_a_run_stopped_anywhere_goes_on_bit_for_bit(
 ) -> None:
     name = "langevin" if settings.ensemble == "nvt" else "velocity_verlet"
     seen = Seen()
-    whole = Simulation(Triangle(), name, start(dtype), settings, [seen])
+    whole = Simulation(TRIANGLE, name, start(dtype), settings, [seen])
     whole.run()
     assert whole.state.positions.dtype == dtype
     assert [step for step, _ in seen.rows] == [0, 7, 14, 21, 28, 35, 40]
@@ -88,26 +80,26 @@ def test_a_run_stopped_anywhere_goes_on_bit_for_bit(
     for _ in range(5):
         path = tmp_path / f"{rng.random()}.checkpoint"
         seen_in_parts = Seen()
-        part = Simulation(Triangle(), name, start(dtype), settings, [seen_in_parts])
+        part = Simulation(TRIANGLE, name, start(dtype), settings, [seen_in_parts])
         while part.step < settings.n_steps:
             run_for(part, rng.randrange(1, 20), path)
-            part = Simulation.load(path, Triangle(), [seen_in_parts])
+            part = Simulation.load(path, TRIANGLE, [seen_in_parts])
         assert_identical(part, whole)
         assert seen_in_parts.rows == seen.rows
 
 
 def test_reports_made_after_the_last_checkpoint_come_again(tmp_path: Path) -> None:
     seen = Seen()
-    whole = Simulation(Triangle(), "langevin", start(), NVT, [seen])
+    whole = Simulation(TRIANGLE, "langevin", start(), NVT, [seen])
     whole.run()
     path, killed = tmp_path / "run.checkpoint", Seen()
-    Simulation(Triangle(), "langevin", start(), NVT, [killed]).run(path, seconds=1e9)
+    Simulation(TRIANGLE, "langevin", start(), NVT, [killed]).run(path, seconds=1e9)
     # the first checkpoint is from before any report, the last from the end: put one between, as a kill would leave it
     path.unlink()
-    between = Simulation(Triangle(), "langevin", start(), NVT)
+    between = Simulation(TRIANGLE, "langevin", start(), NVT)
     run_for(between, 17, path)
     assert len(killed.rows) == 7
-    resumed = Simulation.load(path, Triangle(), [killed])
+    resumed = Simulation.load(path, TRIANGLE, [killed])
     resumed.run(path)
     assert killed.rows == seen.rows
     assert_identical(resumed, whole)
@@ -115,14 +107,14 @@ def test_reports_made_after_the_last_checkpoint_come_again(tmp_path: Path) -> No
 
 def test_a_finished_run_can_be_made_longer_and_is_left_alone_otherwise(tmp_path: Path) -> None:
     longer = replace(NVT, n_steps=60)
-    whole, seen = Simulation(Triangle(), "langevin", start(), longer), Seen()
+    whole, seen = Simulation(TRIANGLE, "langevin", start(), longer), Seen()
     whole.run()
     path = tmp_path / "run.checkpoint"
-    Simulation(Triangle(), "langevin", start(), NVT, [seen]).run(path)
+    Simulation(TRIANGLE, "langevin", start(), NVT, [seen]).run(path)
     rows, before = list(seen.rows), path.read_bytes()
-    Simulation.load(path, Triangle(), [seen]).run(path)
+    Simulation.load(path, TRIANGLE, [seen]).run(path)
     assert (seen.rows, path.read_bytes()) == (rows, before)
-    extended = Simulation.load(path, Triangle(), [seen], n_steps=60)
+    extended = Simulation.load(path, TRIANGLE, [seen], n_steps=60)
     extended.run(path)
     assert_identical(extended, whole)
     # step 40 was the last of the shorter run, and is not a seventh
@@ -138,9 +130,9 @@ def test_an_error_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
 
     path = tmp_path / "run.checkpoint"
     with pytest.raises(FileFormatError, match="no room"):
-        Simulation(Triangle(), "langevin", start(), NVT, [Failing()]).run(path, seconds=0.0)
+        Simulation(TRIANGLE, "langevin", start(), NVT, [Failing()]).run(path, seconds=0.0)
     assert read_checkpoint(path).step == 20
-    resumed, whole = Simulation.load(path, Triangle()), Simulation(Triangle(), "langevin", start(), NVT)
+    resumed, whole = Simulation.load(path, TRIANGLE), Simulation(TRIANGLE, "langevin", start(), NVT)
     for simulation in (resumed, whole):
         simulation.run()
     assert_identical(resumed, whole)
@@ -193,45 +185,45 @@ def plugin() -> Iterator[None]:
 
 def test_an_integrator_of_a_third_party_runs_by_name_and_by_object(tmp_path: Path) -> None:
     with plugin():
-        by_name = Simulation(Triangle(), "drifting", start(), NVE)
+        by_name = Simulation(TRIANGLE, "drifting", start(), NVE)
         by_name.run()
-        plain = Simulation(Triangle(), "velocity_verlet", start(), NVE)
+        plain = Simulation(TRIANGLE, "velocity_verlet", start(), NVE)
         plain.run()
         assert torch.equal(by_name.state.positions, plain.state.positions)
         with pytest.raises(ConfigurationError, match=r"needs piston\. Make it yourself"):
-            Simulation(Triangle(), "needy", start(), NVE)
-    whole = Simulation(Triangle(), Drifting(0.0005, 1e-4), start(), NVE)
+            Simulation(TRIANGLE, "needy", start(), NVE)
+    whole = Simulation(TRIANGLE, Drifting(0.0005, 1e-4), start(), NVE)
     whole.run()
-    part = Simulation(Triangle(), Drifting(0.0005, 1e-4), start(), NVE)
+    part = Simulation(TRIANGLE, Drifting(0.0005, 1e-4), start(), NVE)
     path = tmp_path / "run.checkpoint"
     run_for(part, 11, path)
-    part = Simulation.load(path, Triangle(), integrator=Drifting(0.0005, 1e-4))
+    part = Simulation.load(path, TRIANGLE, integrator=Drifting(0.0005, 1e-4))
     part.run(path)
     assert_identical(part, whole)
 
 
 def test_an_integrator_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"Known: .*langevin"):
-        Simulation(Triangle(), "langevim", start(), NVT)
+        Simulation(TRIANGLE, "langevim", start(), NVT)
     with pytest.raises(ConfigurationError, match="has a thermostat: it samples nvt, not nve"):
-        Simulation(Triangle(), "langevin", start(), NVE)
+        Simulation(TRIANGLE, "langevin", start(), NVE)
     with pytest.raises(ConfigurationError, match="has no thermostat: it samples nve, not nvt"):
-        Simulation(Triangle(), "velocity_verlet", start(), NVT)
+        Simulation(TRIANGLE, "velocity_verlet", start(), NVT)
     with pytest.raises(ConfigurationError, match=r"time step of 0\.001 ps and the settings say 0\.0005"):
-        Simulation(Triangle(), VelocityVerlet(0.001), start(), NVE)
+        Simulation(TRIANGLE, VelocityVerlet(0.001), start(), NVE)
     path = tmp_path / "run.checkpoint"
-    Simulation(Triangle(), Langevin(0.0005, 300.0, 1.0, torch.Generator()), start(), NVT).run(path)
+    Simulation(TRIANGLE, Langevin(0.0005, 300.0, 1.0, torch.Generator()), start(), NVT).run(path)
     with pytest.raises(FileFormatError, match="Go on with the integrator that was saved"):
-        Simulation.load(path, Triangle(), integrator=VelocityVerlet(0.0005))
+        Simulation.load(path, TRIANGLE, integrator=VelocityVerlet(0.0005))
     with pytest.raises(ConfigurationError, match="exists"):
-        Simulation(Triangle(), "langevin", start(), NVT).run(path)
+        Simulation(TRIANGLE, "langevin", start(), NVT).run(path)
 
 
-def test_files_that_are_no_checkpoint_are_named(tmp_path: Path) -> None:
+def test_files_that_are_not_checkpoints_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "run.checkpoint"
     with pytest.raises(FileFormatError, match="There is no checkpoint"):
-        Simulation.load(path, Triangle())
-    simulation = Simulation(Triangle(), "langevin", start(), NVT)
+        Simulation.load(path, TRIANGLE)
+    simulation = Simulation(TRIANGLE, "langevin", start(), NVT)
     simulation.save(path)
     content = path.read_bytes()
     for damaged in (
@@ -242,6 +234,6 @@ def test_files_that_are_no_checkpoint_are_named(tmp_path: Path) -> None:
     ):
         path.write_bytes(damaged)
         with pytest.raises(FileFormatError, match=r"damaged|not a checkpoint"):
-            Simulation.load(path, Triangle())
+            Simulation.load(path, TRIANGLE)
     with pytest.raises(FileFormatError, match="cannot be written"):
         simulation.save(tmp_path / "no folder" / "run.checkpoint")

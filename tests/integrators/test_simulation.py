@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closed_forms import Springs, atoms_of
 from smoothflow.core.engine import DynamicsSettings
 from smoothflow.core.errors import ConfigurationError, GeometryError, SimulationError
 from smoothflow.core.integrator import State
 from smoothflow.core.plugins import registry
-from smoothflow.core.potential import Potential
-from smoothflow.core.topology import Atom, Topology
+from smoothflow.core.topology import Topology
 from smoothflow.integrators.simulation import Simulation
 from smoothflow.integrators.velocity_verlet import VelocityVerlet
 from torch import Tensor
@@ -18,31 +18,25 @@ F64 = torch.float64
 MASSES = torch.tensor([12.0, 16.0], dtype=F64)
 
 
-class Bond(Potential):
+class Bond(Springs):
     """A harmonic bond of two atoms."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.shape = (2, 3)
-        self.topology = Topology((Atom("C", "C1", "MOL", 0), Atom("O", "O1", "MOL", 0)), ((0, 1),))
-
-    def energy(self, positions: Tensor) -> Tensor:
-        return 0.5 * 1e5 * ((positions[:, 1] - positions[:, 0]).norm(dim=-1) - 0.12) ** 2
+        super().__init__([(0, 1)], 0.12, 1e5, Topology(atoms_of("CO"), ((0, 1),)))
 
 
 class Breaking(Bond):
     """A bond that gives NaN beyond 0.2 nm."""
 
     def energy(self, positions: Tensor) -> Tensor:
-        length = (positions[:, 1] - positions[:, 0]).norm(dim=-1)
-        return super().energy(positions) + 0 * (0.2 - length).sqrt()
+        return super().energy(positions) + 0 * (0.2 - self.distances(positions)[:, 0]).sqrt()
 
 
 class Refusing(Bond):
     """A bond that refuses lengths beyond 0.2 nm."""
 
     def energy(self, positions: Tensor) -> Tensor:
-        if bool(((positions[:, 1] - positions[:, 0]).norm(dim=-1) > 0.2).any()):
+        if bool((self.distances(positions) > 0.2).any()):
             raise GeometryError("The bond is too long.")
         return super().energy(positions)
 
@@ -118,11 +112,11 @@ def test_a_run_stays_in_the_precision_of_its_positions() -> None:
 
 def test_a_force_that_is_not_finite_stops_the_run_and_is_named() -> None:
     x, v = flying_apart()
-    with pytest.raises(SimulationError, match=r"At 0\.001 ps the force on atom 0 \(MOL1-C1\) in replica 1 "):
+    with pytest.raises(SimulationError, match=r"At 0\.001 ps the force on atom 0 \(MOL1-C0\) in replica 1 "):
         registry().engine("native")().run(Breaking(), MASSES, x, v, DynamicsSettings(100))
 
 
-def test_a_configuration_that_the_potential_refuses_stops_the_run_and_says_when() -> None:
+def test_a_refused_configuration_stops_the_run_at_a_named_time() -> None:
     x, v = flying_apart()
     with pytest.raises(SimulationError, match=r"At 0\.001 ps .*The bond is too long\."):
         Simulation(Refusing(), VelocityVerlet(0.001), State.start(Bond(), x, v, MASSES), DynamicsSettings(100)).run()

@@ -7,32 +7,17 @@ import math
 
 import pytest
 import torch
+from closed_forms import HarmonicWell
 from smoothflow.core.integrator import State
-from smoothflow.core.potential import Potential
 from smoothflow.integrators.velocity_verlet import VelocityVerlet
-from torch import Tensor
 
 F64 = torch.float64
 
 
-class Wells(Potential):
-    """Every coordinate in its own harmonic well, k in kJ/mol/nm^2; counts its evaluations."""
-
-    def __init__(self, stiffness: Tensor) -> None:
-        super().__init__()
-        self.stiffness = stiffness
-        self.shape = (len(stiffness), 3)
-        self.n_evaluations = 0
-
-    def energy(self, positions: Tensor) -> Tensor:
-        self.n_evaluations += 1
-        return 0.5 * (self.stiffness[:, None] * positions**2).sum((-2, -1))
-
-
-def start(n_replicas: int = 3) -> tuple[Wells, State]:
+def start(n_replicas: int = 3) -> tuple[HarmonicWell, State]:
     generator = torch.Generator().manual_seed(0)
     masses = torch.tensor([1.0, 12.0, 16.0, 35.0], dtype=F64)
-    potential = Wells(torch.tensor([3e5, 2e5, 1e4, 5.0], dtype=F64))
+    potential = HarmonicWell(4, torch.tensor([3e5, 2e5, 1e4, 5.0], dtype=F64))
     positions, velocities = torch.randn(2, n_replicas, 4, 3, generator=generator, dtype=F64)
     return potential, State.start(potential, 0.01 * positions, velocities, masses)
 
@@ -46,7 +31,7 @@ def test_harmonic_oscillator_follows_the_exact_discrete_solution() -> None:
         state = integrator.step(potential, state)
     # x_n = x0 cos(n theta) + v0 sin(n theta) / omega', with sin(theta / 2) = omega dt / 2 and the frequency of the
     # discrete oscillator omega' = omega sqrt(1 - (omega dt)^2 / 4)
-    omega = (potential.stiffness / state.masses).sqrt()[:, None]
+    omega = (potential.stiffness / state.masses[:, None]).sqrt()
     theta = 2 * torch.asin(omega * dt / 2)
     discrete = omega * (1 - (omega * dt) ** 2 / 4).sqrt()
     x = x0 * (n_steps * theta).cos() + v0 / discrete * (n_steps * theta).sin()

@@ -15,9 +15,10 @@ import torch
 from openmm import app
 from smoothflow.coordinates.internal import InternalCoordinates
 from smoothflow.core.topology import Atom, Topology
+from smoothflow.molecules.conversions import topology_to_openmm
 from smoothflow.molecules.elements import element
 from smoothflow.molecules.pdb import write_pdb
-from smoothflow.molecules.topologies import topology_from_smiles, topology_to_openmm
+from smoothflow.molecules.topologies import topology_from_smiles
 
 FOLDER = Path(__file__).parents[2] / "molecules" / "structures"
 

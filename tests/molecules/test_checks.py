@@ -25,7 +25,7 @@ def test_angstrom_is_recognized(molecule) -> None:
         molecule.coordinates.check_geometry(0.1 * molecule.positions)
 
 
-def test_wrong_order_of_atoms(alanine) -> None:
+def test_a_wrong_order_of_atoms_is_refused(alanine) -> None:
     with pytest.raises(GeometryError, match="Check the order of the atoms"):
         alanine.coordinates.check_geometry(alanine.positions.flip(1))
 
@@ -41,17 +41,33 @@ def test_two_atoms_of_one_element_exchanged(alanine, first: str, second: str) ->
         alanine.coordinates.check_geometry(positions)
 
 
-def test_atoms_that_are_not_finite(alanine) -> None:
+def test_positions_of_atoms_that_are_not_finite_are_named(alanine) -> None:
     positions = alanine.positions.repeat(5, 1, 1)
     positions[3, 7, 1] = math.nan
     with pytest.raises(GeometryError, match=r"atom 7 \(ALA2-H\) in frame 3 is not finite"):
         alanine.coordinates.check_geometry(positions)
 
 
-def test_overlapping_atoms(alanine) -> None:
+def test_overlapping_atoms_are_refused(alanine) -> None:
     positions = alanine.positions.repeat(5, 1, 1)
     positions[2, 2] = positions[2, 1] + 0.001
     with pytest.raises(GeometryError, match=r"Atoms 1 \(ACE1-H1\) and 2 \(ACE1-H2\) overlap in frame 2"):
+        alanine.coordinates.check_geometry(positions)
+
+
+def test_frames_of_the_mirror_image_among_others_are_refused(alanine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smoothflow.molecules.checks.CHUNK", 2 * 22**2)
+    positions = alanine.positions.repeat(6, 1, 1)
+    positions[4] *= positions.new_tensor([1.0, 1.0, -1.0])
+    with pytest.raises(GeometryError, match=r"Frame 4 is another stereoisomer than most frames.* in 1 of 6 frames"):
+        alanine.coordinates.check_geometry(positions)
+
+
+def test_frames_with_two_hydrogens_of_a_methyl_group_exchanged_are_refused(alanine) -> None:
+    first, second = (k for k, atom in enumerate(alanine.topology.atoms) if atom.name in ("HB1", "HB2"))
+    positions = alanine.positions.repeat(3, 1, 1)
+    positions[1, [first, second]] = positions[1, [second, first]]
+    with pytest.raises(GeometryError, match=r"Frame 1 .* seen from atom \d+ \(ALA2-CB\), .*HB1.* the other way"):
         alanine.coordinates.check_geometry(positions)
 
 

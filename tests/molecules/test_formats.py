@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -21,11 +22,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from openmm import app
 from smoothflow.core.errors import ConfigurationError, FileFormatError, GeometryError, TopologyError
 from smoothflow.core.plugins import registry
+from smoothflow.molecules.elements import atomic_numbers
 from smoothflow.molecules.foreign_hdf5 import is_frames_file
 from smoothflow.molecules.formats import ExchangeWarning, export_frames, import_frames, recompute
 from smoothflow.molecules.frames import Frames
 from smoothflow.molecules.shipped import molecule_path
 from smoothflow.molecules.topologies import topology_from_pdb
+from smoothflow.potentials.reference import with_electrons
 
 KCAL = units.kcal / units.mol  # ASE's own constants are the witness
 KJ = units.kJ / units.mol
@@ -140,7 +143,7 @@ def test_recomputed_energies_are_the_potentials(tmp_path: Path) -> None:
     assert frames.provenance["energies and forces"] == "recomputed with Amber"
 
 
-def test_guessed_bonds_are_said_to_be(tmp_path: Path) -> None:
+def test_guessed_bonds_are_recorded_in_the_provenance(tmp_path: Path) -> None:
     export_frames(alanine(1), tmp_path / "f.xyz")
     assert "guessed" in import_frames(tmp_path / "f.xyz").provenance["bonds"]
     assert "guessed" not in import_frames(tmp_path / "f.xyz", structure=ALANINE).provenance["bonds"]
@@ -201,7 +204,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"r_unit": ""}, "unit"),
-        ({"e_unit": "hartree"}, "hartree"),
+        ({"e_unit": "furlong"}, "furlong"),
         ({"z": np.zeros(22, int)}, "atomic number"),
         ({"R": np.zeros((2, 21, 3))}, "shape"),
         ({"E": np.zeros(7)}, "Energies"),
@@ -250,14 +253,14 @@ def xyz(comment: str, rows: list[str] | None = None, n_frames: int = 3) -> str:
         "t: 99999999999",
     ],
 )
-def test_comments_of_other_programs_are_no_claims_of_columns(tmp_path: Path, comment: str) -> None:
+def test_comments_of_other_programs_do_not_count_as_columns(tmp_path: Path, comment: str) -> None:
     path = tmp_path / "f.xyz"
     path.write_text(xyz(comment))
     assert len(import_frames(path, 300.0)) == 3
 
 
 @pytest.mark.parametrize("comment", ['source="http://localhost:8080/run"', 'smiles="[H:101][O:102]"'])
-def test_what_is_left_out_is_said(tmp_path: Path, comment: str) -> None:
+def test_what_is_left_out_is_reported(tmp_path: Path, comment: str) -> None:
     path = tmp_path / "f.xyz"
     path.write_text(xyz(f"Properties=species:S:1:pos:R:3 {comment}"))
     with pytest.warns(ExchangeWarning, match=rf"Not read from .*: {comment.partition('=')[0]}\."):
@@ -370,7 +373,7 @@ def test_weights_replicas_and_times_come_back(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("suffix", [".xtc", ".dcd", ".pdb"])
-def test_what_trajectories_cannot_hold_is_said(tmp_path: Path, suffix: str) -> None:
+def test_columns_that_trajectories_cannot_hold_are_warned_of(tmp_path: Path, suffix: str) -> None:
     frames = replace(alanine(2, forces=False), log_weights=np.zeros(2), replica=np.zeros(2, int))
     with pytest.warns(ExchangeWarning, match=r"cannot hold log-weights, replica: .* of another distribution"):
         export_frames(frames, tmp_path / f"f{suffix}")
@@ -423,6 +426,12 @@ def test_hdf5_of_mdtraj_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.energies, [1.0, 2.0, 3.0])
     np.testing.assert_array_equal(found.times, [0.0, 1.0, 2.0])
     assert not is_frames_file(path)
+    topology["chains"][0]["residues"][0]["atoms"][0]["element"] = "VS"
+    with h5py.File(path, "r+") as file:
+        del file["topology"]
+        file["topology"] = np.array([json.dumps(topology).encode()])
+    with pytest.raises(TopologyError, match=r"Atom 0 \(ACE1-\w+\) has no element: virtual sites"):
+        import_frames(path, 300.0)
     with h5py.File(path, "r+") as file:
         file["coordinates"].attrs["units"] = "angstroms"
     with pytest.raises(FileFormatError, match="coordinates are in angstroms"):
@@ -446,6 +455,22 @@ def test_other_hdf5_files_are_called_what_they_are(tmp_path: Path, groups: list[
         import_frames(path, 300.0)
 
 
+@pytest.mark.parametrize("structure", [None, ALANINE])
+def test_npz_files_without_frames_are_refused(tmp_path: Path, structure: Path | None) -> None:
+    path = tmp_path / "f.npz"
+    numbers = atomic_numbers(topology_from_pdb(ALANINE)[0])
+    np.savez(path, z=numbers, R=np.zeros((0, len(numbers), 3)), r_unit="Ang")
+    with pytest.raises(FileFormatError, match="holds no frames"):
+        import_frames(path, 300.0, structure)
+
+
+def test_pdb_files_are_written_without_mdtraj(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mdtraj", None)
+    frames = alanine(2, forces=False)
+    export_frames(frames, tmp_path / "f.pdb")
+    assert import_frames(tmp_path / "f.pdb", 300.0).topology == frames.topology
+
+
 def test_structures_of_every_format_serve_trajectories(tmp_path: Path) -> None:
     frames = alanine(2, forces=False)
     export_frames(frames, tmp_path / "f.dcd")
@@ -464,3 +489,184 @@ def test_energies_in_comments_of_other_programs_are_not_lost_in_silence(tmp_path
     path.write_text(xyz(" energy: -5.0703 gnorm: 0.0003 xtb: 6.7.0"))
     with pytest.warns(ExchangeWarning, match="they seem to hold energies"):
         assert import_frames(path, 300.0).energies is None
+
+
+@pytest.mark.parametrize(
+    ("comment", "message"),
+    [
+        ("Properties=species:S:1:pos:R:3:x:R:0 temperature=300", r"columns of frame 0 .* widths of 1 to 100"),
+        ("Properties=species:S:1:pos:R:3:x:R:-1 temperature=300", "widths of 1 to 100"),
+        ("Properties=species:S:1:pos:R temperature=300", "name, type and width"),
+        ("Properties=species:S:1:forces:R:3 temperature=300", "positions as pos:R:3"),
+        ("Properties=species:S:1:pos:R:3 energy=1.0 energy=2.0 temperature=300", "gives the energy of frame 0 twice"),
+        ("temperature=300 Temperature=310", "gives the temperature of frame 0 twice"),
+        ("temperature=300 energy_unit=kcal/mol", "energy_unit=kcal/mol; lengths in Å, energies in eV"),
+        ("temperature=300 units=nm", "units=nm; lengths in Å"),
+        ("temperature=300 replica=0.5", r'a\.xyz": Replica must be whole numbers'),
+        ("temperature=300 replica=99999999999", "fit into 32 bits"),
+        ("temperature=300 log_weight=-inf", "No frame .* has a weight"),
+        ("temperature=300 charge=0.5", "charge must be a whole number"),
+    ],
+)
+def test_xyz_comments_that_leave_open_what_is_meant_are_refused(tmp_path: Path, comment: str, message: str) -> None:
+    (tmp_path / "a.xyz").write_text(xyz(comment))
+    with pytest.raises(FileFormatError, match=message):
+        import_frames(tmp_path / "a.xyz")
+
+
+def test_units_that_are_those_of_extended_xyz_pass(tmp_path: Path) -> None:
+    (tmp_path / "a.xyz").write_text(xyz('temperature=300 units="eV, Angstrom"'))
+    with pytest.warns(ExchangeWarning, match=r"Not read .* units"):
+        assert len(import_frames(tmp_path / "a.xyz")) == 3
+
+
+def test_atoms_that_were_held_are_said(tmp_path: Path) -> None:
+    rows = [f"{row} F" for row in ("O 0.0 0.0 0.0", "H 0.96 0.0 0.0", "H -0.24 0.93 0.0")]
+    text = xyz("Properties=species:S:1:pos:R:3:move_mask:L:1 temperature=300", rows)
+    (tmp_path / "a.xyz").write_text(text)
+    with pytest.warns(ExchangeWarning, match="atoms that were held"):
+        import_frames(tmp_path / "a.xyz")
+
+
+@pytest.mark.parametrize("symbol", ["O1", "8", "D", "Foo"])
+def test_what_is_not_an_element_in_xyz_files_is_named(tmp_path: Path, symbol: str) -> None:
+    lines = xyz("temperature=300").splitlines()
+    (tmp_path / "a.xyz").write_text("\n".join([*lines[:-1], symbol + lines[-1][1:]]) + "\n")
+    with pytest.raises(FileFormatError, match=f"'{symbol}' is not the symbol of an element"):
+        import_frames(tmp_path / "a.xyz")
+
+
+def test_errors_of_imported_frames_name_the_file(tmp_path: Path) -> None:
+    lines = xyz("temperature=300").splitlines()
+    words = lines[-1].split()
+    (tmp_path / "a.xyz").write_text("\n".join([*lines[:-1], " ".join([words[0], "1e300", *words[2:]])]) + "\n")
+    # one line, and no warning of an overflow
+    with pytest.raises(GeometryError, match=r'In ".*a\.xyz": Positions are not finite'):
+        import_frames(tmp_path / "a.xyz")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"z": lambda z: np.stack([z, z])}, "the same in all frames"),
+        ({"z": lambda z: z.astype(float)}, "z must hold whole numbers"),
+        ({"R": lambda R: R[:0], "E": lambda E: E[:0], "F": lambda F: F[:0]}, "holds no frames"),
+        ({"r_unit": lambda _: np.array(["Ang", "nm"])}, "r_unit Ang, nm"),
+        ({"cell": lambda _: 10 * np.eye(3)}, "has a cell: it is periodic"),
+        ({"pbc": lambda _: np.ones(3, bool)}, "has a pbc: it is periodic"),
+        ({"log_weights": lambda _: np.full(5, -np.inf)}, "No frame .* has a weight"),
+        ({"charge": lambda _: np.array([0, 0, 0, 0, 1])}, "charge 0 and 1: these are two molecules"),
+    ],
+)
+def test_npz_files_that_leave_open_what_is_meant_are_refused(tmp_path: Path, change, message: str) -> None:
+    path = tmp_path / "a.npz"
+    export_frames(alanine(), path)
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays | {name: make(arrays.get(name)) for name, make in change.items()})
+    with pytest.raises((FileFormatError, TopologyError), match=message):
+        import_frames(path)
+
+
+@pytest.mark.parametrize(
+    ("r_unit", "e_unit", "length", "energy"),
+    [("Bohr", "Hartree", units.Bohr / units.nm, units.Ha / KJ), (" ang ", "EV", 0.1, units.eV / KJ)],
+)
+def test_units_of_npz_files_are_known_however_they_are_written(
+    tmp_path: Path, r_unit: str, e_unit: str, length: float, energy: float
+) -> None:
+    path, frames = tmp_path / "a.npz", alanine()
+    export_frames(frames, path)
+    arrays = dict(np.load(path))
+    arrays |= {"R": frames.positions / length, "E": frames.energies / energy, "F": frames.forces / (energy / length)}
+    np.savez(path, **arrays | {"r_unit": r_unit, "e_unit": e_unit, "cell": np.zeros((3, 3))})
+    # ASE's constants are of CODATA 2014
+    assert_close(import_frames(path), frames)
+
+
+@pytest.mark.parametrize("name", ["a.xyz", "a.npz"])
+def test_charge_and_multiplicity_of_a_file_reach_the_reference(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if path.suffix == ".xyz":
+        path.write_text(xyz("temperature=300 charge=1 multiplicity=2"))
+    else:
+        export_frames(alanine(), path)
+        np.savez(path, **dict(np.load(path)) | {"Q": np.full(5, 1), "multiplicity": 2})
+    said = import_frames(path).provenance
+    assert with_electrons("ase:tblite:GFN2-xTB", None, None, said) == "ase:tblite:GFN2-xTB,charge=1,multiplicity=2"
+    # what the user says comes first, and force fields have no electrons
+    assert with_electrons("ase:tblite:GFN2-xTB", 0, 1, said) == "ase:tblite:GFN2-xTB,charge=0,multiplicity=1"
+    assert with_electrons("openmm:amber14-all.xml", None, None, said) == "openmm:amber14-all.xml"
+
+
+def hdf5_of_mdtraj(path: Path, coordinates: np.ndarray | None = None, topology: object = None) -> None:
+    """Water, as MDTraj would write it."""
+    atoms = [{"index": i, "name": name, "element": name[0]} for i, name in enumerate(("O", "H1", "H2"))]
+    right = {"chains": [{"residues": [{"name": "HOH", "atoms": atoms}]}], "bonds": [[0, 1], [0, 2]]}
+    water = np.array([[[0, 0, 0.0117], [0, 0.0757, -0.0469], [0, -0.0757, -0.0469]]], dtype=np.float32)
+    with h5py.File(path, "w") as file:
+        file.attrs["conventions"] = "Pande"
+        file["coordinates"] = water if coordinates is None else coordinates
+        file["topology"] = np.array([json.dumps(right if topology is None else topology).encode()])
+
+
+def relink(path: Path, change: Callable[[h5py.File], object]) -> None:
+    """Take the coordinates away, and put something else in their place."""
+    with h5py.File(path, "r+") as file:
+        del file["coordinates"]
+        change(file)
+
+
+def virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((1, 3, 3), "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "coordinates", (1, 3, 3))
+    file.create_virtual_dataset("coordinates", layout)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: file.__setitem__("coordinates", h5py.ExternalLink("other.h5", "coordinates")),
+        lambda file: file.__setitem__("coordinates", h5py.SoftLink("/coordinates")),
+        lambda file: file.create_dataset("coordinates", (1, 3, 3), "f4", external=[("other.h5", 0, 36)]),
+        lambda file: file.create_group("coordinates"),
+        virtual,
+    ],
+    ids=["external link", "soft link", "external data", "group", "virtual"],
+)
+def test_data_of_mdtraj_files_that_lie_elsewhere_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[h5py.File], object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hdf5_of_mdtraj(tmp_path / "other.h5")
+    hdf5_of_mdtraj(tmp_path / "a.h5")
+    assert len(import_frames(tmp_path / "a.h5", 300.0)) == 1
+    relink(tmp_path / "a.h5", change)
+    with pytest.raises(FileFormatError, match="coordinates must be an array in the file itself"):
+        import_frames(tmp_path / "a.h5", 300.0)
+
+
+def test_small_mdtraj_files_do_not_unpack_to_large_memory(tmp_path: Path) -> None:
+    hdf5_of_mdtraj(tmp_path / "a.h5")
+    shape = (10**7, 3, 3)
+    relink(
+        tmp_path / "a.h5",
+        lambda file: file.create_dataset("coordinates", shape, "f4", chunks=(1000, 3, 3), compression="gzip"),
+    )
+    with pytest.raises(FileFormatError, match="would unpack to 360000000 bytes"):
+        import_frames(tmp_path / "a.h5", 300.0)
+
+
+@pytest.mark.parametrize(
+    "topology",
+    [
+        [],
+        3,
+        {"chains": [{"residues": [{"name": "HOH", "atoms": [{"index": 0}]}]}]},
+        {"chains": 2 * [{"residues": [{"name": "H", "atoms": [{"index": 0, "name": "H", "element": "H"}]}]}]},
+    ],
+    ids=["list", "number", "without names", "chains numbered alike"],
+)
+def test_topologies_that_mdtraj_does_not_write_are_refused(tmp_path: Path, topology: object) -> None:
+    hdf5_of_mdtraj(tmp_path / "a.h5", topology=topology)
+    with pytest.raises(TopologyError, match=r'a\.h5": (its topology is not|the atoms of its topology)'):
+        import_frames(tmp_path / "a.h5", 300.0)

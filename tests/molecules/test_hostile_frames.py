@@ -165,7 +165,9 @@ HARMS: dict[str, Callable[[h5py.File], object]] = {
 }
 
 
-def test_frames_files(good: Path, tmp_path: Path, open_hostile: Any, assert_refused: Refused) -> None:
+def test_hostile_frames_files_are_refused(
+    good: Path, tmp_path: Path, open_hostile: Any, assert_refused: Refused
+) -> None:
     files = {}
     shutil.copy(good, tmp_path / "other.h5")
     for name, harm in HARMS.items():
@@ -237,7 +239,9 @@ def test_names_that_lead_elsewhere(good: Path, tmp_path: Path, open_hostile: Any
     assert_refused(open_hostile("frames", good, files))
 
 
-def test_npz_files(frames: Frames, tmp_path: Path, open_hostile: Any, assert_refused: Refused) -> None:
+def test_hostile_npz_files_are_refused(
+    frames: Frames, tmp_path: Path, open_hostile: Any, assert_refused: Refused
+) -> None:
     good = tmp_path / "good.npz"
     export_frames(frames, good)
     arrays = dict(np.load(good))
@@ -295,8 +299,9 @@ def test_npz_files(frames: Frames, tmp_path: Path, open_hostile: Any, assert_ref
     assert_refused(open_hostile("imported", good, files))
 
 
-def test_xyz_files(frames: Frames, tmp_path: Path, open_hostile: Any, assert_refused: Refused) -> None:
-    pytest.importorskip("ase")
+def test_hostile_xyz_files_are_refused(
+    frames: Frames, tmp_path: Path, open_hostile: Any, assert_refused: Refused
+) -> None:
     good = tmp_path / "good.xyz"
     export_frames(frames, good)
     text = good.read_text()

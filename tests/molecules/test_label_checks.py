@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from closed_forms import Springs
 from smoothflow.core.errors import ConfigurationError, FileFormatError, GeometryError
-from smoothflow.core.potential import Potential
 from smoothflow.core.topology import Atom, Topology
 from smoothflow.core.units import thermal_energy
 from smoothflow.molecules.frames import Frames
@@ -19,21 +19,13 @@ from smoothflow.molecules.label_checks import (
     examine_labels,
     warn_of_duplicates,
 )
-from torch import Tensor
 
 STIFFNESS, LENGTH, TEMPERATURE = 2e5, 0.15, 300.0
 
 
-class Chain(Potential):
-    """U = sum over bonds of k (r - r0)^2 / 2: a freely jointed chain of springs."""
-
-    def __init__(self, n_atoms: int = 9) -> None:
-        super().__init__()
-        self.shape = (n_atoms, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        r = (positions[:, 1:] - positions[:, :-1]).norm(dim=-1)
-        return 0.5 * STIFFNESS * ((r - LENGTH) ** 2).sum(-1)
+def chain(n_atoms: int = 9) -> Springs:
+    """A freely jointed chain."""
+    return Springs([(i, i + 1) for i in range(n_atoms - 1)], LENGTH, STIFFNESS)
 
 
 def chain_frames(n_frames: int, n_atoms: int = 9) -> Frames:
@@ -49,7 +41,7 @@ def chain_frames(n_frames: int, n_atoms: int = 9) -> Frames:
     topology = Topology(
         tuple(Atom("S", f"S{i}", "MOL", 0) for i in range(n_atoms)), tuple((i, i + 1) for i in range(n_atoms - 1))
     )
-    energies, forces = Chain(n_atoms).energy_and_forces(torch.from_numpy(positions))
+    energies, forces = chain(n_atoms).energy_and_forces(torch.from_numpy(positions))
     return Frames(topology, TEMPERATURE, positions, forces.numpy(), energies.numpy())
 
 
@@ -92,7 +84,7 @@ def test_fluctuations_of_energies_alone_show_a_unit_that_is_far_off(factor: floa
         check_labels(replace(frames, energies=factor * frames.energies), "f")
 
 
-def test_another_temperature_is_refused_or_said() -> None:
+def test_another_temperature_is_refused_or_warned_of() -> None:
     frames = chain_frames(2000)
     with pytest.raises(FileFormatError, match="forces"):
         check_labels(replace(frames, temperature=600.0), "f")
@@ -130,12 +122,12 @@ def test_bonds_that_constraints_hold_are_left_out() -> None:
 def test_stored_forces_are_compared_with_a_reference() -> None:
     frames = chain_frames(30)
     assert frames.forces is not None
-    compare_labels(frames, Chain(), "frames")
+    compare_labels(frames, chain(), "frames")
     with pytest.raises(ConfigurationError, match=r"The forces \(by 10 % of their size\) of frames are not"):
-        compare_labels(replace(frames, forces=1.1 * frames.forces), Chain(), "frames")
+        compare_labels(replace(frames, forces=1.1 * frames.forces), chain(), "frames")
 
 
-def test_repeated_frames_are_said() -> None:
+def test_repeated_frames_are_warned_of() -> None:
     frames = chain_frames(30)
     warn_of_duplicates(frames, "f")
     with pytest.warns(LabelWarning, match=r"75 % of the 120 frames of f repeat others exactly: 30 are different"):
@@ -153,3 +145,12 @@ def test_frames_far_from_the_origin_keep_their_bonds() -> None:
         GeometryError, match=r"1e\+05 nm from the origin, where single precision resolves only 0.008 nm"
     ):
         lost.require_precision()
+
+
+@pytest.mark.parametrize(
+    "change", [lambda energies: 0 * energies, lambda energies: energies + 1e3 * np.arange(len(energies))]
+)
+def test_numbers_that_are_no_energies_are_refused_beside_right_forces(change) -> None:
+    frames = chain_frames(400)
+    with pytest.raises(FileFormatError, match=r"energies of it (fluctuate|do not belong)"):
+        check_labels(replace(frames, energies=change(frames.energies)), "it")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import ase
+import ase.data
 import numpy as np
 import pytest
 import torch
+from openmm import app
+from rdkit import Chem
 from smoothflow.coordinates.internal import InternalCoordinates
 from smoothflow.core.errors import FileFormatError, GeometryError, MissingDependencyError, TopologyError
 from smoothflow.core.topology import Topology
-from smoothflow.molecules import topologies
+from smoothflow.molecules.conversions import topology_from_ase
 from smoothflow.molecules.elements import ELEMENTS
 from smoothflow.molecules.pdb_reader import StructureWarning, parse_pdb
 from smoothflow.molecules.shipped import molecule_path
@@ -101,27 +106,24 @@ def test_an_element_that_does_not_fit_its_bonds_is_refused(alanine) -> None:
 @pytest.mark.parametrize(
     "encode",
     [
-        lambda text: b"\xef\xbb\xbf" + text.encode(),
-        lambda text: text.encode("utf-16"),
-        lambda text: text.replace("\n", "\r\n").encode(),
-        lambda text: b"REMARK   1 M\xfcller\n" + text.encode(),
-        lambda text: "REMARK   1 Müller 0.1 nm²\n".encode() + text.encode(),
+        lambda text, comment: b"\xef\xbb\xbf" + text.encode(),
+        lambda text, comment: text.encode("utf-16"),
+        lambda text, comment: text.replace("\n", "\r\n").encode(),
+        lambda text, comment: comment + b"M\xfcller\n" + text.encode(),
+        lambda text, comment: comment + "Müller 0.1 nm²\n".encode() + text.encode(),
     ],
     ids=["byte-order mark", "UTF-16", "CRLF", "Latin-1", "UTF-8"],
 )
-@pytest.mark.parametrize("suffix", [".pdb", ".cif"])
-def test_encodings_change_nothing(tmp_path: Path, encode, suffix: str) -> None:
+@pytest.mark.parametrize(("suffix", "comment"), [(".pdb", b"REMARK   1 "), (".cif", b"# ")])
+def test_encodings_change_nothing(tmp_path: Path, encode, suffix: str, comment: bytes) -> None:
     text = ALANINE.read_text()
     text = text[text.index("HETATM") :]  # the first line is an atom
     if suffix == ".cif":
-        app = pytest.importorskip("openmm.app")
         file, stream = app.PDBFile(str(ALANINE)), io.StringIO()
         app.PDBxFile.writeFile(file.topology, file.positions, stream)
         text = stream.getvalue()
-        if b"REMARK" in encode(text):
-            pytest.skip("not a comment in mmCIF")
     path = tmp_path / f"x{suffix}"
-    path.write_bytes(encode(text))
+    path.write_bytes(encode(text, comment))
     structure = read_structure(path)
     expected = read_structure(ALANINE)
     assert structure.topology.elements == expected.topology.elements
@@ -165,13 +167,12 @@ def test_insertion_codes_and_hybrid_numbers_are_residues_of_their_own(tmp_path: 
 
 
 def test_charges_are_read_from_every_format(tmp_path: Path) -> None:
-    chem = pytest.importorskip("rdkit.Chem")
     from rdkit.Chem import AllChem
 
-    molecule = chem.AddHs(chem.MolFromSmiles("CC(=O)[O-]"))
+    molecule = Chem.AddHs(Chem.MolFromSmiles("CC(=O)[O-]"))
     AllChem.EmbedMolecule(molecule, randomSeed=1)
-    (tmp_path / "x.pdb").write_text(chem.MolToPDBBlock(molecule))
-    (tmp_path / "x.sdf").write_text(chem.MolToMolBlock(molecule))
+    (tmp_path / "x.pdb").write_text(Chem.MolToPDBBlock(molecule))
+    (tmp_path / "x.sdf").write_text(Chem.MolToMolBlock(molecule))
     (tmp_path / "x.smi").write_text("CC(=O)[O-] acetate\n")
     for name in ("x.pdb", "x.sdf", "x.smi"):
         structure = read_structure(tmp_path / name)
@@ -183,7 +184,6 @@ def test_charges_are_read_from_every_format(tmp_path: Path) -> None:
 
 
 def test_charges_of_mmcif_files_are_read(tmp_path: Path) -> None:
-    app = pytest.importorskip("openmm.app")
     file, stream = app.PDBFile(str(ALANINE)), io.StringIO()
     app.PDBxFile.writeFile(file.topology, file.positions, stream)
     path = tmp_path / "x.mmcif"
@@ -213,9 +213,8 @@ def test_charges_of_mmcif_files_are_read(tmp_path: Path) -> None:
 
 
 def test_sdf_files_that_do_not_hold_one_whole_molecule_are_refused(tmp_path: Path) -> None:
-    chem = pytest.importorskip("rdkit.Chem")
     path = tmp_path / "x.sdf"
-    path.write_text(chem.MolToMolBlock(chem.MolFromSmiles("CCO")))
+    path.write_text(Chem.MolToMolBlock(Chem.MolFromSmiles("CCO")))
     with pytest.raises(TopologyError, match="lacks hydrogens"):
         read_structure(path)
     path.write_text("nothing\n")
@@ -224,7 +223,8 @@ def test_sdf_files_that_do_not_hold_one_whole_molecule_are_refused(tmp_path: Pat
 
 
 def test_missing_readers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topologies, "find_spec", lambda name: None)
+    for package in ("openmm", "mdtraj", "rdkit"):
+        monkeypatch.setitem(sys.modules, package, None)
     for suffix, extra in ((".pdb", "openmm"), (".cif", "openmm"), (".sdf", "smiles"), (".smi", "smiles")):
         path = tmp_path / f"x{suffix}"
         path.write_text("CCO" if suffix == ".smi" else ALANINE.read_text())
@@ -234,7 +234,6 @@ def test_missing_readers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("smiles", ["CN1C=CN(C)[C]1", "[c]1ccccc1", "C[CH-]C", "C[CH2]", "CC#[C]"])
 def test_carbenes_radicals_and_carbanions_are_whole(smiles: str) -> None:
-    pytest.importorskip("rdkit")
     topology, positions = topology_from_smiles(smiles)
     assert topology.open_valences
     assert Topology.from_dict(topology.to_dict()) == topology
@@ -242,7 +241,6 @@ def test_carbenes_radicals_and_carbanions_are_whole(smiles: str) -> None:
 
 
 def test_a_radical_without_its_mark_lacks_a_hydrogen() -> None:
-    pytest.importorskip("rdkit")
     topology, positions = topology_from_smiles("[c]1ccccc1")
     bare = Topology(topology.atoms, topology.bonds)
     with pytest.raises(GeometryError, match=r"a hydrogen is missing.*radical, carbene or ion.*SDF or SMILES"):
@@ -250,25 +248,25 @@ def test_a_radical_without_its_mark_lacks_a_hydrogen() -> None:
 
 
 def test_hydrogens_may_bridge_borons() -> None:
-    ase = pytest.importorskip("ase")
     # diborane, J. Chem. Phys. 61, 3066 (1974), to 0.01 Å
     bridges = [[0, 0, 0.98], [0, 0, -0.98]]
     ends = [[x, y, 0] for x in (-1.47, 1.47) for y in (-1.04, 1.04)]
     atoms = ase.Atoms("B2H6", [[-0.885, 0, 0], [0.885, 0, 0], *bridges, *ends])
-    topology = topologies.topology_from_ase(atoms)
+    topology = topology_from_ase(atoms)
     assert max(len(n) for n, e in zip(topology.neighbours(), topology.elements, strict=True) if e == "H") == 2
     InternalCoordinates(topology).check_geometry(torch.from_numpy(atoms.positions / 10)[None])
 
 
 def test_all_elements_agree_with_ase() -> None:
-    data = pytest.importorskip("ase.data")
-    assert list(ELEMENTS) == data.chemical_symbols[1:]
+    assert list(ELEMENTS) == ase.data.chemical_symbols[1:]
     for symbol, found in ELEMENTS.items():
-        assert found.number == data.atomic_numbers[symbol]
+        assert found.number == ase.data.atomic_numbers[symbol]
         # of elements without stable isotopes the longest-lived ones are debated
-        assert found.mass == pytest.approx(data.atomic_masses[found.number], rel=1e-4 if found.number < 84 else 0.01)
+        assert found.mass == pytest.approx(
+            ase.data.atomic_masses[found.number], rel=1e-4 if found.number < 84 else 0.01
+        )
         if found.number <= 96:
-            assert found.radius == pytest.approx(data.covalent_radii[found.number] / 10, abs=1e-9)
+            assert found.radius == pytest.approx(ase.data.covalent_radii[found.number] / 10, abs=1e-9)
 
 
 LINEAR = ["CC#C", "CC#N", "C=C=C", "CC#CC", "N#Cc1ccccc1", "CN=[N+]=[N-]", "C[N+]#[C-]", "C#CCC#C", "CN=C=S", "C#COC#C"]
@@ -276,7 +274,6 @@ LINEAR = ["CC#C", "CC#N", "C=C=C", "CC#CC", "N#Cc1ccccc1", "CN=[N+]=[N-]", "C[N+
 
 @pytest.mark.parametrize("smiles", [*LINEAR, "C#CC(C#C)(C#C)C#C", "C#CC#CC", "c1ccccc1C#Cc1ccccc1"])
 def test_linear_groups_have_internal_coordinates(smiles: str) -> None:
-    pytest.importorskip("rdkit")
     topology, positions = topology_from_smiles(smiles)
     coordinates = InternalCoordinates(topology)
     with warnings.catch_warnings():
@@ -292,6 +289,170 @@ def test_linear_groups_have_internal_coordinates(smiles: str) -> None:
 
 @pytest.mark.parametrize("smiles", ["C#N", "O=C=O", "C#C", "N#CC#N"])
 def test_linear_molecules_are_refused(smiles: str) -> None:
-    pytest.importorskip("rdkit")
     with pytest.raises(TopologyError, match="All atoms lie on one line"):
         InternalCoordinates(topology_from_smiles(smiles)[0])
+
+
+def of_alanine(change, atoms=None) -> str:
+    """The file of capped alanine with its atoms' records changed: all of them, or those of these numbers."""
+    rows, count = [], 0
+    for row in ALANINE.read_text().splitlines():
+        if row.startswith(("ATOM", "HETATM")):
+            row = change(row.ljust(80)) if atoms is None or count in atoms else row
+            count += 1
+        rows.append(row)
+    return "\n".join(rows) + "\n"
+
+
+def models(*texts: str) -> str:
+    """Files of one molecule as the models of one file."""
+    parts = []
+    for number, text in enumerate(texts, start=1):
+        records = [row for row in text.splitlines() if row.startswith(("ATOM", "HETATM"))]
+        parts += [f"MODEL     {number:4d}", *records, "ENDMDL"]
+    return "\n".join([*parts, "END", ""])
+
+
+@pytest.mark.parametrize("columns", [" N", "CA", "HG"])
+def test_an_element_that_a_standard_residue_does_not_have_is_refused(tmp_path: Path, columns: str) -> None:
+    path = tmp_path / "molecule.pdb"
+    path.write_text(of_alanine(lambda row: row[:76] + columns + row[78:], [8]))
+    with pytest.raises(TopologyError, match=r"ALA2-CA is .* in a standard residue it is C"):
+        read_structure(path)
+
+
+@pytest.mark.parametrize(("start", "stop", "text"), [(76, 78, " N"), (78, 80, "1-")])
+def test_models_that_differ_in_an_element_or_a_charge_are_refused(
+    tmp_path: Path, start: int, stop: int, text: str
+) -> None:
+    other = of_alanine(lambda row: row[:start] + text + row[stop:], [8])
+    path = tmp_path / "models.pdb"
+    path.write_text(models(of_alanine(str), other))
+    with pytest.raises(FileFormatError, match=r"atom 8 .* another element or charge in model 2"):
+        read_structure(path)
+
+
+def test_charges_count_where_the_element_column_is_blank(tmp_path: Path) -> None:
+    path = tmp_path / "molecule.pdb"
+    path.write_text(of_alanine(lambda row: row[:76] + "  1-", [5]))
+    assert read_structure(path).charges == (*(0,) * 5, -1, *(0,) * 16)
+
+
+@pytest.mark.parametrize("length", [47, 50, 53])
+def test_a_last_coordinate_that_is_cut_is_refused(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "cut.pdb"
+    path.write_text(of_alanine(lambda row: row[:length], [21]))
+    with pytest.raises(FileFormatError, match=r"are not three coordinates. The file may be truncated"):
+        read_structure(path)
+
+
+def test_letters_that_python_takes_for_line_ends_change_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "molecule.pdb"
+    path.write_bytes(b"REMARK caf\x85ATOM      1 of \xe9\x1cATOM\n" + ALANINE.read_bytes())
+    assert read_structure(path).topology == read_structure(ALANINE).topology
+
+
+def test_periodic_boxes_are_left_out_with_a_word(tmp_path: Path) -> None:
+    box = "CRYST1{0:9.3f}{0:9.3f}{0:9.3f}  90.00  90.00  90.00 P 1           1\n"
+    path = tmp_path / "molecule.pdb"
+    path.write_text(box.format(20) + ALANINE.read_text())
+    with pytest.warns(StructureWarning, match="periodic box"):
+        read_structure(path)
+    # this is how the format says that there is none
+    path.write_text(box.format(1) + ALANINE.read_text())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_structure(path)
+
+
+@pytest.mark.parametrize("name", ["water.gro", "water.mol2", "water.xyz", "water.pdb.gz"])
+def test_structures_of_unknown_formats_are_told_what_is_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("3\nwater\nO 0 0 0\n")
+    with pytest.raises(FileFormatError, match=rf'suffix of ".*{name}" is not .* \.cif, .*\.sdf'):
+        read_structure(tmp_path / name)
+
+
+def mmcif_of_alanine() -> str:
+    from openmm.app import PDBFile, PDBxFile
+
+    file = PDBFile(str(ALANINE))
+    text = io.StringIO()
+    PDBxFile.writeFile(file.topology, file.positions, text)
+    return text.getvalue()
+
+
+def test_alternate_locations_of_mmcif_files_are_those_of_highest_occupancy(tmp_path: Path) -> None:
+    rows = []
+    for row in mmcif_of_alanine().splitlines():
+        words = row.split()
+        if words[:1] == ["ATOM"] and words[3] == "CB":
+            rows.append(" ".join([*words[:4], "A", *words[5:13], "0.3", *words[14:]]))
+            x = f"{float(words[10]) + 0.1:.4f}"
+            rows.append(" ".join([*words[:4], "B", *words[5:10], x, *words[11:13], "0.7", *words[14:]]))
+        else:
+            rows.append(row)
+    path = tmp_path / "alternate.cif"
+    path.write_text("\n".join(rows) + "\n")
+    with pytest.warns(StructureWarning, match="highest occupancy"):
+        found = read_structure(path)
+    right = read_structure(ALANINE)
+    assert found.topology == right.topology
+    beta = next(i for i, atom in enumerate(right.topology.atoms) if atom.name == "CB")
+    # 0.1 Å; files hold 4 decimals
+    assert float(found.positions[0, beta, 0] - right.positions[0, beta, 0]) == pytest.approx(0.01, abs=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text + "data_second\n" + text.split("\n", 1)[1], "holds 2 blocks"),
+        (lambda _: "data_empty\n", "has no atoms"),
+        (lambda _: "", "has no atoms"),
+    ],
+)
+def test_mmcif_files_that_are_not_one_molecule_are_refused(tmp_path: Path, change, message: str) -> None:
+    path = tmp_path / "molecule.cif"
+    path.write_text(change(mmcif_of_alanine()))
+    with pytest.raises(FileFormatError, match=message):
+        read_structure(path)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "chosen"), [("CC(O)F", "C2"), ("CC=CF", "double bond of C2 and C3"), ("NC(C)C(=O)O", "C1")]
+)
+def test_stereochemistry_that_a_smiles_string_leaves_open_is_warned_of(smiles: str, chosen: str) -> None:
+    with pytest.warns(StructureWarning, match=f"does not say the configuration of .*{chosen}"):
+        topology_from_smiles(smiles)
+
+
+@pytest.mark.parametrize("smiles", ["C[C@H](O)F", "C/C=C/F", "CCO", "C[N+](C)(C)C", "CN=[N+]=[N-]", "NC(=N)N"])
+def test_stereochemistry_that_is_given_or_absent_passes_without_a_warning(smiles: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        topology_from_smiles(smiles)
+
+
+def test_isotopes_are_warned_of_or_refused(tmp_path: Path) -> None:
+    with pytest.warns(StructureWarning, match=r"isotopes, atoms 0 \(2H\)"):
+        topology_from_smiles("[2H]OC")
+    path = tmp_path / "molecule.pdb"
+    path.write_text(of_alanine(lambda row: row[:76] + " D" + row[78:], [1]))
+    with pytest.raises(TopologyError, match="deuterium"):
+        read_structure(path)
+
+
+def test_an_empty_smiles_string_is_refused() -> None:
+    with pytest.raises(TopologyError, match="not a valid SMILES"):
+        topology_from_smiles("")
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_line_ends_and_data_items_of_sdf_files_change_nothing(tmp_path: Path, end: str) -> None:
+    from rdkit.Chem import rdDistGeom
+
+    molecule = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    rdDistGeom.EmbedMolecule(molecule, randomSeed=1)
+    path = tmp_path / "molecule.sdf"
+    path.write_bytes((Chem.MolToMolBlock(molecule) + ">  <energy>\n-1.0\n\n$$$$\n").replace("\n", end).encode())
+    with pytest.warns(StructureWarning, match="Not read .* energy"):
+        assert len(read_structure(path).topology) == 9

@@ -12,8 +12,6 @@ from smoothflow.molecules.shipped import molecule_names, molecule_path
 from smoothflow.molecules.structure_names import absolute_name, is_smiles, structure_file
 from smoothflow.molecules.topologies import read_structure
 
-pytest.importorskip("rdkit")
-
 
 def test_a_path_and_a_shipped_name_are_files_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with structure_file("water") as path:

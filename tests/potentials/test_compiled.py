@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch._inductor.config
-from smoothflow import FlowPotential, FlowSettings, InternalCoordinates, build_flow, registry
+from closed_forms import Morse
+from smoothflow import CapturedPotential, FlowPotential, FlowSettings, InternalCoordinates, build_flow, registry
 from smoothflow.core.charts import Chart, ColumnChart
 from smoothflow.core.errors import CompilationError, ConfigurationError, FileFormatError
 from smoothflow.core.potential import Potential
@@ -29,17 +30,7 @@ from torch import Tensor
 
 NO_COMPILER = torch._inductor.config.patch({"cpp.cxx": ("/nonexistent",)})
 
-DEPTH, STEEPNESS, LENGTH = 300.0, 20.0, 0.15
-
-
-class Morse(Potential):
-    """Three atoms in a chain of two Morse bonds, kJ/mol."""
-
-    shape = (3, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        length = positions.diff(dim=1).square().sum(-1).sqrt()
-        return (DEPTH * (1 - torch.exp(-STEEPNESS * (length - LENGTH))).square()).sum(-1)
+DEPTH, STEEPNESS, LENGTH = MORSE = 300.0, 20.0, 0.15
 
 
 class Untraceable(Potential):
@@ -58,11 +49,12 @@ def chain(n: int) -> Tensor:
 
 
 @pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("compiled") / "morse.pt2"
-    functions = compile_potential(Morse(), chain(6), path, [torch.float64], second_derivatives=True)
-    assert [f.name for f in functions] == ["one-float64", "many-float64", "curvature-float64"]
-    return path
+def package(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    def make(path: Path) -> None:
+        functions = compile_potential(Morse(3, *MORSE), chain(6), path, [torch.float64], second_derivatives=True)
+        assert [f.name for f in functions] == ["one-float64", "many-float64", "curvature-float64"]
+
+    return once("morse.pt2", make)
 
 
 @pytest.fixture
@@ -167,6 +159,56 @@ def test_a_package_of_another_machine_or_torch_is_refused(package: Path, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_package_for_a_gpu_is_refused_where_there_is_none(package: Path, tmp_path: Path) -> None:
+    path = rewrite(package, tmp_path / "gpu.pt2", lambda header: header.update(device="cuda"))
+    with pytest.raises(CompilationError, match=r"was compiled for a GPU, and torch finds none here\. Compile"):
+        read_compiled(path)
+    other = rewrite(package, tmp_path / "other.pt2", lambda header: header.update(device="tpu"))
+    with pytest.raises(CompilationError, match='for a device "tpu", which is not known'):
+        read_compiled(other)
+
+
+@pytest.mark.slow
+def test_packages_that_do_not_say_where_they_run_run_on_the_cpu(package: Path, tmp_path: Path) -> None:
+    def without(header: dict[str, object]) -> None:
+        del header["device"]
+
+    assert read_compiled(rewrite(package, tmp_path / "old.pt2", without)).device == torch.device("cpu")
+
+
+@pytest.mark.slow
+def test_a_flow_is_compiled_without_a_file_for_this_process(
+    make_potential: Callable[[str], FlowPotential], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    potential = make_potential("affine").requires_grad_(False)
+    compiled = potential.compile()
+    assert isinstance(compiled, CompiledPotential)
+    x, _ = potential.sample(3, seed=0)
+    # rounding in another order, at forces of 1e4 kJ/mol/nm
+    torch.testing.assert_close(compiled.energy_and_forces(x), potential.energy_and_forces(x), rtol=1e-9, atol=1e-5)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.cuda
+@pytest.mark.slow
+def test_code_for_a_gpu_gives_the_numbers_of_the_potential_and_is_captured(
+    make_potential: Callable[[str], FlowPotential], tmp_path: Path
+) -> None:
+    potential = make_potential("affine").requires_grad_(False).to("cuda")
+    captured = potential.compile(tmp_path / "gpu.pt2")
+    assert isinstance(captured, CapturedPotential)
+    assert read_compiled(tmp_path / "gpu.pt2").device.type == "cuda"
+    with pytest.raises(ConfigurationError, match="runs on a GPU"):
+        read_compiled(tmp_path / "gpu.pt2").to("cpu")
+    for n in (1, 3):
+        x, _ = potential.sample(n, seed=0)
+        expected = potential.energy_and_forces(x)
+        torch.testing.assert_close(captured.energy_and_forces(x), expected, rtol=1e-9, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_damaged_packages_are_refused(package: Path, tmp_path: Path) -> None:
     content = package.read_bytes()
     path = tmp_path / "x.pt2"
@@ -189,7 +231,7 @@ def test_wrong_code_is_never_written(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     monkeypatch.setattr(compilation, "trace", wrong)
     with pytest.raises(CompilationError, match=r"one-float64 gives other numbers .* differ by 0\.001"):
-        compile_potential(Morse(), chain(6), tmp_path / "wrong.pt2", [torch.float64])
+        compile_potential(Morse(3, *MORSE), chain(6), tmp_path / "wrong.pt2", [torch.float64])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -197,11 +239,11 @@ def test_what_cannot_be_compiled_says_why(tmp_path: Path) -> None:
     with pytest.raises(CompilationError, match="cannot be traced"):
         compile_potential(Untraceable(), chain(6), tmp_path / "x.pt2")
     with pytest.raises(ConfigurationError, match="at least 4 configurations"):
-        compile_potential(Morse(), chain(3), tmp_path / "x.pt2")
+        compile_potential(Morse(3, *MORSE), chain(3), tmp_path / "x.pt2")
     with pytest.raises(ConfigurationError, match=r'ends in "\.pt2"'):
-        compile_potential(Morse(), chain(6), tmp_path / "x.so")
+        compile_potential(Morse(3, *MORSE), chain(6), tmp_path / "x.so")
     with NO_COMPILER, pytest.raises(CompilationError, match=r"needs a C\+\+ compiler"):
-        compile_potential(Morse(), chain(6), tmp_path / "x.pt2")
+        compile_potential(Morse(3, *MORSE), chain(6), tmp_path / "x.pt2")
     assert list(tmp_path.iterdir()) == []
 
 

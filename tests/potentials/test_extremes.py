@@ -50,7 +50,7 @@ def test_far_from_all_data_both_precisions_agree(pair: tuple[FlowPotential, Flow
     assert bool((expected[4:].diff() > 0).all())
 
 
-def test_what_is_no_molecule_has_no_energy(pair: tuple[FlowPotential, FlowPotential]) -> None:
+def test_configurations_outside_the_molecule_have_no_energy(pair: tuple[FlowPotential, FlowPotential]) -> None:
     for potential, dtype in zip(pair, (torch.float64, torch.float32), strict=True):
         x = sample(pair[0]).to(dtype)
         overlapping = x.clone()

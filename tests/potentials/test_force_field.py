@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import openmm
 import pytest
 import torch
+from openmm import app, unit
 from smoothflow.core.errors import ConfigurationError, TopologyError
 from smoothflow.core.topology import Atom, Topology
 from smoothflow.molecules.shipped import molecule_path
@@ -15,10 +17,6 @@ from smoothflow.potentials import force_field
 from smoothflow.potentials.force_field import ForceField
 from smoothflow.potentials.force_terms import BornIntegral
 from torch import Tensor
-
-openmm = pytest.importorskip("openmm")
-app = pytest.importorskip("openmm.app")
-unit = pytest.importorskip("openmm.unit")
 
 RELATIVE = 1e-11  # sums of up to 1e5 terms in float64, in another order
 

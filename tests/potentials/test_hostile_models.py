@@ -110,7 +110,7 @@ def test_headers_of_safetensors_that_lie(model: Path, maker: Maker, open_hostile
     assert_refused(open_hostile("model", model, maker.files))
 
 
-def test_headers_of_ours_that_are_no_header(
+def test_headers_of_our_format_with_wrong_content_are_refused(
     model: Path, maker: Maker, open_hostile: Any, assert_refused: Refused
 ) -> None:
     text = json.dumps(maker.header)
@@ -168,7 +168,9 @@ def test_architectures_that_cannot_be(model: Path, maker: Maker, open_hostile: A
     assert_refused(open_hostile("model", model, maker.files))
 
 
-def test_weights_that_are_none(model: Path, maker: Maker, open_hostile: Any, assert_refused: Refused) -> None:
+def test_weights_of_impossible_types_are_refused(
+    model: Path, maker: Maker, open_hostile: Any, assert_refused: Refused
+) -> None:
     name = sorted(maker.weights)[0]
     text = json.dumps(maker.header)
     for dtype in (torch.int64, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.bool):
@@ -192,7 +194,9 @@ def test_names_that_lead_elsewhere(model: Path, tmp_path: Path, open_hostile: An
     assert_refused(open_hostile("model", model, files))
 
 
-def test_checkpoints_that_are_none(tmp_path: Path, maker: Maker, open_hostile: Any, assert_refused: Refused) -> None:
+def test_files_that_are_not_checkpoints_are_refused(
+    tmp_path: Path, maker: Maker, open_hostile: Any, assert_refused: Refused
+) -> None:
     from smoothflow.core.engine import DynamicsSettings
     from smoothflow.core.integrator import State
     from smoothflow.core.reporter import EnergyRecord
@@ -217,7 +221,7 @@ def test_checkpoints_that_are_none(tmp_path: Path, maker: Maker, open_hostile: A
     assert_refused(open_hostile("checkpoint", good, kept.files))
 
 
-def test_packages_that_are_none(tmp_path: Path, open_hostile: Any, assert_refused: Refused) -> None:
+def test_files_that_are_not_packages_are_refused(tmp_path: Path, open_hostile: Any, assert_refused: Refused) -> None:
     files: dict[str, Path] = {}
 
     def package(name: str, header: str, compression: int = zipfile.ZIP_STORED, size: int = 10) -> Path:

@@ -145,7 +145,6 @@ def test_hydrogens_exchanged_on_several_carbons_are_all_named() -> None:
 
 
 def test_equal_branches_exchanged_at_one_atom_are_named_with_their_hydrogens() -> None:
-    pytest.importorskip("rdkit")
     isobutanol = Molecule(smiles="CC(C)CO")
     near = isobutanol.topology.neighbours()
     elements = isobutanol.topology.elements

@@ -53,7 +53,7 @@ def test_a_model_is_the_same_after_a_round_trip(make_potential: MakePotential, t
     assert load(path).topology == potential.topology
 
 
-def test_the_header_tells_where_the_model_comes_from(model: Path) -> None:
+def test_the_header_holds_the_provenance_of_the_model(model: Path) -> None:
     header = read_header(model)
     assert header["provenance"] == {"force field": "none"}
     assert header["plugins"]["smooth"]["distribution"] == "smoothflow"

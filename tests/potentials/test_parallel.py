@@ -18,6 +18,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import dask
+import distributed
 import openmm
 import psutil
 import pytest
@@ -331,7 +333,7 @@ def test_no_process_outlives_its_parent(tmp_path: Path, end: signal.Signals) -> 
 
 
 @pytest.mark.slow
-def test_script_without_a_guard_is_told_what_is_missing(tmp_path: Path) -> None:
+def test_a_script_without_a_guard_gets_an_error_that_names_it(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(here=str(HERE), record=str(tmp_path), guard="if True:"))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
@@ -341,7 +343,6 @@ def test_script_without_a_guard_is_told_what_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_dask_distributes_the_frames(amber: Potential, frames: Tensor) -> None:
-    distributed = pytest.importorskip("distributed")
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
@@ -356,7 +357,6 @@ def test_dask_distributes_the_frames(amber: Potential, frames: Tensor) -> None:
 
 @pytest.mark.slow
 def test_a_frame_that_kills_workers_of_dask_is_named(fragile: Any, well: Potential) -> None:
-    dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
     x = quiet(12)
     x[6, 0] = fragile.DIES
     with (

@@ -375,3 +375,13 @@ def test_a_potential_without_a_shape_says_that_it_lacks_one() -> None:
 
     with pytest.raises(ConfigurationError, match="Shapeless does not say which shape"):
         Shapeless().energy(torch.zeros(1, 3, 3))
+
+
+@pytest.mark.parametrize("name", ["ala2-smooth", "ala2-affine"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_first_positions_of_a_potential_in_angstrom_are_refused(name: str, batch: int) -> None:
+    model = load(name)
+    positions, _ = model.sample(batch, torch.Generator().manual_seed(0))
+    with pytest.raises(GeometryError, match="positions in Å seem to have been taken for nm"):
+        model.energy_and_forces(10 * positions)
+    assert bool(torch.isfinite(model.energy_and_forces(positions)[0]).all())

@@ -12,8 +12,6 @@ from smoothflow.core.errors import ConfigurationError, FileFormatError, MissingD
 from smoothflow.runs.references import names_no_code
 from torch import Tensor
 
-pytest.importorskip("openmm")
-
 AMBER = "amber99sbildn.xml,amber99_obc.xml"
 
 
@@ -66,8 +64,6 @@ def test_a_model_is_a_reference_without_a_structure(positions: Tensor) -> None:
 
 
 def test_charge_and_multiplicity_reach_the_calculator() -> None:
-    pytest.importorskip("tblite")
-    pytest.importorskip("rdkit")
     potential = reference("ase:tblite:GFN2-xTB", "[OH]", multiplicity=2)
     assert potential.topology.elements == ("O", "H")
     with pytest.raises(ConfigurationError, match="multiplicity"):

@@ -2,21 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closed_forms import HarmonicWell, atoms_of
 from smoothflow.core.errors import ConfigurationError, TopologyError
-from smoothflow.core.potential import Potential
-from smoothflow.core.topology import Atom, Topology
+from smoothflow.core.topology import Topology
 from smoothflow.potentials.sums import SumPotential
 from smoothflow.potentials.toys import CorrelatedTorus, PeriodicRings, VonMises
 
 
-class Spring(Potential):
-    def __init__(self, *elements: str) -> None:
-        super().__init__()
-        self.topology = Topology(tuple(Atom(element, element, "MOL", 0) for element in elements), ())
-        self.shape = (len(elements), 3)
-
-    def energy(self, positions: torch.Tensor) -> torch.Tensor:
-        return positions.square().sum((-2, -1))
+def well(elements: str) -> HarmonicWell:
+    return HarmonicWell(len(elements), 2.0, Topology(atoms_of(elements), ()))
 
 
 def test_energies_and_forces_add_with_their_weights() -> None:
@@ -36,15 +30,15 @@ def test_weights_are_one_unless_given() -> None:
 
 
 def test_the_topology_is_that_of_the_parts() -> None:
-    first, second = Spring("C", "H"), Spring("C", "H")
+    first, second = well("CH"), well("CH")
     assert SumPotential([first, second]).topology is first.topology
 
 
 def test_other_systems_are_refused() -> None:
     with pytest.raises(TopologyError, match=r"shape \(3, 3\)"):
-        SumPotential([Spring("C", "H"), Spring("C", "H", "H")])
+        SumPotential([well("CH"), well("CHH")])
     with pytest.raises(TopologyError, match="atom 0 is C in the first and H"):
-        SumPotential([Spring("C", "H"), Spring("H", "C")])
+        SumPotential([well("CH"), well("HC")])
 
 
 def test_a_sum_needs_potentials_and_as_many_weights() -> None:

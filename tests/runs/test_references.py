@@ -11,6 +11,7 @@ from smoothflow.runs.references import names_no_code
     [
         "openmm:amber99sbildn.xml,amber99_obc.xml",
         "openmm: a.xml , /home/x/b.xml",
+        "torch:amber99sbildn.xml,amber99_obc.xml, compiled",
         "smoothflow:ala2-smooth",
         "smoothflow:some/model.safetensors",
         "ase:emt",
@@ -41,6 +42,8 @@ def test_references_that_are_data(reference: str) -> None:
         "openmm:a.xml,b.py",
         "openmm:",
         "openmm:a.xml,",
+        "torch:compiled",
+        "openmm:a.xml,compiled",
         "plugin:argument",
         "plugin:x.xml",
         "OPENMM:x.xml",

@@ -45,7 +45,7 @@ SCALARS: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("text", "value"), SCALARS)
-def test_plain_values(tmp_path: Path, text: str, value: Any) -> None:
+def test_plain_values_are_read_as_yaml_1_2_has_them(tmp_path: Path, text: str, value: Any) -> None:
     if text == "-":
         text, value = "- x", ["x"]
         found = read(tmp_path, f"value:\n{text}").value
@@ -138,7 +138,7 @@ def test_settings_of_a_training_are_read_back(tmp_path: Path) -> None:
     assert read_settings(tmp_path / "run.yaml") == settings
 
 
-def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(FileFormatError):
         read_settings(tmp_path / "run.yaml")

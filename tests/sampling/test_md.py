@@ -76,7 +76,7 @@ def test_a_bound_that_is_not_positive_is_refused() -> None:
         EnergyBounds(state([0.0]), NVT, 0.0)
 
 
-def test_energies_temperature_and_speed_are_told(force_field: Potential, peroxide_frames: Frames) -> None:
+def test_energies_temperature_and_speed_are_reported(force_field: Potential, peroxide_frames: Frames) -> None:
     told: list[Progress] = []
     report = run(DynamicsPlan(NVT), force_field, peroxide_frames, told.append)
     assert [progress.done for progress in told] == [0, 10, 20, 30, 40]

@@ -16,7 +16,7 @@ import openmm
 import pytest
 import torch
 from openmm import app
-from smoothflow.core.errors import ConfigurationError, FileFormatError, SimulationError, UnknownNameError
+from smoothflow.core.errors import ConfigurationError, FileFormatError, SimulationError, TopologyError, UnknownNameError
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
@@ -134,6 +134,39 @@ def test_killed_replica_exchange_goes_on_without_a_trace(tmp_path: Path) -> None
     assert_same(tmp_path / "f.h5", tmp_path / "whole.h5")
 
 
+def test_killed_simulation_with_jumps_goes_on_without_a_trace(tmp_path: Path) -> None:
+    settings = replace(LADDER, n_frames=700, proposals="ala2-smooth", jumps=3)
+    report = simulate(settings, tmp_path / "whole.h5")
+    attempted, accepted = report.jumps
+    assert attempted == 3 * 2 * 70
+    # 20 % and more of the flow's proposals are made at 300 K
+    assert 0.2 * attempted < accepted < attempted
+    kill_at(settings, tmp_path / "f.h5", 1)
+    again = simulate(settings, tmp_path / "f.h5")
+    assert_same(tmp_path / "f.h5", tmp_path / "whole.h5")
+    assert again.jumps == report.jumps
+    assert again.evaluations == report.evaluations
+    # two walkers at three temperatures for 0.5 ps of equilibration and 70 rounds of 0.1 ps
+    assert report.evaluations == 2 * 3 * (500 + 70 * 100) + attempted
+
+
+def test_simulation_with_jumps_is_another_one_than_without(tmp_path: Path, whole: Path) -> None:
+    with pytest.raises(ConfigurationError, match="is of another run: proposals_sha256 is nothing there"):
+        simulate(replace(SHORT, n_frames=5000, proposals="ala2-affine"), whole)
+    path = tmp_path / "f.h5"
+    settings = replace(SHORT, n_frames=20, proposals="ala2-affine", jumps=1)
+    simulate(settings, path)
+    with pytest.raises(ConfigurationError, match=r"proposals_sha256 is .* there and nothing here"):
+        simulate(replace(settings, proposals=None, n_frames=40), path)
+
+
+def test_proposals_of_another_molecule_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    settings = replace(SHORT, structure=molecule_path("proline-dipeptide"), proposals="ala2-affine")
+    with pytest.raises(TopologyError, match='the model "ala2-affine"'):
+        simulate(settings, tmp_path / "f.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_kill_between_creation_and_first_frames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(BaseException):
         pass
@@ -174,7 +207,9 @@ def test_exchange_keeps_every_temperature_canonical() -> None:
         # energies in the place of positions show which replica went where
         places = np.broadcast_to(energies[i, :, None, None], (3, 1, 3))
         zeros = np.zeros(2, dtype=np.int64)
-        walker = exchange(Walker(i, i % 2, places, np.ones((3, 1, 3)), zeros, zeros), energies[i], protocol)
+        walker = exchange(
+            Walker(i, i % 2, places, np.ones((3, 1, 3)), zeros, zeros, np.zeros(2)), energies[i], protocol
+        )
         after[i] = walker.positions[:, 0, 0]
         accepted += walker.accepted
         moved = after[i] != energies[i]
@@ -207,7 +242,7 @@ def test_any_engine_and_potential(force_field: Potential) -> None:
     q = torch.tensor([[0.12, 0.12, 0.12, 1.8, 1.8, 1.0]], dtype=torch.float64)
     positions = force_field.coordinates.decode(q)[0].numpy()  # type: ignore[union-attr, operator]
     none = np.zeros(0, dtype=np.int64)
-    walker = Walker(0, 0, positions, np.zeros_like(positions), none, none)
+    walker = Walker(0, 0, positions, np.zeros_like(positions), none, none, np.zeros(2, dtype=np.int64))
     assert force_field.topology is not None
     weights = masses(force_field.topology)
     for engine in ("native", "ase", "openmm"):

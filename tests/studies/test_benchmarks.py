@@ -141,7 +141,7 @@ def test_a_benchmark_that_fails_does_not_take_the_others_along(
     assert len(read_benchmarks(path).figures) == 4
 
 
-def test_suites_that_are_not_there(suites: Path, tmp_path: Path) -> None:
+def test_unknown_suites_are_refused(suites: Path, tmp_path: Path) -> None:
     assert suite_names(suites) == ["broken", "sums"]
     with pytest.raises(UnknownNameError, match=r'No benchmark suite is called "sum"\. Did you mean "sums"'):
         run_benchmarks(["sum"], tmp_path / "none.json", folder=suites)

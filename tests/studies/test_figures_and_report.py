@@ -8,10 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("matplotlib")
-pytest.importorskip("jinja2")
-
 from matplotlib.image import imread
 from smoothflow.core.errors import ConfigurationError, FileFormatError, MissingDependencyError
 from smoothflow.studies.figures import (

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from closed_forms import Springs
 from smoothflow.core.architecture import FlowSettings
 from smoothflow.core.conditioners import Conditioner, MLPConditioner
 from smoothflow.core.errors import ConfigurationError, ConformanceError
@@ -181,15 +182,11 @@ def test_a_layer_on_a_half_line_needs_points() -> None:
 TRIATOMIC = Topology(tuple(Atom(e, e, "MOL", 0) for e in ("O", "H", "H")), ((0, 1), (0, 2)))
 
 
-class Molecule(Potential):
+class Molecule(Springs):
     """Three springs; the subclasses break it."""
 
-    shape = (3, 3)
-    topology = TRIATOMIC
-
-    def energy(self, positions: Tensor) -> Tensor:
-        length = (positions - positions.roll(1, dims=1)).norm(dim=-1)
-        return 500 * (length - 0.1).square().sum(1)
+    def __init__(self) -> None:
+        super().__init__([(0, 1), (1, 2), (0, 2)], 0.1, 1000.0, TRIATOMIC)
 
 
 class Doubled(Molecule):
@@ -235,16 +232,14 @@ class Cornered(Molecule):
     """The force jumps where a bond has its length."""
 
     def energy(self, positions: Tensor) -> Tensor:
-        length = (positions - positions.roll(1, dims=1)).norm(dim=-1)
-        return super().energy(positions) + 10 * (length - 0.1).abs().sum(1)
+        return super().energy(positions) + 10 * (self.distances(positions) - 0.1).abs().sum(1)
 
 
 class Kinked(Molecule):
     """Springs twice as stiff when stretched: the force is continuous, its gradient jumps."""
 
     def energy(self, positions: Tensor) -> Tensor:
-        length = (positions - positions.roll(1, dims=1)).norm(dim=-1)
-        return super().energy(positions) + 500 * (length - 0.1).clamp(min=0).square().sum(1)
+        return super().energy(positions) + 500 * (self.distances(positions) - 0.1).clamp(min=0).square().sum(1)
 
 
 class Averaged(Molecule):
@@ -303,7 +298,7 @@ def test_a_broken_potential_fails_on_the_right_clause(potential: Potential, clau
     assert broken[0] == clause, str(report)
 
 
-def test_a_force_that_is_no_gradient_has_an_asymmetric_jacobian() -> None:
+def test_a_force_that_is_not_a_gradient_has_an_asymmetric_jacobian() -> None:
     report = examine_potential(Swirling(), water(), clauses=["curvature"])
     assert report.results[0].error is not None
     assert "not symmetric" in str(report.results[0].error)

@@ -76,7 +76,7 @@ def test_fields_that_contradict_one_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "message"), [("steps: [1\n", "line 2.*YAML"), ("a: \x00", "YAML"), ("'", "YAML")])
-def test_text_that_is_no_yaml(tmp_path: Path, text: str, message: str) -> None:
+def test_text_that_is_not_yaml_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(FileFormatError, match=message):
         read(tmp_path, text)
 
@@ -107,7 +107,7 @@ def test_any_text_gives_settings_or_one_clear_error(tmp_path_factory: pytest.Tem
     assert isinstance(outcome, TrainSettings) or (isinstance(outcome, str) and "fuzz.yaml" in outcome)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_settings(tmp_path: Path) -> None:
+def test_a_byte_order_mark_before_settings_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_bytes(b"\xef\xbb\xbfsteps: 7\n")
     assert read_settings(path).steps == 7

@@ -171,7 +171,7 @@ def test_impossible_numbers_of_processes(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize(("device", "processes"), [("cuda", 64), ("cuda:0", 2)])
 def test_every_process_needs_a_device(tmp_path: Path, peroxide_frames: Frames, device: str, processes: int) -> None:
     settings = SETTINGS.model_copy(update={"device": device, "processes": processes})

@@ -75,7 +75,7 @@ GRIDS: dict[str, str] = {
 
 
 @pytest.mark.parametrize(("kind", "good", "texts"), [("settings", "", TEXTS), ("comparison", GRID, {**TEXTS, **GRIDS})])
-def test_configurations(
+def test_hostile_configurations_are_refused(
     tmp_path: Path, open_hostile: Any, assert_refused: Refused, kind: str, good: str, texts: Mapping[str, str]
 ) -> None:
     (tmp_path / "good.yaml").write_text(good)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from smoothflow.core.potential import Potential
+from closed_forms import HarmonicWell
 from smoothflow.training.config import AnnealingSettings
 from smoothflow.training.sample_losses import Target, alpha_two, regularized, reverse_kl
 from torch import Tensor
@@ -20,21 +20,8 @@ EQUAL = 0.5 * math.log(kT / STIFFNESS)
 """The logarithm of the width at which the flow is the force field's distribution."""
 
 
-class Springs(Potential):
-    """Harmonic springs of stiffness k to the origin, kJ/mol/nm^2."""
-
-    def __init__(self, n_atoms: int, stiffness: float) -> None:
-        super().__init__()
-        self.shape = (n_atoms, 3)
-        self.stiffness = stiffness
-
-    def energy(self, positions: Tensor) -> Tensor:
-        assert positions.dtype == torch.float64
-        return 0.5 * self.stiffness * positions.square().sum(dim=(-2, -1))
-
-
 def target() -> Target:
-    return Target(Springs(N_ATOMS, STIFFNESS), kT, 1e6)
+    return Target(HarmonicWell(N_ATOMS, STIFFNESS), kT, 1e6)
 
 
 def divergence_and_slope(log_width: float) -> tuple[float, float]:
@@ -120,18 +107,16 @@ def test_transitions_bring_samples_to_where_weights_are(gaussian: Any) -> None:
 
 
 def test_steps_into_overlap_are_refused(gaussian: Any) -> None:
-    class Wall(Potential):
+    class Wall(HarmonicWell):
         """Nothing is finite at negative x of the first atom."""
 
-        shape = (N_ATOMS, 3)
-
         def energy(self, positions: Tensor) -> Tensor:
-            harmonic = 0.5 * STIFFNESS * positions.square().sum(dim=(-2, -1))
-            return torch.where(positions[:, 0, 0] > 0, harmonic, math.inf)
+            return torch.where(positions[:, 0, 0] > 0, super().energy(positions), math.inf)
 
     density = gaussian(N_ATOMS, EQUAL)
     annealing = AnnealingSettings(n_intermediate=2, n_leapfrog=3, timestep=0.5)
-    terms = alpha_two(density, Target(Wall(), kT, 1e6), MASSES, 2000, torch.Generator().manual_seed(4), annealing)
+    walled = Target(Wall(N_ATOMS, STIFFNESS), kT, 1e6)
+    terms = alpha_two(density, walled, MASSES, 2000, torch.Generator().manual_seed(4), annealing)
     # half of the space is lost: p is twice the flow there, and D_2 = log 2
     assert float(terms.mean().detach()) == pytest.approx(math.log(2), abs=0.05)
     assert bool(terms.isfinite().all())

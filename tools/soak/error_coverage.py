@@ -182,9 +182,9 @@ class Torus:
     Experiments take their draws from the pools at random: 400,000 know their means seven times as well as 10,000 do.
     """
 
-    def __init__(self, n_pool: int = 400_000) -> None:
+    def __init__(self, n_pool: int = 400_000, seed: int = 0) -> None:
         target, sampler = VonMisesMixture(TORUS), VonMisesMixture(SAMPLER)
-        self.generator = torch.Generator().manual_seed(0)
+        self.generator = torch.Generator().manual_seed(seed)
         self.truth = torus_truth(target, sampler)
         self.share = torch.tensor([c.weight for c in TORUS], dtype=torch.float64)
         self.samples = Pool(torus_columns(target, sampler, sampler.sample(n_pool, self.generator)[0]))
@@ -231,11 +231,11 @@ def columns_of(model: FlowPotential, found: Configurations) -> np.ndarray:
     return torch.stack(kept, 1).numpy()
 
 
-def sample_pool(name: str, n: int, folder: Path) -> Pool:
+def sample_pool(name: str, n: int, folder: Path, seed: int) -> Pool:
     """A pool of samples, kept in the folder."""
     path = folder / f"{name}.npy"
     if not path.exists():
-        model, target, generator = load(name), reference(), torch.Generator().manual_seed(12345)
+        model, target, generator = load(name), reference(), torch.Generator().manual_seed(12345 + seed)
         parts = [columns_of(model, observe_samples(model, 10_000, generator, target)) for _ in range(n // 10_000)]
         np.save(path, np.concatenate(parts))
     return Pool(torch.from_numpy(np.load(path)))
@@ -284,10 +284,10 @@ def shipped_truth(samples: Pool, exact: Pool, frames: Pool) -> dict[str, float]:
 
 
 def shipped_experiments(
-    samples: Pool, frames: Pool, truth: Mapping[str, float], n_repeats: int, n_walkers: int, segment: int
+    samples: Pool, frames: Pool, truth: Mapping[str, float], n_repeats: int, n_walkers: int, segment: int, seed: int
 ) -> Tally:
     """Each with the next samples of the pool, and with segments at random as walkers."""
-    generator = torch.Generator().manual_seed(n_walkers)
+    generator = torch.Generator().manual_seed(1000 * seed + n_walkers)
     n_segments = len(frames.columns) // segment
     replica = np.arange(n_walkers).repeat(segment)
     n_sets = len(samples.columns) // N_SAMPLES
@@ -310,6 +310,7 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, help="folder that keeps the pools; without, only the torus")
     parser.add_argument("--frames", type=Path, help="positions of molecular dynamics, nm, as a NumPy file")
     parser.add_argument("--segment", type=int, default=250, help="frames of each segment")
+    parser.add_argument("--seed", type=int, default=0, help="of all draws; a folder of pools belongs to one")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -322,22 +323,23 @@ def main() -> None:
         for name in next(iter(cells.values())):
             figures[f"{title}, {name}, {counts} walkers"] = " / ".join(cells[n][name] for n in by_walkers)
 
-    torus = Torus()
+    seed = arguments.seed
+    torus = Torus(seed=seed)
     for rate in (0.02, 0.001):
         repeats = arguments.repeats
         note(f"torus, jumps {rate:g} a frame", {n: torus.experiments(repeats, n, 8000, rate) for n in WALKERS})
     if arguments.pool is not None and arguments.frames is not None:
         arguments.pool.mkdir(parents=True, exist_ok=True)
         positions = np.load(arguments.frames, mmap_mode="r")
-        best = sample_pool("ala2-smooth", arguments.samples, arguments.pool)
+        best = sample_pool("ala2-smooth", arguments.samples, arguments.pool, seed)
         for name in ("ala2-smooth", "ala2-spline", "ala2-affine"):
-            samples = sample_pool(name, arguments.samples, arguments.pool)
+            samples = sample_pool(name, arguments.samples, arguments.pool, seed)
             frames = frame_pool(name, positions, arguments.pool)
             truth = shipped_truth(samples, best, frames)
             note(
                 name,
                 {
-                    n: shipped_experiments(samples, frames, truth, arguments.repeats, n, arguments.segment)
+                    n: shipped_experiments(samples, frames, truth, arguments.repeats, n, arguments.segment, seed)
                     for n in WALKERS
                 },
             )

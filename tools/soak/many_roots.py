@@ -119,13 +119,19 @@ def of_model(name: str) -> Iterator[tuple[Transform, Tensor]]:
                 yield transform, flat.reshape(-1, transform.n_params)
 
 
-def solve(transform: Transform, params: Tensor, lifted: bool, generator: torch.Generator, tally: Tally) -> None:
-    """One chunk of targets, solved and counted."""
-    n, dtype, manifold = len(params), params.dtype, transform.manifold
+def targets(transform: Transform, params: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform targets, one in four next to the image of 0."""
+    n, dtype = len(params), params.dtype
     y = torch.rand(n, generator=generator, dtype=dtype)
     near, _ = transform.forward(torch.zeros(n // 4, dtype=dtype), params[: n // 4])
     y[: n // 4] = near + NEAR * torch.finfo(dtype).eps * (2 * torch.rand(n // 4, generator=generator, dtype=dtype) - 1)
-    y = Circle().wrap(y) if isinstance(manifold, Circle) else y.clamp(0, 1)
+    return Circle().wrap(y) if isinstance(transform.manifold, Circle) else y.clamp(0, 1)
+
+
+def solve(transform: Transform, params: Tensor, lifted: bool, generator: torch.Generator, tally: Tally) -> None:
+    """One chunk of targets, solved and counted."""
+    n, manifold = len(params), transform.manifold
+    y = targets(transform, params, generator)
     transform.solver = recorded = Recorded()
     if lifted:
         # what failed is counted below

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from ....core.plugins import PotentialProvider
     from .calculator import SmoothflowCalculator
     from .engine import ASEEngine
+    from .jumps import ASEJumps
     from .potential import ASEPotential, ase_provider
 
-__all__ = ["ASEEngine", "ASEPotential", "SmoothflowCalculator", "ase_provider"]
+__all__ = ["ASEEngine", "ASEJumps", "ASEPotential", "SmoothflowCalculator", "ase_provider"]
 
 _HOMES = {
     "ASEEngine": ".engine",
+    "ASEJumps": ".jumps",
     "ASEPotential": ".potential",
     "SmoothflowCalculator": ".calculator",
     "ase_provider": ".potential",
@@ -40,7 +42,7 @@ def __getattr__(name: str) -> Any:
 def _require_base_class() -> None:
     """Raise unless ASE is installed, and has the base class of our calculator."""
     from ....core.errors import ConfigurationError
-    from ..bridge import import_optional
+    from ....core.optional import import_optional
 
     ase = import_optional("ase", "The calculator for ASE", "ase")
     calculators = import_optional("ase.calculators.calculator", "The calculator for ASE", "ase")

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from ....core.errors import ConfigurationError, SimulationError
 from ....core.potential import Potential, hessian
 from ....core.units import ANGSTROM, ELECTRONVOLT
+from ....molecules.conversions import topology_from_ase
 from ..bridge import Evaluator
-from .potential import topology_from_atoms
 
 
 class SmoothflowCalculator(BaseCalculator):  # type: ignore[misc]  # ASE is untyped
@@ -78,5 +78,5 @@ class SmoothflowCalculator(BaseCalculator):  # type: ignore[misc]  # ASE is unty
             topology.require_elements(tuple(atoms.get_chemical_symbols()), "the potential", "the Atoms object")
         positions: Float[np.ndarray, "atoms 3"] = atoms.get_positions() * ANGSTROM
         if topology is not None and self._evaluator.is_new(positions):
-            topology.require_same(topology_from_atoms(atoms), "the potential", "the Atoms object")
+            topology.require_same(topology_from_ase(atoms, guess_bonds=False), "the potential", "the Atoms object")
         return positions

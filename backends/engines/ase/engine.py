@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
-from ....core.engine import DynamicsSettings
-from ....core.potential import Potential
-from ....core.units import ANGSTROM, ELECTRONVOLT, thermal_energy
-from ..bridge import ProgramEngine, Replica, import_optional
-
-TIME_UNIT = ANGSTROM / math.sqrt(ELECTRONVOLT)
-"""ASE's unit of time, Å (amu/eV)^1/2, in ps."""
+from ....core.units import ANGSTROM, ELECTRONVOLT, ELECTRONVOLT_TIME, thermal_energy
+from ..bridge import ProgramEngine, Replica, Start
 
 
 class ASEEngine(ProgramEngine):
@@ -25,34 +19,16 @@ class ASEEngine(ProgramEngine):
 
     name = "ase"
     program = "ASE"
+    package = "ase"
     thermostat = "Langevin, Vanden-Eijnden and Ciccotti"
 
-    def replicas(
-        self,
-        potential: Potential,
-        masses: Float[np.ndarray, "atoms"],
-        positions: Float[np.ndarray, "replicas atoms 3"],
-        velocities: Float[np.ndarray, "replicas atoms 3"],
-        settings: DynamicsSettings,
-    ) -> list[_Replica]:
-        import_optional("ase", "The engine ase", "ase")
-        seeds = np.random.SeedSequence(settings.seed).spawn(len(positions))
-        return [
-            _Replica(potential, masses, x, v, settings, np.random.default_rng(seed))
-            for x, v, seed in zip(positions, velocities, seeds, strict=True)
-        ]
+    def replicas(self, starts: Sequence[Start]) -> list[_Replica]:
+        seeds = np.random.SeedSequence(starts[0].settings.seed).spawn(len(starts))
+        return [_Replica(start, np.random.default_rng(seed)) for start, seed in zip(starts, seeds, strict=True)]
 
 
 class _Replica(Replica):
-    def __init__(
-        self,
-        potential: Potential,
-        masses: Float[np.ndarray, "atoms"],
-        positions: Float[np.ndarray, "atoms 3"],
-        velocities: Float[np.ndarray, "atoms 3"],
-        settings: DynamicsSettings,
-        rng: np.random.Generator,
-    ) -> None:
+    def __init__(self, start: Start, rng: np.random.Generator) -> None:
         import ase
         import ase.units
         from ase.md.langevin import Langevin
@@ -60,11 +36,11 @@ class _Replica(Replica):
 
         from .calculator import SmoothflowCalculator
 
-        elements = potential.topology.elements if potential.topology is not None else ("X",) * len(masses)
-        self._atoms = ase.Atoms(elements, positions=positions / ANGSTROM, masses=masses)
-        self._atoms.set_velocities(velocities * (TIME_UNIT / ANGSTROM))
-        self._atoms.calc = SmoothflowCalculator(potential)
-        timestep = settings.timestep / TIME_UNIT
+        settings = start.settings
+        self._atoms = ase.Atoms(start.elements, positions=start.positions / ANGSTROM, masses=start.masses)
+        self._atoms.set_velocities(start.velocities * (ELECTRONVOLT_TIME / ANGSTROM))
+        self._atoms.calc = SmoothflowCalculator(start.potential)
+        timestep = settings.timestep / ELECTRONVOLT_TIME
         self._dynamics: Any
         if settings.ensemble == "nve":
             self._dynamics = VelocityVerlet(self._atoms, timestep)
@@ -74,7 +50,7 @@ class _Replica(Replica):
                 timestep,
                 # in K of ASE's Boltzmann constant, which is that of an earlier SI
                 temperature_K=thermal_energy(settings.temperature) / ELECTRONVOLT / ase.units.kB,
-                friction=settings.friction * TIME_UNIT,
+                friction=settings.friction * ELECTRONVOLT_TIME,
                 fixcm=False,
                 rng=rng,
             )
@@ -90,7 +66,7 @@ class _Replica(Replica):
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         return (
             self._atoms.get_positions() * ANGSTROM,
-            self._atoms.get_velocities() * (ANGSTROM / TIME_UNIT),
+            self._atoms.get_velocities() * (ANGSTROM / ELECTRONVOLT_TIME),
             self._atoms.get_forces() * (ELECTRONVOLT / ANGSTROM),
             self._atoms.get_potential_energy() * ELECTRONVOLT,
         )

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ....core.errors import ConfigurationError, FileFormatError, MissingDependencyError, SimulationError
-from ....core.topology import Atom, Topology
+from ....core.errors import ConfigurationError, FileFormatError, SimulationError
+from ....core.optional import import_optional
+from ....core.topology import Topology
 from ....core.units import ANGSTROM, ELECTRONVOLT
+from ....molecules.conversions import topology_from_ase, topology_to_ase
 from ....molecules.electrons import require_electrons
-from ....molecules.topologies import STRUCTURE_SUFFIXES, read_structure, topology_from_ase
-from ..bridge import ExternalPotential, import_optional
+from ....molecules.topologies import STRUCTURE_SUFFIXES, read_structure
+from ..bridge import ExternalPotential
 
 
 class ASEPotential(ExternalPotential):
@@ -37,7 +39,7 @@ class ASEPotential(ExternalPotential):
             )
         if "forces" not in calculator.implemented_properties:
             raise ConfigurationError(f"The ASE calculator {type(calculator).__name__} gives no forces. Use another.")
-        super().__init__(topology_from_atoms(atoms))
+        super().__init__(topology_from_ase(atoms, guess_bonds=False))
         self.atoms = atoms.copy()
         self.calculator = calculator
         self.energy_name = "free_energy" if "free_energy" in calculator.implemented_properties else "energy"
@@ -54,23 +56,6 @@ class ASEPotential(ExternalPotential):
                 f"The ASE calculator {name} failed at a configuration: {type(error).__name__}: {error}"
             ) from error
         return float(energy) * ELECTRONVOLT, np.asarray(forces) * (ELECTRONVOLT / ANGSTROM)
-
-
-def topology_from_atoms(atoms: Any) -> Topology:
-    """Elements of an ``ase.Atoms``, and names and residues where a PDB file gave them; without bonds."""
-    symbols = atoms.get_chemical_symbols()
-    arrays = atoms.arrays
-    names = arrays.get("atomtypes", np.array(symbols))
-    residue_names = arrays.get("residuenames", np.full(len(symbols), "MOL"))
-    numbers = arrays.get("residuenumbers", np.zeros(len(symbols), dtype=int))
-    residues = np.unique(numbers, return_inverse=True)[1]
-    return Topology(
-        tuple(
-            Atom(symbol, str(name).strip(), str(residue).strip(), int(index))
-            for symbol, name, residue, index in zip(symbols, names, residue_names, residues, strict=True)
-        ),
-        (),
-    )
 
 
 def ase_provider(argument: str, structure: str | Path) -> ASEPotential:
@@ -92,11 +77,11 @@ def ase_provider(argument: str, structure: str | Path) -> ASEPotential:
             multiplicity cannot be the molecule's.
         MissingDependencyError: If ASE or the calculator's package is not installed.
     """
-    ase = import_optional("ase", "The ase provider", "ase")
+    import_optional("ase", "The ase provider", "ase")
     structure = Path(structure)
     name, state = _state(argument)
     calculator = _calculator(name)
-    atoms, charges = _read_atoms(ase, structure)
+    atoms, charges = _read_atoms(structure)
     if "charge" in getattr(calculator, "default_parameters", {}):
         topology = _with_bonds(atoms, structure)
         charge, multiplicity = require_electrons(
@@ -111,7 +96,7 @@ def ase_provider(argument: str, structure: str | Path) -> ASEPotential:
 ase_provider.arguments = ("tblite", "emt", "lj", "morse", "tip3p", "eam", "xtb", "dftb", "gaussian", "orca", "psi4")  # type: ignore[attr-defined]
 
 
-def _read_atoms(ase: Any, structure: Path) -> tuple[Any, tuple[int, ...] | None]:
+def _read_atoms(structure: Path) -> tuple[Any, tuple[int, ...] | None]:
     """The molecule in a file as ASE knows it, and its formal charges, where the file says any."""
     if structure.is_file() and structure.suffix.lower() not in STRUCTURE_SUFFIXES:
         io = import_optional("ase.io", "The ase provider", "ase")
@@ -125,13 +110,7 @@ def _read_atoms(ase: Any, structure: Path) -> tuple[Any, tuple[int, ...] | None]
         whole = tuple(round(charge) for charge in charges)
         return atoms, whole if charges.any() and np.allclose(charges, whole) else None
     found = read_structure(structure)
-    atoms = ase.Atoms(found.topology.elements, found.positions[0].numpy() / ANGSTROM)
-    atoms.set_array("atomtypes", np.array([atom.name for atom in found.topology.atoms]))
-    atoms.set_array("residuenames", np.array([atom.residue_name for atom in found.topology.atoms]))
-    atoms.set_array("residuenumbers", np.array([atom.residue_index for atom in found.topology.atoms]))
-    if found.charges is not None:
-        atoms.set_initial_charges(found.charges)
-    return atoms, found.charges
+    return topology_to_ase(found.topology, found.positions[0], found.charges), found.charges
 
 
 def _with_bonds(atoms: Any, structure: Path) -> Topology:
@@ -159,10 +138,7 @@ def _state(argument: str) -> tuple[str, dict[str, int]]:
 def _calculator(argument: str) -> Any:
     name, _, rest = argument.partition(":")
     if name == "tblite":
-        try:
-            module = importlib.import_module("tblite.ase")
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError(f'The calculator "{argument}"', "tblite", "tblite") from error
+        module = import_optional("tblite.ase", f'The calculator "{argument}"', "tblite")
         return module.TBLite(method=rest or "GFN2-xTB", verbosity=0)
     try:
         if rest:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
-from ....core.engine import DynamicsSettings
-from ....core.potential import Potential
-from ....core.units import thermal_energy
-from ..bridge import ProgramEngine, Replica, import_optional
-from .pes import BOHR, HARTREE, PES
+from ....core.units import BOHR, HARTREE, thermal_energy
+from ..bridge import ProgramEngine, Replica, Start
+from .pes import PES
 
 ELECTRON_MASS = 1 / 1822.888486209
 """The mass of an electron in amu (CODATA 2018)."""
@@ -49,22 +47,12 @@ class IPIEngine(ProgramEngine):
 
     name = "ipi"
     program = "i-PI"
+    package = "ipi"
     thermostat = "Langevin, BAOAB"
 
-    def replicas(
-        self,
-        potential: Potential,
-        masses: Float[np.ndarray, "atoms"],
-        positions: Float[np.ndarray, "replicas atoms 3"],
-        velocities: Float[np.ndarray, "replicas atoms 3"],
-        settings: DynamicsSettings,
-    ) -> list[_Replica]:
-        import_optional("ipi", "The engine ipi", "ipi")
-        seeds = np.random.SeedSequence(settings.seed).generate_state(len(positions))
-        return [
-            _Replica(potential, masses, x, v, settings, int(seed))
-            for x, v, seed in zip(positions, velocities, seeds, strict=True)
-        ]
+    def replicas(self, starts: Sequence[Start]) -> list[_Replica]:
+        seeds = np.random.SeedSequence(starts[0].settings.seed).generate_state(len(starts))
+        return [_Replica(start, int(seed)) for start, seed in zip(starts, seeds, strict=True)]
 
 
 class _Replica(Replica):
@@ -72,22 +60,15 @@ class _Replica(Replica):
 
     step = 0
 
-    def __init__(
-        self,
-        potential: Potential,
-        masses: Float[np.ndarray, "atoms"],
-        positions: Float[np.ndarray, "atoms 3"],
-        velocities: Float[np.ndarray, "atoms 3"],
-        settings: DynamicsSettings,
-        seed: int,
-    ) -> None:
+    def __init__(self, start: Start, seed: int) -> None:
         from ipi.engine.beads import Beads
         from ipi.engine.simulation import Simulation
         from ipi.inputs.beads import InputBeads
 
-        beads = Beads(natoms=len(masses), nbeads=1)
-        beads.m = masses / ELECTRON_MASS
-        beads.names = np.array(potential.topology.elements if potential.topology is not None else ["X"] * len(masses))
+        settings = start.settings
+        beads = Beads(natoms=len(start.masses), nbeads=1)
+        beads.m = start.masses / ELECTRON_MASS
+        beads.names = np.array(start.elements)
         given = InputBeads()
         given.store(beads)
         simulation = Simulation.load_from_xml(
@@ -101,13 +82,13 @@ class _Replica(Replica):
             ),
             read_only=True,  # else i-PI takes over signals and writes files
         )
-        simulation.fflist["potential"].driver = PES(potential)
+        simulation.fflist["potential"].driver = PES(start.potential)
         self._system: Any
         (self._system,) = simulation.syslist
         self._system.beads.m = beads.m  # the text kept fewer digits
-        self._momentum_unit = masses[:, None] * (TIME_UNIT / (ELECTRON_MASS * BOHR))
-        self._system.beads.q[0] = positions.ravel() / BOHR
-        self._system.beads.p[0] = (velocities * self._momentum_unit).ravel()
+        self._momentum_unit = start.masses[:, None] * (TIME_UNIT / (ELECTRON_MASS * BOHR))
+        self._system.beads.q[0] = start.positions.ravel() / BOHR
+        self._system.beads.p[0] = (start.velocities * self._momentum_unit).ravel()
 
     def advance(self, n_steps: int) -> None:
         for _ in range(n_steps):

@@ -13,13 +13,8 @@ from ....core.errors import ConfigurationError
 from ....core.plugins import registry
 from ....core.potential import Potential
 from ....core.topology import Topology, atom_name
+from ....core.units import BOHR, HARTREE
 from ..bridge import Evaluator
-
-BOHR = 0.0529177210903
-"""One Bohr radius in nm (CODATA 2018)."""
-
-HARTREE = 2625.4996394798254
-"""One Hartree in kJ/mol (CODATA 2018)."""
 
 
 class PES:

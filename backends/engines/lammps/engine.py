@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
-from ....core.engine import DynamicsSettings
-from ....core.potential import Potential
 from ....core.units import ANGSTROM
-from ..bridge import ProgramEngine, Replica
+from ..bridge import ProgramEngine, Replica, Start
 from .force import attach_to_lammps, new_lammps
 
 SETUP = """
@@ -33,44 +31,30 @@ class LAMMPSEngine(ProgramEngine):
 
     name = "lammps"
     program = "LAMMPS"
+    package = "lammps"
     ensembles = ("nve",)
 
-    def replicas(
-        self,
-        potential: Potential,
-        masses: Float[np.ndarray, "atoms"],
-        positions: Float[np.ndarray, "replicas atoms 3"],
-        velocities: Float[np.ndarray, "replicas atoms 3"],
-        settings: DynamicsSettings,
-    ) -> list[_Replica]:
-        return [_Replica(potential, masses, x, v, settings) for x, v in zip(positions, velocities, strict=True)]
+    def replicas(self, starts: Sequence[Start]) -> list[_Replica]:
+        return [_Replica(start) for start in starts]
 
 
 class _Replica(Replica):
     """A LAMMPS with one replica, every atom of a type of its own."""
 
-    def __init__(
-        self,
-        potential: Potential,
-        masses: Float[np.ndarray, "atoms"],
-        positions: Float[np.ndarray, "atoms 3"],
-        velocities: Float[np.ndarray, "atoms 3"],
-        settings: DynamicsSettings,
-    ) -> None:
-        n_atoms = len(masses)
+    def __init__(self, start: Start) -> None:
+        n_atoms = len(start.masses)
         self._lmp: Any = new_lammps()
-        # LAMMPS and its forces hold each other, and would be kept long after the run
+        # LAMMPS and its forces refer to each other, and would live long after the run
         weakref.finalize(self, self._lmp.close)
-        x = positions / ANGSTROM
+        x = start.positions / ANGSTROM
         low, high = float(x.min()) - 1, float(x.max()) + 1
-        self._lmp.commands_string(SETUP.format(low=low, high=high, n_types=n_atoms, timestep=settings.timestep))
-        for i, mass in enumerate(masses.tolist(), start=1):
+        self._lmp.commands_string(SETUP.format(low=low, high=high, n_types=n_atoms, timestep=start.settings.timestep))
+        for i, mass in enumerate(start.masses.tolist(), start=1):
             self._lmp.command(f"mass {i} {mass!r}")
         ids = list(range(1, n_atoms + 1))
-        self._lmp.create_atoms(n_atoms, ids, ids, x.ravel().tolist(), (velocities / ANGSTROM).ravel().tolist())
+        self._lmp.create_atoms(n_atoms, ids, ids, x.ravel().tolist(), (start.velocities / ANGSTROM).ravel().tolist())
         self._lmp.command("fix nve all nve")
-        elements = potential.topology.elements if potential.topology is not None else ("X",) * n_atoms
-        self._force = attach_to_lammps(self._lmp, potential, elements)
+        self._force = attach_to_lammps(self._lmp, start.potential, start.elements)
 
     @property
     def step(self) -> int:

@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ....core.errors import ConfigurationError, MissingDependencyError, SimulationError, SmoothflowError, TopologyError
+from ....core.optional import import_optional
 from ....core.potential import Potential
 from ....core.units import ANGSTROM, FEMTOSECOND
-from ..bridge import Evaluator, import_optional, require_molecular
+from ..bridge import Evaluator, require_molecular
 
 UNITS = {"real": (ANGSTROM, FEMTOSECOND), "metal": (ANGSTROM, 1.0)}
 """Length in nm and time in ps of LAMMPS's unit styles; masses are in amu in both."""
@@ -69,7 +70,7 @@ class LAMMPSForce:
             virial = forces.T @ positions
             self.lmp.fix_external_set_energy_global(self.fix, self.energy / self.energy_unit)
             self.lmp.fix_external_set_virial_global(self.fix, virial[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]])
-        except BaseException as error:  # ctypes would print it and go on
+        except BaseException as error:  # ctypes would print it and continue
             self.error = error
             self.lmp.force_timeout()
 

@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ....core.errors import ConfigurationError, FileFormatError
+from ....core.optional import import_optional
 from ....core.plugins import PotentialProvider, hookimpl
 from ....core.potential import Potential
 from ..ase.potential import ASEPotential
-from ..bridge import import_optional
 
 __all__ = ["metatomic_provider", "to_metatomic"]
 
@@ -29,7 +29,7 @@ def to_metatomic(potential: Potential, path: str | Path, positions: Float[Tensor
 
     The energy is traced at the first configuration. What a trace cannot hold, like steps whose number depends on the
     positions or checks that raise, is found by comparing energies and forces at all configurations before the file is
-    written: give at least two that differ as much as those that it will meet.
+    written: give at least two that differ as much as those in its later use.
 
     Args:
         potential: A molecular potential with a topology, computed by torch. It is exported in its own precision for

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ....core.errors import ConfigurationError
 from ....core.files import write_atomically
 from ....core.potential import Potential
-from ..atomic_numbers import atomic_numbers
+from ....molecules.elements import atomic_numbers
 
 
 class EnergyModel(nn.Module):

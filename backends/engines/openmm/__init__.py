@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from ....core.plugins import PotentialProvider
     from .engine import OpenMMEngine
     from .force import to_openmm_force
+    from .jumps import OpenMMJumps
     from .potential import OpenMMPotential
     from .provider import openmm_provider
 
-__all__ = ["OpenMMEngine", "OpenMMPotential", "openmm_provider", "to_openmm_force"]
+__all__ = ["OpenMMEngine", "OpenMMJumps", "OpenMMPotential", "openmm_provider", "to_openmm_force"]
 
 _HOMES = {
     "OpenMMEngine": ".engine",
+    "OpenMMJumps": ".jumps",
     "OpenMMPotential": ".potential",
     "openmm_provider": ".provider",
     "to_openmm_force": ".force",

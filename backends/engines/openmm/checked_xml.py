@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from ....core.errors import ConfigurationError, FileFormatError
+from ....core.files import read_at_most
 
 MAX_BYTES = 2**26
 """Four times the largest force field that comes with OpenMM."""
@@ -21,7 +22,7 @@ MAX_BYTES = 2**26
 MAX_ELEMENTS = 2**20
 MAX_DEPTH = 32
 MAX_ATTRIBUTE = 2**13
-"""Letters in the value of an attribute; the longest are formulas."""
+"""Characters in the value of an attribute; the longest are formulas."""
 
 MAX_PARENTHESES = 64
 """How deeply parentheses in a formula are nested: OpenMM's parser calls itself for each."""
@@ -30,10 +31,10 @@ MAX_TERMS = 1000
 """Names, numbers and signs in a formula once its definitions are put in; those of Born radii have 70."""
 
 MAX_FACTORS = 200
-"""Of them, signs of products, quotients and powers: differentiating a product takes OpenMM its length cubed."""
+"""Signs of products, quotients and powers among them: differentiating a product takes OpenMM its length cubed."""
 
 MAX_COUNT = 1000
-"""What one term of a force, or one patch, is of."""
+"""Particles of one term of a force, or of one patch."""
 
 COUNTS = (
     *("particles", "groups", "particlesPerSet", "particlesPerDonor", "particlesPerAcceptor"),
@@ -171,18 +172,14 @@ def read_xml(path: Path) -> Element:
         FileFormatError: If it is anything else.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise FileFormatError(f'"{path}" is larger than {MAX_BYTES} bytes, and not read.')
-        text = content.decode("utf-8-sig")
+        text = read_at_most(path, MAX_BYTES).decode("utf-8-sig")
         if "<!DOCTYPE" in text or "<!ENTITY" in text:
             raise FileFormatError(f'"{path}" declares a document type or entities, which no file of OpenMM does.')
         parser = ElementTree.XMLParser(target=_Builder(path))
         for start in range(0, len(text), 2**16):
             parser.feed(text[start : start + 2**16])
         root: Element = parser.close()
-    except (OSError, ElementTree.ParseError, UnicodeDecodeError) as error:
+    except (OSError, ElementTree.ParseError, ValueError) as error:
         raise FileFormatError(f'"{path}" is not a complete XML file: {error}.') from error
     return root
 

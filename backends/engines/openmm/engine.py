@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from ....core.engine import DynamicsSettings
 from ....core.errors import SimulationError
-from ....core.potential import Potential
-from ..bridge import ProgramEngine, Replica, import_optional
+from ..bridge import ProgramEngine, Replica, Start
 from .force import to_openmm_force
 from .potential import OpenMMPotential, make_context
 
@@ -31,38 +30,24 @@ class OpenMMEngine(ProgramEngine):
 
     name = "openmm"
     program = "OpenMM"
+    package = "openmm"
     thermostat = "Langevin, BAOAB"
 
-    def replicas(
-        self,
-        potential: Potential,
-        masses: Float[np.ndarray, "atoms"],
-        positions: Float[np.ndarray, "replicas atoms 3"],
-        velocities: Float[np.ndarray, "replicas atoms 3"],
-        settings: DynamicsSettings,
-    ) -> list[_Replica]:
-        import_optional("openmm", "The engine openmm", "openmm")
-        context = _context(potential, masses, positions, settings)
-        half_kick = (0.5 * settings.timestep / masses)[:, None]
-        return [_Replica(context, half_kick, x, v) for x, v in zip(positions, velocities, strict=True)]
+    def replicas(self, starts: Sequence[Start]) -> list[_Replica]:
+        context = _context(starts[0])
+        return [_Replica(context, start) for start in starts]
 
 
 class _Replica(Replica):
-    """Takes its turn in the Context that all replicas share."""
+    """One replica, in the Context that all replicas share."""
 
     step = 0
 
-    def __init__(
-        self,
-        context: Any,
-        half_kick: Float[np.ndarray, "atoms 1"],
-        positions: Float[np.ndarray, "atoms 3"],
-        velocities: Float[np.ndarray, "atoms 3"],
-    ) -> None:
+    def __init__(self, context: Any, start: Start) -> None:
         self._context = context
-        self._half_kick = half_kick
-        self._positions = positions
-        self._velocities = velocities
+        self._half_kick = (0.5 * start.settings.timestep / start.masses)[:, None]
+        self._positions = start.positions
+        self._velocities = start.velocities
         self._forces: Float[np.ndarray, "atoms 3"]
         self._energy: float
 
@@ -90,22 +75,18 @@ class _Replica(Replica):
         return self._positions, self._velocities, self._forces, self._energy
 
 
-def _context(
-    potential: Potential,
-    masses: Float[np.ndarray, "atoms"],
-    positions: Float[np.ndarray, "replicas atoms 3"],
-    settings: DynamicsSettings,
-) -> Any:
+def _context(start: Start) -> Any:
     import openmm
 
+    potential, masses, settings = start.potential, start.masses.tolist(), start.settings
     if isinstance(potential, OpenMMPotential):
         system = openmm.XmlSerializer.clone(potential.system)
-        for i, mass in enumerate(masses.tolist()):
+        for i, mass in enumerate(masses):
             system.setParticleMass(i, mass)
-        platform = potential.choose_platform(positions[0])
+        platform = potential.choose_platform(start.positions)
     else:
         system = openmm.System()
-        for mass in masses.tolist():
+        for mass in masses:
             system.addParticle(mass)
         system.addForce(to_openmm_force(potential))
         platform = "Reference"

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from ....core.errors import ConfigurationError
-from ....core.potential import Potential
+from ....core.optional import import_optional
+from ....core.potential import Potential, unchecked
 from ....core.topology import Topology
-from ..bridge import Evaluator, import_optional, require_molecular
-from .topology import core_topology
+from ....molecules.conversions import topology_from_openmm
+from ..bridge import Evaluator, require_molecular
 
 
 class ForceFunction:
@@ -32,16 +35,47 @@ class ForceFunction:
         return self._evaluator(positions)
 
     def __reduce__(self) -> tuple[type[ForceFunction], tuple[Potential]]:
-        # a copy checks anew: it may run elsewhere
+        # a copy checks again: it may run elsewhere
         return ForceFunction, (self.potential,)
+
+
+class TensorForceFunction:
+    """What a PythonTorchForce calls: `ForceFunction` with tensors, which need not leave the GPU.
+
+    The first configuration of each Context is checked.
+    """
+
+    def __init__(self, potential: Potential) -> None:
+        self.potential = potential
+        self._evaluator = Evaluator(potential, "OpenMM")
+        self._compute = unchecked(potential, "energy_and_forces")
+        self._begun = False
+
+    def __call__(
+        self, state: Any, positions: Float[Tensor, "atoms 3"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "atoms 3"]]:
+        x = positions.detach().to(self.potential.device, self.potential.dtype)
+        if self._begun:
+            energy, forces = self._compute(x.unsqueeze(0))
+            if bool(torch.isfinite(energy.sum() + forces.sum())):
+                return energy[0], forces[0].to(positions)
+        # a beginning, or an end: checked, and errors say what is wrong
+        value, array = self._evaluator(x.double().cpu().numpy())
+        self._begun = True
+        return torch.tensor(value, dtype=torch.float64), torch.from_numpy(array).to(positions)
+
+    def __reduce__(self) -> tuple[type[TensorForceFunction], tuple[Potential]]:
+        # a copy checks anew: it may run elsewhere
+        return TensorForceFunction, (self.potential,)
 
 
 def to_openmm_force(potential: Potential, topology: Any = None, particles: Sequence[int] = ()) -> Any:
     """The potential as an OpenMM force, to be added to a System.
 
-    It is a PythonForce. Of a part of a System it is a CustomCVForce with a PythonForce and the molecule's bonds, of no
-    strength, inside: by these OpenMM keeps the molecule in one piece where it wraps or scales positions in a periodic
-    box, in reporters and barostats above all.
+    It is a PythonForce, or, if the potential is on a GPU and the package openmmtorch is installed, its
+    PythonTorchForce, which takes and gives tensors. Of a part of a System it is a CustomCVForce with such a force and
+    the molecule's bonds, of no strength, inside: by these OpenMM keeps the molecule in one piece where it wraps or
+    scales positions in a periodic box, in reporters and barostats above all.
 
     The force can be serialized to XML, with the potential inside. Reading such a file back unpickles the potential:
     like any program, it may do anything. Open only files that you trust.
@@ -74,12 +108,22 @@ def to_openmm_force(potential: Potential, topology: Any = None, particles: Seque
         )
     if topology is not None:
         _check(potential.topology, topology, particles)
-    force = openmm.PythonForce(ForceFunction(potential))
+    tensors = _tensor_force() if potential.device.type == "cuda" else None
+    force = openmm.PythonForce(ForceFunction(potential)) if tensors is None else tensors(TensorForceFunction(potential))
     force.setParticles(particles)
     if particles:
         force = _bonded(openmm, force, particles, _bonds(potential.topology, topology, particles))
     force.setName("smoothflow")
     return force
+
+
+def _tensor_force() -> Any:
+    """The class PythonTorchForce, where there is one; openmmtorch has it since June 2026."""
+    try:
+        import openmmtorch
+    except ImportError:
+        return None
+    return getattr(openmmtorch, "PythonTorchForce", None)
 
 
 def _bonded(openmm: Any, force: Any, particles: Sequence[int], bonds: Sequence[tuple[int, int]]) -> Any:
@@ -97,7 +141,7 @@ def _bonds(ours: Topology | None, topology: Any, particles: Sequence[int]) -> Se
     """The bonds of the molecule, by the potential's or else by OpenMM's topology; in the potential's order."""
     known = [] if ours is None else list(ours.bonds)
     if not known and topology is not None:
-        known = list(core_topology(topology, particles).bonds)
+        known = list(topology_from_openmm(topology, particles).bonds)
     if not known and len(particles) > 1:
         raise ConfigurationError(
             "Neither the potential nor the topology given knows bonds, without which OpenMM's barostats and reporters "
@@ -108,7 +152,7 @@ def _bonds(ours: Topology | None, topology: Any, particles: Sequence[int]) -> Se
 
 def _check(ours: Topology | None, topology: Any, particles: Sequence[int]) -> None:
     """Raise unless the particles of a topology are a potential's molecule."""
-    theirs = core_topology(topology, particles)
+    theirs = topology_from_openmm(topology, particles)
     periodic = getattr(topology, "getPeriodicBoxVectors", lambda: None)() is not None
     if periodic and not particles:
         raise ConfigurationError(

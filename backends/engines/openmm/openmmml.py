@@ -25,11 +25,11 @@ class SmoothflowFactory:
         Args:
             name: ``smoothflow``.
             model: A model file, the name of a model that ships with the package, or any `Potential`.
-            unknown: Anything else is an error.
+            unknown: Other arguments, which are an error.
 
         Raises:
             ConfigurationError: If there is no model, or an argument that does not exist.
-            FileFormatError: If the file is missing or no model.
+            FileFormatError: If the file is missing or not a model.
         """
         from ....core.errors import ConfigurationError
         from ....core.plugins import registry
@@ -70,8 +70,8 @@ class SmoothflowImplementation:
             topology: The ``openmm.app.Topology`` of the System.
             system: The System.
             atoms: Indices of the atoms of the potential; all if None.
-            forceGroup: Of the force.
-            unknown: Anything else is an error.
+            forceGroup: The force group.
+            unknown: Other arguments, which are an error.
 
         Raises:
             ConfigurationError: If an argument does not exist, a periodic box is around the whole molecule, or the

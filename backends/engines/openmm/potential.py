@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from ....core.errors import ConfigurationError, TopologyError, UnknownNameError
+from ....core.optional import import_optional
 from ....core.topology import Topology, atom_name
-from ..bridge import ExternalPotential, import_optional
-from .topology import core_topology
+from ....molecules.conversions import foreign_elements, topology_from_openmm
+from ..bridge import ExternalPotential
 
 SMALL = 100
 """Below this many atoms the platforms are timed; above it OpenMM's own choice wins."""
@@ -32,7 +33,7 @@ class OpenMMPotential(ExternalPotential):
         platform: Name of an OpenMM platform.
 
     Raises:
-        ConfigurationError: If the System is one that no potential of a molecule can stand for.
+        ConfigurationError: If the System is not that of a molecule in free space.
         TopologyError: If System and topology differ in the number or masses of their atoms.
         UnknownNameError: If there is no such platform.
         MissingDependencyError: If OpenMM is not installed.
@@ -40,7 +41,7 @@ class OpenMMPotential(ExternalPotential):
 
     def __init__(self, system: Any, topology: Any, platform: str | None = None) -> None:
         openmm = import_optional("openmm", "A potential from OpenMM", "openmm")
-        super().__init__(core_topology(topology))
+        super().__init__(topology_from_openmm(topology))
         if platform is not None:
             names = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
             if platform not in names:
@@ -57,7 +58,7 @@ class OpenMMPotential(ExternalPotential):
             openmm = import_optional("openmm", "A potential from OpenMM", "openmm")
             try:
                 self._context = make_context(self.system, self.choose_platform(positions))
-            # a force of atoms that there are not, a formula with a name that nothing defines, ...
+            # a force on atoms that do not exist, a formula with an undefined name, ...
             except openmm.OpenMMException as error:
                 raise ConfigurationError(
                     f"OpenMM cannot compute this System: {error}. Correct the force field or the System."
@@ -152,17 +153,14 @@ def _check_system(openmm: Any, system: Any, topology: Topology) -> None:
     if len(wrong):
         i = int(wrong[0])
         raise TopologyError(
-            f"In the OpenMM System {atom_name(topology, i)} has mass {masses[i]:.3f} amu, which is no "
+            f"In the OpenMM System {atom_name(topology, i)} has mass {masses[i]:.3f} amu, not that of "
             f"{topology.atoms[i].element}. Make System and topology from one structure, with atoms in one order."
         )
 
 
 def _element_masses(topology: Topology) -> Float[np.ndarray, "atoms"]:
     element = import_optional("openmm.app.element", "A potential from OpenMM", "openmm").Element
-    try:
-        return np.array([element.getBySymbol(symbol).mass._value for symbol in topology.elements])
-    except KeyError as error:
-        raise TopologyError(f"The topology contains an element {error}, which OpenMM does not know.") from error
+    return np.array([known.mass._value for known in foreign_elements(topology, element.getBySymbol, "OpenMM")])
 
 
 def _motion_controls(openmm: Any) -> tuple[type, ...]:

@@ -11,8 +11,9 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from ....core.errors import ConfigurationError, FileFormatError, TopologyError
-from ....molecules.topologies import read_structure, topology_to_openmm
-from ..bridge import import_optional
+from ....core.optional import import_optional
+from ....molecules.conversions import topology_to_openmm
+from ....molecules.topologies import read_structure
 from .checked_xml import checked_force_field, checked_system, read_xml
 from .potential import OpenMMPotential
 

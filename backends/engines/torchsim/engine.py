@@ -13,13 +13,10 @@ from torch import Tensor
 from ....core.engine import Advance, DynamicsSettings, Engine
 from ....core.errors import ConfigurationError, SimulationError, SmoothflowError
 from ....core.integrator import State
+from ....core.optional import import_optional
 from ....core.potential import Potential
-from ....core.units import ANGSTROM, ELECTRONVOLT, thermal_energy
-from ..atomic_numbers import atomic_numbers
-from ..bridge import import_optional
-
-TIME_UNIT = ANGSTROM / ELECTRONVOLT**0.5
-"""TorchSim's internal unit of time, Å (amu/eV)^1/2, in ps."""
+from ....core.units import ANGSTROM, ELECTRONVOLT, ELECTRONVOLT_TIME, thermal_energy
+from ....molecules.elements import atomic_numbers
 
 
 def import_torch_sim(feature: str) -> Any:
@@ -65,7 +62,7 @@ class TorchSimEngine(Engine):
         shape = positions.shape
 
         def step(md: Any) -> Any:
-            timestep = settings.timestep / TIME_UNIT
+            timestep = settings.timestep / ELECTRONVOLT_TIME
             if settings.ensemble == "nve":
                 return torch_sim.nve_step(md, model, dt=timestep)
             return torch_sim.nvt_langevin_step(
@@ -73,7 +70,7 @@ class TorchSimEngine(Engine):
                 model,
                 dt=timestep,
                 kT=thermal_energy(settings.temperature) / ELECTRONVOLT,
-                gamma=settings.friction * TIME_UNIT,
+                gamma=settings.friction * ELECTRONVOLT_TIME,
             )
 
         md = _start(torch_sim, model, masses, positions, velocities, settings.seed)
@@ -91,7 +88,7 @@ class TorchSimEngine(Engine):
                 raise SimulationError(f"TorchSim stopped at {done * settings.timestep:.6g} ps. {reason}") from error
             return State(
                 md.positions.reshape(shape) * ANGSTROM,
-                md.momenta.reshape(shape) * (ANGSTROM / TIME_UNIT) / masses[:, None],
+                md.momenta.reshape(shape) * (ANGSTROM / ELECTRONVOLT_TIME) / masses[:, None],
                 md.forces.reshape(shape) * (ELECTRONVOLT / ANGSTROM),
                 md.energy * ELECTRONVOLT,
                 masses,
@@ -123,7 +120,7 @@ def _start(
     )
     state.rng = seed
     found = model(state)
-    momenta = (masses[:, None] * velocities).reshape(-1, 3) * (TIME_UNIT / ANGSTROM)
+    momenta = (masses[:, None] * velocities).reshape(-1, 3) * (ELECTRONVOLT_TIME / ANGSTROM)
     return torch_sim.integrators.MDState.from_state(
         state, momenta=momenta, energy=found["energy"], forces=found["forces"]
     )

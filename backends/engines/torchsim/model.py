@@ -13,7 +13,7 @@ from ....core.finite import first_not_finite
 from ....core.potential import Potential, unchecked
 from ....core.topology import atom_name
 from ....core.units import ANGSTROM, ELECTRONVOLT
-from ..atomic_numbers import symbol
+from ....molecules.elements import symbol_of
 from ..bridge import JUMP, require_molecular
 
 
@@ -89,5 +89,5 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc]  # TorchSim is not in
             )
         if self.potential.topology is not None:
             for system, numbers in enumerate(state.atomic_numbers.reshape(len(counts), -1).tolist()):
-                found = tuple(symbol(number) for number in numbers)
+                found = tuple(symbol_of(number) for number in numbers)
                 self.potential.topology.require_elements(found, "the potential", f"system {system}")

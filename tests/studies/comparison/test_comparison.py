@@ -187,7 +187,7 @@ def test_other_trainings_are_refused(folder: Path, data: tuple[Frames, Frames]) 
         compare(GRID, SOURCE, data[0][:90], data[1], folder, WHERE, silent)
 
 
-def test_a_cell_in_use_and_a_cell_that_is_none_are_named(
+def test_cells_in_use_and_unknown_cells_are_refused_by_name(
     data: tuple[Frames, Frames], tmp_path: Path, folder: Path
 ) -> None:
     path = tmp_path / "smooth" / "nll" / "evaluation.json"

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import openmm
 import pytest
 import torch
 from smoothflow.coordinates.internal import InternalCoordinates
@@ -29,8 +30,6 @@ from smoothflow.studies.fit.planning import first_training, round_training
 from smoothflow.studies.fit.settings import FitSettings, duration, spoken
 from smoothflow.training import refining
 from smoothflow.training.config import TrainSettings
-
-openmm = pytest.importorskip("openmm")
 
 
 class Stop(Exception):

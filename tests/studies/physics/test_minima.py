@@ -6,42 +6,16 @@ import math
 
 import pytest
 import torch
+from closed_forms import PEROXIDE, TwoMinima
 from smoothflow.coordinates.internal import InternalCoordinates
 from smoothflow.core.errors import GeometryError
-from smoothflow.core.potential import Potential
-from smoothflow.core.topology import Atom, Topology
 from smoothflow.core.units import thermal_energy
 from smoothflow.runs.progress import silent
 from smoothflow.studies.physics.minima import examine_minima, find_minima
 from torch import Tensor
 
-PEROXIDE = Topology(
-    (Atom("O", "O1", "HP", 0), Atom("O", "O2", "HP", 0), Atom("H", "H1", "HP", 0), Atom("H", "H2", "HP", 0)),
-    ((0, 1), (0, 2), (1, 3)),
-)
 COORDINATES = InternalCoordinates(PEROXIDE)
-AT = math.radians(110)
-
-
-class Peroxide(Potential):
-    r"""Springs, and :math:`-30 \cos 2(\phi - \phi_0) - b \cos(\phi - \phi_0)`: minima half a turn apart by 2b."""
-
-    topology = PEROXIDE
-    shape = (4, 3)
-
-    def __init__(self, b: float) -> None:
-        super().__init__()
-        self.b = b
-
-    def energy(self, positions: Tensor) -> Tensor:
-        q = COORDINATES.encode(positions)[0]
-        names = COORDINATES.codomain.names
-        springs = sum(
-            5e4 * (q[:, i] - 0.12) ** 2 if name.startswith("bond") else 200 * (q[:, i] - 1.8) ** 2
-            for i, name in enumerate(names[:-1])
-        )
-        turn = q[:, -1] - AT
-        return springs - 30 * torch.cos(2 * turn) - self.b * torch.cos(turn)
+AT = TwoMinima.torsion
 
 
 def at(torsion: float) -> Tensor:
@@ -52,7 +26,7 @@ def at(torsion: float) -> Tensor:
 @pytest.mark.parametrize("b", [5.0, -5.0])
 def test_minima_away_from_the_start_are_found_with_their_energies(b: float) -> None:
     start = at(AT + 0.3)
-    found = find_minima(Peroxide(b), start, PEROXIDE, 300.0, reference=Peroxide(0.0))
+    found = find_minima(TwoMinima(b), start, PEROXIDE, 300.0, reference=TwoMinima(0.0))
     assert [minimum.is_given for minimum in found] == ([True, False] if b > 0 else [False, True])
     given, other = sorted(found, key=lambda minimum: not minimum.is_given)
     assert given.energy == pytest.approx(0, abs=0.05)
@@ -64,23 +38,23 @@ def test_minima_away_from_the_start_are_found_with_their_energies(b: float) -> N
 
 
 def test_a_deeper_minimum_away_from_the_start_fails() -> None:
-    (finding,) = examine_minima(Peroxide(-5.0), at(AT), PEROXIDE, 300.0, 0, None, silent)
+    (finding,) = examine_minima(TwoMinima(-5.0), at(AT), PEROXIDE, 300.0, 0, None, silent)
     assert not finding.holds
     assert finding.measured.value == pytest.approx(-10 / thermal_energy(300.0), abs=0.02)
-    (finding,) = examine_minima(Peroxide(5.0), at(AT), PEROXIDE, 300.0, 0, None, silent)
+    (finding,) = examine_minima(TwoMinima(5.0), at(AT), PEROXIDE, 300.0, 0, None, silent)
     assert finding.holds
 
 
 @pytest.mark.parametrize(("b", "holds"), [(-20.0, True), (40.0, False)])
 def test_a_minimum_far_below_the_reference_fails(b: float, holds: bool) -> None:
     # in the reference the other minimum is 2b above the one at the start, in the potential 10
-    findings = examine_minima(Peroxide(5.0), at(AT), PEROXIDE, 300.0, 0, Peroxide(b), silent)
+    findings = examine_minima(TwoMinima(5.0), at(AT), PEROXIDE, 300.0, 0, TwoMinima(b), silent)
     assert [finding.holds for finding in findings] == [True, holds]
     assert findings[1].measured.value == pytest.approx(max(0.0, 2 * b - 10) / thermal_energy(300.0), abs=0.05)
 
 
 def test_configurations_that_end_in_no_minimum_are_an_error() -> None:
-    class Undefined(Peroxide):
+    class Undefined(TwoMinima):
         def energy(self, positions: Tensor) -> Tensor:
             return positions.sum((-1, -2)) * math.nan
 

@@ -16,6 +16,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.mep import NEB
 from ase.optimize import BFGS
 from ase.vibrations import Vibrations, VibrationsData
+from closed_forms import DoubleWell, Springs
 from smoothflow import FlowPotential
 from smoothflow.backends.engines import ase as backend
 from smoothflow.backends.engines.ase import ASEPotential, SmoothflowCalculator
@@ -30,19 +31,9 @@ from smoothflow.core.potential import Potential
 from torch import Tensor
 
 EV = 96.48533212  # kJ/mol, CODATA 2018
-
-
-class Diatomic(Potential):
-    """A harmonic bond of 0.11 nm, k in kJ/mol/nm^2."""
-
-    stiffness = 1e6
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shape = (2, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        return 0.5 * self.stiffness * ((positions[:, 1] - positions[:, 0]).norm(dim=-1) - 0.11) ** 2
+STIFFNESS = 1e6
+DIATOMIC = ([(0, 1)], 0.11, STIFFNESS)
+"""A bond of 0.11 nm; kJ/mol/nm^2."""
 
 
 def atoms_of(chain: Potential, positions: Tensor) -> ase.Atoms:
@@ -75,27 +66,27 @@ def test_one_evaluation_serves_energy_and_forces_until_something_moves(
 
 def test_a_diatomic_vibrates_at_its_frequency(tmp_path: str) -> None:
     atoms = ase.Atoms("CO", positions=[[0, 0, 0], [1.1, 0, 0]])
-    atoms.calc = SmoothflowCalculator(Diatomic())
+    atoms.calc = SmoothflowCalculator(Springs(*DIATOMIC))
     vibrations = Vibrations(atoms, name=str(tmp_path / "vib"), delta=0.001)
     vibrations.run()
     # omega = sqrt(k / mu) is in 1/ps with k in kJ/mol/nm^2 and mu in amu; c in cm/ps
     mu = np.prod(atoms.get_masses()) / atoms.get_masses().sum()
-    expected = math.sqrt(Diatomic.stiffness / mu) / (2 * math.pi * 0.0299792458)
+    expected = math.sqrt(STIFFNESS / mu) / (2 * math.pi * 0.0299792458)
     assert vibrations.get_frequencies()[-1].real == pytest.approx(expected, rel=1e-5)  # finite differences of 1e-3 Å
 
 
 def test_an_optimizer_finds_the_minimum() -> None:
     atoms = ase.Atoms("CO", positions=[[0, 0, 0], [1.3, 0.1, 0]])
-    atoms.calc = SmoothflowCalculator(Diatomic())
+    atoms.calc = SmoothflowCalculator(Springs(*DIATOMIC))
     assert BFGS(atoms, logfile=None).run(fmax=1e-4, steps=50)
     assert atoms.get_distance(0, 1) == pytest.approx(1.1, abs=1e-5)  # fmax / k
 
 
 def test_ase_dynamics_keeps_the_period_of_a_diatomic() -> None:
     atoms = ase.Atoms("CO", positions=[[0, 0, 0], [1.11, 0, 0]])
-    atoms.calc = SmoothflowCalculator(Diatomic())
+    atoms.calc = SmoothflowCalculator(Springs(*DIATOMIC))
     mu = np.prod(atoms.get_masses()) / atoms.get_masses().sum()
-    period = 2 * math.pi / math.sqrt(Diatomic.stiffness / mu) * 1000 * ase.units.fs  # of ps
+    period = 2 * math.pi / math.sqrt(STIFFNESS / mu) * 1000 * ase.units.fs  # of ps
     VelocityVerlet(atoms, period / 400).run(400)
     # the discrete oscillator is early by (omega dt)^2 / 24 of a period, 1e-5, and cosine is flat
     assert atoms.get_distance(0, 1) == pytest.approx(1.11, abs=1e-7)
@@ -128,8 +119,8 @@ def test_numbers_that_are_not_finite_are_named(not_finite: Potential, chain_posi
                 atoms.get_forces()
 
 
-def test_a_potential_that_is_no_molecule_is_refused() -> None:
-    toy = Diatomic()
+def test_a_potential_without_a_molecule_is_refused() -> None:
+    toy = Springs(*DIATOMIC)
     toy.shape = (2,)
     with pytest.raises(ConfigurationError, match="not a molecule's"):
         SmoothflowCalculator(toy)
@@ -159,10 +150,10 @@ def test_a_hessian_is_that_of_finite_differences_in_ase(flow: FlowPotential, pos
 
 
 def test_vibrations_from_the_hessian_have_the_frequency_of_a_diatomic() -> None:
-    atoms = ase.Atoms("CO", positions=[[0, 0, 0], [1.1, 0, 0]], calculator=SmoothflowCalculator(Diatomic()))
+    atoms = ase.Atoms("CO", positions=[[0, 0, 0], [1.1, 0, 0]], calculator=SmoothflowCalculator(Springs(*DIATOMIC)))
     frequencies = VibrationsData(atoms, atoms.calc.get_hessian(atoms)).get_frequencies()
     mu = np.prod(atoms.get_masses()) / atoms.get_masses().sum()
-    expected = math.sqrt(Diatomic.stiffness / mu) / (2 * math.pi * 0.0299792458)
+    expected = math.sqrt(STIFFNESS / mu) / (2 * math.pi * 0.0299792458)
     assert frequencies[-1].real == pytest.approx(expected, rel=1e-6)  # ASE's constants are of CODATA 2014
 
 
@@ -178,7 +169,7 @@ def test_a_hessian_is_refused_as_forces_are(flow: FlowPotential, chain: Potentia
         atoms.calc.get_hessian(atoms)
 
 
-class Corner(Diatomic):
+class Corner(Springs):
     """The bond, with a term that has no second derivative where the first atom is at the origin."""
 
     def energy(self, positions: Tensor) -> Tensor:
@@ -186,20 +177,10 @@ class Corner(Diatomic):
 
 
 def test_a_hessian_that_is_not_finite_is_refused() -> None:
-    atoms = ase.Atoms("CO", positions=[[0, 0, 0], [1.1, 0, 0]], calculator=SmoothflowCalculator(Corner()))
+    atoms = ase.Atoms("CO", positions=[[0, 0, 0], [1.1, 0, 0]], calculator=SmoothflowCalculator(Corner(*DIATOMIC)))
     assert np.isfinite(atoms.get_forces()).all()
     with pytest.raises(SimulationError, match="second derivatives of the energy are not finite"):
         atoms.calc.get_hessian(atoms)
-
-
-class DoubleWell(Potential):
-    """One atom in two wells 0.1 nm from a barrier, which is 20 kJ/mol high and curved sideways."""
-
-    shape = (1, 3)
-
-    def energy(self, positions: Tensor) -> Tensor:
-        x, y, z = 10 * positions[:, 0].T
-        return 20 * (x**2 - 1) ** 2 + 50 * (y - 0.3 * (1 - x**2)) ** 2 + 50 * z**2
 
 
 @pytest.mark.parametrize("shared", [False, True])

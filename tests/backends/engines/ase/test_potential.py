@@ -9,6 +9,7 @@ from typing import Any
 import ase.io
 import numpy as np
 import pytest
+import tblite.ase
 import torch
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
@@ -90,7 +91,7 @@ def test_provider_reads_a_structure(structure: Path, amber: Potential) -> None:
     assert isinstance(ase_provider("ase.calculators.emt:EMT", structure).calculator, EMT)
 
 
-def test_what_is_no_calculator_is_refused(structure: Path) -> None:
+def test_objects_that_are_not_calculators_are_refused(structure: Path) -> None:
     for name in ("emmt", "no.such.module:Class", "ase.calculators.emt:Nothing", ""):
         with pytest.raises(ConfigurationError, match="There is no ASE calculator"):
             ase_provider(name, structure)
@@ -155,9 +156,8 @@ def acetate(tmp_path: Path) -> Path:
 
 
 def test_charges_of_a_file_reach_the_calculator(acetate: Path) -> None:
-    tblite = pytest.importorskip("tblite.ase")
     atoms = ase.io.read(acetate)
-    atoms.calc = tblite.TBLite(method="GFN2-xTB", charge=-1, verbosity=0)
+    atoms.calc = tblite.ase.TBLite(method="GFN2-xTB", charge=-1, verbosity=0)
     expected = atoms.get_potential_energy()
     positions = torch.from_numpy(atoms.positions / 10)[None]
     for argument in ("tblite", "tblite:GFN2-xTB,charge=-1", "tblite:GFN2-xTB,charge=-1,multiplicity=1"):
@@ -168,7 +168,6 @@ def test_charges_of_a_file_reach_the_calculator(acetate: Path) -> None:
 
 
 def test_charges_that_cannot_be_are_refused(acetate: Path) -> None:
-    pytest.importorskip("tblite.ase")
     with pytest.raises(ConfigurationError, match=r"31 electrons.*--charge -1.*--multiplicity 2"):
         ase_provider("tblite,charge=0", acetate)
     with pytest.raises(ConfigurationError, match="32 electrons"):

@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import ase
-import ase.data
 import ase.io
 import numpy as np
 import pytest
 import smoothflow
 import torch
 from smoothflow import load
-from smoothflow.backends.engines.atomic_numbers import SYMBOLS, atomic_numbers, symbol
 from smoothflow.backends.engines.metatomic import to_metatomic
 from smoothflow.backends.engines.openmm import OpenMMPotential
-from smoothflow.core.errors import ConfigurationError, FileFormatError, TopologyError
+from smoothflow.core.errors import ConfigurationError, FileFormatError
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from smoothflow.core.topology import Atom, Topology
+from smoothflow.molecules.elements import atomic_numbers
 from torch import Tensor
 
 
@@ -146,10 +145,3 @@ def test_bad_input_is_refused(chain: Potential, chain_positions: Tensor, structu
     (tmp_path / "broken.pt").write_bytes(b"no model")
     with pytest.raises(FileFormatError, match="cannot be read"):
         provider(str(tmp_path / "broken.pt"), structure)
-
-
-def test_atomic_numbers_are_those_of_ase() -> None:
-    assert ase.data.chemical_symbols[1 : len(SYMBOLS) + 1] == SYMBOLS
-    assert [symbol(number) for number in (1, 86, 0, 87)] == ["H", "Rn", "0", "87"]
-    with pytest.raises(TopologyError, match=r'Atom 0 \(MOL1-Q1\) is of an unknown element "Q"'):
-        atomic_numbers(Topology((Atom("Q", "Q1", "MOL", 0),), ()))

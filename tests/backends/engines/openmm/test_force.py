@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import sys
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from openmm import app, unit
 from smoothflow import FlowPotential
 from smoothflow.backends.engines.openmm import OpenMMPotential, to_openmm_force
-from smoothflow.core.errors import ConfigurationError, MissingDependencyError, TopologyError
+from smoothflow.backends.engines.openmm.force import TensorForceFunction
+from smoothflow.core.errors import ConfigurationError, MissingDependencyError, SimulationError, TopologyError
 from smoothflow.core.potential import Potential
 from smoothflow.core.topology import Topology
 from torch import Tensor
@@ -227,3 +229,48 @@ def test_openmm_absent_or_too_old_is_named(monkeypatch: pytest.MonkeyPatch, chai
     monkeypatch.setitem(sys.modules, "openmm", None)
     with pytest.raises(MissingDependencyError, match=r"smoothflow\[openmm\]"):
         to_openmm_force(chain)
+
+
+def test_a_force_of_tensors_gives_what_the_potential_does_and_checks_where_it_begins_and_ends(
+    chain: Potential, chain_positions: Tensor
+) -> None:
+    function = TensorForceFunction(chain)
+    for i in (0, 1, 0):
+        x = chain_positions[i].float()
+        energy, forces = function(None, x)
+        expected_energy, expected_forces = chain.energy_and_forces(x.double())
+        assert float(energy) == pytest.approx(float(expected_energy), rel=1e-14)
+        # in the precision of the platform
+        assert forces.dtype == torch.float32
+        torch.testing.assert_close(forces, expected_forces.float(), rtol=1e-6, atol=0)
+    with pytest.raises(SimulationError, match=r"position of .* is not finite"):
+        function(None, torch.full((4, 3), torch.nan))
+    with pytest.raises(ConfigurationError, match="one of 4 atoms and was given 5"):
+        TensorForceFunction(chain)(None, torch.zeros(5, 3))
+    assert type(pickle.loads(pickle.dumps(function))) is TensorForceFunction
+
+
+def test_on_a_gpu_the_force_is_one_of_tensors_where_there_is_the_package(
+    chain: Potential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    class PythonTorchForce(openmm.HarmonicBondForce):  # type: ignore[misc]
+        def __init__(self, function: Any) -> None:
+            super().__init__()
+            made.append(function)
+
+        def setParticles(self, particles: Sequence[int]) -> None:
+            made.append(list(particles))
+
+    monkeypatch.setitem(sys.modules, "openmmtorch", types.SimpleNamespace(PythonTorchForce=PythonTorchForce))
+    to_openmm_force(chain)
+    assert made == []
+    chain.device = torch.device("cuda")
+    assert isinstance(to_openmm_force(chain), PythonTorchForce)
+    assert isinstance(made[0], TensorForceFunction)
+    assert made[1] == []
+    # an older version of it, or none
+    for older in (types.SimpleNamespace(), None):
+        monkeypatch.setitem(sys.modules, "openmmtorch", older)
+        assert isinstance(to_openmm_force(chain), openmm.PythonForce)

@@ -76,7 +76,7 @@ def test_a_pickle_in_a_system_would_run_without_the_check(python_force: ElementT
 
 
 @pytest.mark.parametrize("tag", ["Force", "force", "Anything", "Function", "System"])
-def test_a_force_that_holds_a_pickle_is_refused_whatever_its_element_is_called(
+def test_a_force_that_holds_a_pickle_is_refused_under_any_element(
     python_force: ElementTree.Element, written: Path, structure: Path, tmp_path: Path, tag: str
 ) -> None:
     python_force.tag = tag
@@ -108,7 +108,7 @@ def test_a_pickle_inside_another_force_is_refused(
 @pytest.mark.parametrize(
     "kind", ["TorchForce", "PlumedForce", "pythonforce", "VerletIntegrator", "State", "System", ""]
 )
-def test_types_that_are_no_force_of_openmm_are_refused(structure: Path, tmp_path: Path, kind: str) -> None:
+def test_types_that_are_not_forces_of_openmm_are_refused(structure: Path, tmp_path: Path, kind: str) -> None:
     refused(tmp_path / "system.xml", system_text(ElementTree.Element("Force", type=kind)), structure)
 
 

@@ -136,7 +136,7 @@ def test_virtual_sites_are_refused(pdb: Any) -> None:
     residue = topology.addResidue("HOH", topology.addChain())
     topology.addAtom("O", openmm.app.element.oxygen, residue)
     topology.addAtom("M", None, residue)
-    with pytest.raises(TopologyError, match=r"Particle 1 \(HOH1-M\) has no element"):
+    with pytest.raises(TopologyError, match=r"Atom 1 \(HOH1-M\) has no element: virtual sites"):
         OpenMMPotential(openmm.System(), topology)
 
 

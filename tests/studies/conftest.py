@@ -1,0 +1,3 @@
+"""A molecule in closed form."""
+
+from closed_forms import force_field, peroxide_frames  # noqa: F401
