@@ -68,8 +68,8 @@ class CapturedStep:
             # a number would be part of the record; the schedule changes it in place
             group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32).to(device)
         self._step = torch.tensor(step, device=device)
-        # step, term, place in the batch and frame of the first value that was not finite
-        self._failed = torch.full((4,), -1, dtype=torch.long, device=device)
+        # step, term and frame of the first value that was not finite
+        self._failed = torch.full((3,), -1, dtype=torch.long, device=device)
         self._names: list[str] = []
         self._captured: CapturedFunction | None = None
 
@@ -77,8 +77,8 @@ class CapturedStep:
         """The terms of the frames and the loss, before the step.
 
         Args:
-            batch: What belongs to the frames, or to what was mixed with them, by name.
-            frames: Which frames they were.
+            batch: What belongs to the frames, by name.
+            frames: Which they are.
 
         Raises:
             CompilationError: At the first call, if the step cannot be captured.
@@ -94,13 +94,13 @@ class CapturedStep:
         loss, _, *terms = self._captured(frames, *batch.values())
         return dict(zip(self._loss.term_names, terms, strict=True)), loss
 
-    def failure(self) -> tuple[int, str, int, int] | None:
-        """Step, term, place in the batch, and frame of that place, of the first value that was not finite, if one was;
-        the term is empty if it was the gradient, or the sum of finite terms."""
-        step, term, place, frame = self._failed.tolist()
+    def failure(self) -> tuple[int, str, int] | None:
+        """Step, term and frame of the first value that was not finite, if one was; the term is empty if it was the
+        gradient, or the sum of finite terms."""
+        step, term, frame = self._failed.tolist()
         if step < 0:
             return None
-        return step, "" if term < 0 else self._loss.term_names[term], place, frame
+        return step, "" if term < 0 else self._loss.term_names[term], frame
 
     def _prepare(self) -> None:
         """Have the optimizer make its state, which it does at its first step: a record must know where that is."""
@@ -142,7 +142,8 @@ class CapturedStep:
         of_term = bad.any(1)
         term = of_term.long().argmax()
         place = bad.index_select(0, term.reshape(1)).long().argmax()
-        frame = frames.index_select(0, place.clamp(max=len(frames) - 1).reshape(1)).squeeze(0)
-        found = torch.stack([self._step, torch.where(of_term.any(), term, -1), place, frame])
+        known = of_term.any()
+        frame = torch.where(known, frames.index_select(0, place.reshape(1)).squeeze(0), -1)
+        found = torch.stack([self._step, torch.where(known, term, -1), frame])
         first = ~finite & (self._failed[0] < 0)
         self._failed.copy_(torch.where(first, found, self._failed))
