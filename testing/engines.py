@@ -276,7 +276,7 @@ def check_failure(case: EngineCase) -> Numbers:
                 violated(f"the error after {what} must say at which time, in ps: {error}")
             if not float(time[1]) > 0:
                 violated(
-                    f"the error after {what} must say at which time; at 0 ps, as it says, nothing was wrong yet: {error}"
+                    f"the error after {what} must say at which time; at 0 ps, as it says, all was well yet: {error}"
                 )
             continue
         except SmoothflowError as error:
