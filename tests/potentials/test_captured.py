@@ -15,13 +15,17 @@ from closed_forms import QuarticChain
 from smoothflow import CapturedPotential, FlowPotential
 from smoothflow.core import capture
 from smoothflow.core.errors import CompilationError, ConfigurationError, InversionError
+from smoothflow.core.integrator import State
 from smoothflow.core.inversion import completed, without_waiting
-from smoothflow.core.potential import hessian, unchecked
+from smoothflow.core.potential import hessian, hessian_vector_product, unchecked
 from smoothflow.core.solvers import SafeguardedNewton
 from smoothflow.core.torch_internals import traced
 from smoothflow.core.transforms import Transform
+from smoothflow.integrators.langevin import Langevin
+from smoothflow.integrators.velocity_verlet import VelocityVerlet
 from smoothflow.potentials.captured import CapturedFlow
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 MakePotential = Callable[[str], FlowPotential]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
@@ -228,3 +232,30 @@ def test_nothing_asks_the_device_between_the_beginning_and_the_end_of_sampling(m
             potential.generate(z)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", ["smooth", "spline", "affine"])
+def test_all_work_stays_on_the_device_of_the_flow_and_asks_for_no_value(
+    make_potential: MakePotential, name: str
+) -> None:
+    potential = make_potential(name).requires_grad_(False)
+    with FakeTensorMode():
+        # without values: a question raises, and so does a tensor of the CPU that meets one of this device
+        for module in potential.modules():
+            for kind in (module._parameters, module._buffers):
+                for key, value in kind.items():
+                    assert value is not None
+                    kind[key] = torch.empty(value.shape, dtype=value.dtype, device="meta")
+        z = torch.empty(3, len(potential.flow.base.domain), dtype=torch.float64, device="meta")
+        with without_waiting():
+            positions, log_prob = potential.generate(z)
+        energy, forces = unchecked(potential, "energy_and_forces")(positions)
+        product = hessian_vector_product(potential, positions, forces)
+        masses = torch.empty(len(forces[0]), dtype=torch.float64, device="meta")
+        state = State(positions, torch.empty_like(forces), forces, energy, masses, 0.0)
+        newton = VelocityVerlet(0.001).propagate(potential, state)
+        langevin = Langevin(0.001, 300.0, 1.0, torch.Generator()).propagate(potential, state, torch.empty_like(forces))
+        for tensor in (log_prob, energy, product, newton.velocities, langevin.velocities):
+            assert tensor.device.type == "meta"
+        with pytest.raises(RuntimeError, match="same device"):
+            _ = energy + torch.zeros(3)
