@@ -49,9 +49,7 @@ def start(device: str = "cpu", n_replicas: int = 4) -> State:
 
 
 def on(device: str, longest: float = 1e9) -> Potential:
-    potential = Triangle(longest)
-    potential.device = torch.device(device)
-    return potential
+    return Triangle(longest).to(device)
 
 
 def integrator(name: str, device: str = "cpu") -> Integrator:

@@ -76,7 +76,8 @@ def test_energies_forces_and_likelihoods_are_those_of_the_flow(
 @pytest.mark.parametrize("device", DEVICES)
 def test_derivatives_of_a_captured_energy_are_those_of_the_potential(device: str) -> None:
     potential = QuarticChain()
-    potential.device = torch.device(device)
+    # by its number: positions are not on "cuda" but on "cuda:0"
+    potential = potential.to(device)
     captured = CapturedPotential(potential)
     captured.energy_and_forces(chains(4, seed=1).to(device))
     x = chains(4).to(device).requires_grad_(True)
