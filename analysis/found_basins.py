@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..coordinates.internal import is_slow
@@ -159,7 +159,7 @@ def _frame_population(seen: Bool[Tensor, "n"], blocks: Blocks | None) -> Estimat
     return fraction_of_series(seen, blocks)
 
 
-def _nearest_well(angles: Float[np.ndarray, "n"]) -> np.ndarray:
+def _nearest_well(angles: Float[np.ndarray, "n"]) -> Int[np.ndarray, "degrees"]:
     """For each degree, the well to which it is nearest; 0 everywhere where there is only one."""
     core = wells(angles)
     if core.max() < 0:
@@ -167,7 +167,7 @@ def _nearest_well(angles: Float[np.ndarray, "n"]) -> np.ndarray:
     degrees = np.arange(N_DEGREES)
     inside = degrees[core >= 0]
     apart = np.abs((degrees[:, None] - inside[None, :] + N_DEGREES // 2) % N_DEGREES - N_DEGREES // 2)
-    nearest: np.ndarray = core[inside[apart.argmin(1)]].astype(np.int64)
+    nearest: Int[np.ndarray, "degrees"] = core[inside[apart.argmin(1)]].astype(np.int64)
     return nearest
 
 

@@ -83,7 +83,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         on_gpu = _is_on_gpu(settings)
         self._compiled_loss = CompiledLoss(potential, self._frame_loss, on_gpu) if settings.compile else None
         # gradients of several processes meet between loss and optimizer, and samples are not captured
-        self._captures = settings.compile and on_gpu and settings.processes == 1 and target is None
+        self._captures = settings.compile and on_gpu and settings.processes == 1 and not settings.weights.needs_target
         self._captured_step: CapturedStep | None = None
         self._validate: Callable[[Tensors], Terms] = partial(
             self._frame_terms, self.averaged_potential, create_graph=False
@@ -108,15 +108,16 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
 
     def training_step(self, batch: Int[Tensor, "size"], _: int) -> Float[Tensor, ""]:
         tensors = self._tensors(batch)
-        if self._captures and self.global_step >= self.settings.likelihood_steps:
+        with_forces = self.global_step >= self.settings.likelihood_steps
+        if with_forces and self.refiner is not None:
+            tensors, batch = self.refiner.mixed(tensors, self.global_step), self.refiner.labels(batch)
+        if with_forces and self._captures:
             return self._captured_training_step(tensors, batch)
-        if self.global_step < self.settings.likelihood_steps:
+        if not with_forces:
             terms = self._frame_terms(self.potential, tensors, with_forces=False)
             loss = self._total(terms)
         else:
             evaluate = self._compiled_loss or partial(self._frame_loss, self.potential)
-            if self.refiner is not None:
-                tensors = self.refiner.mixed(tensors, self.global_step)
             terms, loss = evaluate(tensors)
             samples = self._sample_terms(self.potential, self.settings.n_samples, self.global_step)
             if samples:
@@ -189,7 +190,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         """
         if self._captured_step is not None and (failure := self._captured_step.failure()) is not None:
             step, term, frame = failure
-            what = f"the {term} of frame {frame}" if term else "the loss or its gradient"
+            what = f"the {term} of {self._name_of(frame)}" if term else "the loss or its gradient"
             raise TrainingError(f"At step {step} {what} is not finite. {ADVICE}")
         trained, validated = self._over_processes(self.training_sums), self._over_processes(self.validation_sums)
         found = {f"train_{name}": float(total / n_steps) for name, (total, n_steps) in trained.items()}
@@ -295,18 +296,16 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
                 place = bad[0]
                 n_bad = int((~torch.isfinite(values)).sum())
                 of_samples = name in ("reverse_kl", "alpha_two")
-                where = f"sample {place} of the flow" if of_samples else self._place(place, batch)
+                where = f"sample {place} of the flow" if of_samples else self._name_of(int(batch[place]))
                 return TrainingError(
                     f"At step {self.global_step} the {name} of {where} is not finite ({n_bad} of {len(values)} in "
                     f"this batch). {ADVICE}"
                 )
         return TrainingError(f"At step {self.global_step} the loss is too large for {self.settings.dtype}. {ADVICE}")
 
-    def _place(self, place: int, batch: Int[Tensor, "size"]) -> str:
-        """What is at a place in a batch, in words."""
-        if self.refiner is None or self.refiner.kind(place) == "frame":
-            return f"frame {int(batch[place])}"
-        return f"{self.refiner.kind(place)} {place} of the batch"
+    def _name_of(self, label: int) -> str:
+        """A configuration of a batch, in words."""
+        return f"frame {label}" if self.refiner is None else self.refiner.name_of(label)
 
 
 def _is_on_gpu(settings: TrainSettings) -> bool:

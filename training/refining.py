@@ -140,13 +140,26 @@ class Refiner:
             return {}
         return {"pool_ess": self.pool.ess, "pool_clipped": self.pool.clipped, "pool_lost": self.pool.lost}
 
-    def kind(self, place: int) -> str:
-        """What is at a place in this process's share of a batch: a frame, a sample, or a distorted sample."""
+    def labels(self, frames: Int[Tensor, "size"]) -> Int[Tensor, "size"]:
+        """What is at each place of this process's share of a batch: a frame's number, or -2 less the place."""
+        places = torch.arange(len(frames), device=frames.device)
+        return torch.where(places < self._n_kept(), frames, -2 - places)
+
+    def name_of(self, label: int) -> str:
+        """What a label stands for, in words."""
+        if label >= 0:
+            return f"frame {label}"
+        place = -2 - label
         n_frames, n_samples, _ = self.composition
         at = range(self.settings.batch_size)[self._rank.share][place]
-        if self.pool is None or not self.pool.usable or at < n_frames:
-            return "frame"
-        return "sample" if at < n_frames + n_samples else "distorted sample"
+        kind = "sample" if at < n_frames + n_samples else "configuration outside the bulk"
+        return f"{kind} {place} of the batch"
+
+    def _n_kept(self) -> int:
+        """How many of its frames are in this process's share of a batch."""
+        if self.pool is None or not self.pool.usable:
+            return self.settings.batch_size
+        return len(range(self.composition[0])[self._rank.share])
 
     def mixed(self, frames: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """This process's share of a batch: the first ones of its frames, then samples and what is outside the bulk.
@@ -172,7 +185,7 @@ class Refiner:
         pool = self.pool
         n_frames, n_samples, n_outside = self.composition
         places = torch.arange(self.settings.batch_size)[self._rank.share]
-        kept = int((places < n_frames).sum())
+        kept = self._n_kept()
         of_samples = places[(places >= n_frames) & (places < n_frames + n_samples)] - n_frames
         of_outside = places[places >= n_frames + n_samples] - n_frames - n_samples
         sample = _rows(len(pool.positions), n_samples, self.settings.seed, step - pool.step)[of_samples].to(device)

@@ -173,7 +173,6 @@ def test_without_the_device_one_line_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_recorded_work_stands_beside_what_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openmm")
     # on the CPU records are traced graphs: no faster, but what a GPU would do
     monkeypatch.setattr(device_benchmark, "captures", lambda device: True)
     monkeypatch.setattr(device_benchmark, "BATCHES", (1, 4))

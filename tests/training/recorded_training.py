@@ -40,5 +40,5 @@ register_optimizer_step_post_hook(record)
 
 if __name__ == "__main__":
     settings = read_settings(SETTINGS)
-    target = Peroxide() if settings.weights.needs_target else None
+    target = Peroxide() if settings.needs_target else None
     train(read_frames(FRAMES), settings, RUN, target)

@@ -17,9 +17,9 @@ from smoothflow.core.potential import Potential
 from smoothflow.molecules.frames import Frames
 from smoothflow.potentials.model_file import read_model
 from smoothflow.runs.progress import Progress
-from smoothflow.training import captured_step, module
+from smoothflow.training import captured_step, module, refining
 from smoothflow.training.batches import Batches
-from smoothflow.training.config import LossWeights, TrainSettings, read_settings
+from smoothflow.training.config import LossWeights, RefiningSettings, TrainSettings, read_settings
 from smoothflow.training.run import train
 
 SMALL = FlowSettings(hidden=12, n_hidden_layers=1, line_pairs=1, interval_pairs=1, circle_pairs=1)
@@ -66,6 +66,21 @@ def test_recorded_training_is_the_same_training(
     require_same_training(tmp_path / "captured", tmp_path / "plain")
     # traced once, and compared twice; all steps were replays
     assert len(called) == 3
+
+
+def test_recorded_refining_is_the_same_refining(
+    tmp_path: Path, peroxide_frames: Frames, force_field: Potential, captures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refining, "n_cores", lambda: 1)
+    # without what is outside the bulk: descents magnify rounding, as a step is taken or not
+    share = RefiningSettings(pool_size=400, refresh_every=8, frames_share=0.3, fewest_effective=10)
+    plain, captured = (each.model_copy(update={"refining": share}) for each in (SETTINGS, COMPILED))
+    train(peroxide_frames, plain, tmp_path / "plain", target=force_field)
+    train(peroxide_frames, captured, tmp_path / "captured", target=force_field)
+    require_same_training(tmp_path / "captured", tmp_path / "plain")
+    log = (tmp_path / "captured" / "run.log").read_text(encoding="utf-8")
+    assert log.count("pool of step") == 3
+    assert "worth fewer" not in log.split("pool of step 8")[1]
 
 
 @pytest.mark.slow
