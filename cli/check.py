@@ -121,7 +121,7 @@ def run(
         seed=seed,
     )
     chosen = [test.strip() for test in tests.split(",")]
-    beside = None if reference is None else provider_potential(reference, structure)
+    beside = None if reference is None else provider_potential(reference, structure, where)
     planned = plan_physics(potential, positions, settings, chosen)
     for plan in planned:
         note(f"{plan.test}: left out, {plan.left_out}" if plan.left_out else f"{plan.test}: {_duration(plan.seconds)}")
@@ -242,11 +242,14 @@ def _check_contracts(name: str, kinds: list[Kind], seed: int, as_json: bool) -> 
                 "holds": result.error is None,
                 "measured": {measure: float(value) for measure, value in result.numbers.items()},
                 "left_out": result.left_out,
+                "error": "" if result.error is None else str(result.error),
             }
             for result in report.results
         ]
         parts.append({"subject": report.subject, "passed": report.passed, "clauses": clauses})
-        rows = [[result.where, result.clause, result.verdict, result.measured] for result in report.results]
+        rows = [
+            [r.where, r.clause, r.verdict, r.measured if r.error is None else r.error.message] for r in report.results
+        ]
         if not as_json:
             columns = ["manifold" if any(row[0] in _MANIFOLDS for row in rows) else "with", "clause", "", "measured"]
             print_table(report.subject, columns, rows)

@@ -16,6 +16,7 @@ from .options import (
     Device,
     DType,
     Model,
+    ModelStructure,
     Multiplicity,
     Precision,
     Seed,
@@ -34,14 +35,7 @@ def run(
     frames: Annotated[
         Path, typer.Argument(help="Frames that the model was not trained on.", autocompletion=completion.FRAMES)
     ],
-    structure: Annotated[
-        str | None,
-        typer.Option(
-            help="Structure file of the molecule, for the reference.",
-            show_default="the model's",
-            autocompletion=completion.STRUCTURES,
-        ),
-    ] = None,
+    structure: ModelStructure = None,
     reference: Annotated[
         str | None,
         typer.Option(

@@ -9,20 +9,12 @@ from typing import Annotated
 import typer
 
 from ..molecules.shipped import AMBER
-from . import completion
 from .console import note, print_json, print_table, task_progress
-from .options import AsJson, Charge, Multiplicity, Reference, Seed
+from .options import AsJson, Charge, Molecule, Multiplicity, Reference, Seed
 
 
 def run(
-    structure: Annotated[
-        str,
-        typer.Argument(
-            help="PDB, mmCIF, SDF or SMILES file, the name of a molecule that ships with the package, or a SMILES "
-            "string.",
-            autocompletion=completion.STRUCTURES,
-        ),
-    ],
+    structure: Molecule,
     output: Annotated[Path, typer.Option("--out", help="Folder; a fit that is in it goes on.")],
     reference: Reference = None,
     charge: Charge = None,

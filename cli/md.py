@@ -30,7 +30,7 @@ def run(
     engine: Annotated[
         str,
         typer.Option(
-            help="native (ours), openmm, ase, ipi, lammps, or a plug-in's.", autocompletion=completion.ENGINES
+            help="native (ours), openmm, ase, or another (see: smoothflow plugins).", autocompletion=completion.ENGINES
         ),
     ] = "native",
     ensemble: Annotated[Literal["nve", "nvt"], typer.Option(help="Constant energy, or constant temperature.")] = "nvt",

@@ -65,6 +65,28 @@ Structure = Annotated[
         autocompletion=completion.STRUCTURES,
     ),
 ]
+Molecule = Annotated[
+    str,
+    typer.Argument(
+        help="PDB, mmCIF, SDF or SMILES file, the name of a molecule that ships with the package, or a SMILES string.",
+        autocompletion=completion.STRUCTURES,
+    ),
+]
+ModelStructure = Annotated[
+    str | None,
+    typer.Option(
+        help="Structure file of the molecule, for the force field.",
+        show_default="the model's",
+        autocompletion=completion.STRUCTURES,
+    ),
+]
+Basins = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Weigh this region, and its free energy above the first one: alpha, beta, ppii, or one of your own in "
+        "degrees, like left:phi=20..120,psi=-60..90. Repeat it for more."
+    ),
+]
 Reference = Annotated[
     str | None,
     typer.Option(

@@ -11,7 +11,7 @@ import typer
 from ..core.errors import ConfigurationError
 from . import completion
 from .console import note, print_json, print_table, task_progress
-from .options import AsJson, provider_potential
+from .options import AsJson, provider_potential, require_device
 
 if TYPE_CHECKING:
     from ..molecules.frames import Frames
@@ -50,7 +50,7 @@ def run(
     from ..analysis.estimates import plain
     from ..runs.provenance import origin
     from ..runs.references import names_no_code, only_typed
-    from ..training.reproduction import recorded_source, reproduce
+    from ..training.reproduction import recorded_device, recorded_source, reproduce
 
     recorded = recorded_source(folder)
     if frames is None:
@@ -63,7 +63,8 @@ def run(
         named, structure = str(recorded["target"]), str(recorded.get("structure"))
         if reference is None and not names_no_code(named):
             raise ConfigurationError(f'The force field of "{folder}": {only_typed(named, "--reference")}.')
-        target = provider_potential(reference or named, structure)
+        # where the run computed: elsewhere the last bits are others
+        target = provider_potential(reference or named, structure, require_device(recorded_device(folder)))
         kept = {"target": reference or named, "structure": structure}
     elif reference is not None:
         raise ConfigurationError(f'The run "{folder}" was not trained on a force field. Leave out --reference.')

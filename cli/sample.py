@@ -11,11 +11,13 @@ from . import completion
 from .console import exit_after, print_json, print_table, task_progress
 from .options import (
     AsJson,
+    Basins,
     Capture,
     Charge,
     Device,
     DType,
     Model,
+    ModelStructure,
     Multiplicity,
     Precision,
     Seed,
@@ -41,23 +43,10 @@ def run(
             help="Weight the samples to this force field, as PROVIDER:ARGUMENT.", autocompletion=completion.PROVIDERS
         ),
     ] = None,
-    structure: Annotated[
-        str | None,
-        typer.Option(
-            help="Structure file of the molecule, for the force field.",
-            show_default="the model's",
-            autocompletion=completion.STRUCTURES,
-        ),
-    ] = None,
+    structure: ModelStructure = None,
     charge: Charge = None,
     multiplicity: Multiplicity = None,
-    basin: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Weigh this region, and its free energy above the first one: alpha, beta, ppii, or one of your own in "
-            "degrees, like left:phi=20..120,psi=-60..90. Repeat it for more."
-        ),
-    ] = None,
+    basin: Basins = None,
     frames: Annotated[
         Path | None,
         typer.Option(

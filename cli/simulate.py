@@ -12,18 +12,11 @@ from ..core.units import FEMTOSECOND
 from ..molecules.shipped import AMBER
 from . import completion
 from .console import print_json, print_table, task_progress
-from .options import AsJson, Charge, Multiplicity, Reference, Seed
+from .options import AsJson, Charge, Molecule, Multiplicity, Reference, Seed
 
 
 def run(
-    structure: Annotated[
-        str,
-        typer.Argument(
-            help="PDB, mmCIF, SDF or SMILES file, the name of a molecule that ships with the package, or a SMILES "
-            "string.",
-            autocompletion=completion.STRUCTURES,
-        ),
-    ],
+    structure: Molecule,
     output: Annotated[
         Path,
         typer.Option(

@@ -12,9 +12,11 @@ from . import completion
 from .console import exit_after, note, print_json, print_table, task_progress
 from .options import (
     AsJson,
+    Basins,
     Charge,
     Device,
     DType,
+    ModelStructure,
     Multiplicity,
     Precision,
     Seed,
@@ -48,14 +50,7 @@ def run(
         Path,
         typer.Option("--out", help="Folder for the evaluations; a run that is in it goes on, and repeats none."),
     ],
-    structure: Annotated[
-        str | None,
-        typer.Option(
-            help="Structure file of the molecule, for the reference.",
-            show_default="the model's",
-            autocompletion=completion.STRUCTURES,
-        ),
-    ] = None,
+    structure: ModelStructure = None,
     charge: Charge = None,
     multiplicity: Multiplicity = None,
     cheap: Annotated[
@@ -66,13 +61,7 @@ def run(
             autocompletion=completion.PROVIDERS,
         ),
     ] = None,
-    basin: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Weigh this region, and its free energy above the first one: alpha, beta, ppii, or one of your own in "
-            "degrees, like left:phi=20..120,psi=-60..90. Repeat it for more."
-        ),
-    ] = None,
+    basin: Basins = None,
     error: Annotated[float, typer.Option(help="Stop when every free energy is known to this, in kT.")] = 0.1,
     evaluations: Annotated[
         int, typer.Option(min=2, help="Evaluations of the reference at most, over all runs.")

@@ -158,7 +158,7 @@ class Engine:
         if settings.ensemble not in self.ensembles:
             raise ConfigurationError(
                 f"The engine {self.name} runs {' and '.join(self.ensembles)} only, not {settings.ensemble}. "
-                "Use another engine."
+                f"Ask for the ensemble {' or '.join(self.ensembles)}, or use another engine."
             )
         check_start(potential, masses, positions, velocities)
         check_configurations(potential, positions)

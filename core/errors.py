@@ -86,6 +86,7 @@ class ConformanceError(SmoothflowError):
 
     Attributes:
         clause: Name of the clause.
+        message: What is wrong.
         inputs: Where it broke, as text.
         numbers: What was measured there.
         advice: What a break of this clause does to a user, and where to look.
@@ -95,6 +96,7 @@ class ConformanceError(SmoothflowError):
         self, subject: str, clause: str, message: str, inputs: str, numbers: Mapping[str, float], advice: str = ""
     ) -> None:
         self.clause = clause
+        self.message = message
         self.inputs = inputs
         self.numbers = dict(numbers)
         self.advice = advice

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.errors import ConfigurationError, FileFormatError, TopologyError
 from ..core.topology import Topology
-from ..core.units import ANGSTROM, BOHR, ELECTRONVOLT, KILOCALORIE
+from ..core.units import ANGSTROM, BOHR, ELECTRONVOLT, HARTREE, KILOCALORIE
 from .elements import SYMBOLS, atomic_numbers
 from .foreign import (
     CHARGES,
@@ -31,9 +31,6 @@ from .foreign import (
 )
 from .frames import Frames, near_origin
 from .npz_reader import read_npz
-
-HARTREE = 27.211386245988 * ELECTRONVOLT
-"""kJ/mol (CODATA 2018)."""
 
 LENGTH_UNITS = {"Ang": ANGSTROM, "A": ANGSTROM, "angstrom": ANGSTROM, "Å": ANGSTROM, "nm": 1.0, "bohr": BOHR}
 ENERGY_UNITS = {"kcal/mol": KILOCALORIE, "kJ/mol": 1.0, "eV": ELECTRONVOLT, "hartree": HARTREE}

@@ -20,6 +20,7 @@ from ..core.potential import Potential
 from ..molecules.frames import Frames
 from ..molecules.frames_file import FramesReader, FramesWriter
 from ..potentials.flow_potential import FlowPotential
+from ..potentials.parallel import ParallelPotential
 from ..runs.progress import OnProgress, Progress, silent
 from ..runs.provenance import require_same_run
 from ..runs.randomness import generator
@@ -124,7 +125,9 @@ class EvaluatedSamples:
         Raises:
             SimulationError: If a sample has no finite density, or the reference fails at the first samples of all.
         """
-        done, together = len(self), 1
+        # as many as there are workers, whatever they take
+        at_once = self.target.n_workers if isinstance(self.target, ParallelPotential) else 1
+        done, together = len(self), at_once
         with ExitStack() as stack:
             writer = stack.enter_context(FramesWriter.resume(self.path)) if self.path.exists() else None
             drawn, index = torch.empty(0), -1
@@ -136,9 +139,9 @@ class EvaluatedSamples:
                 part = drawn[first : first + min(together, n - done)]
                 begin = clock()
                 frames = self._evaluate(part, done)
-                # as many as take a second; what takes longer is written one by one
+                # as many as take a second; what takes longer is written as it comes
                 took = max(clock() - begin, 1e-9) / len(part)
-                together = max(1, min(CHUNK, 2 * together, int(SECONDS / took)))
+                together = max(at_once, min(CHUNK, 2 * together, int(SECONDS / took)))
                 if writer is None:
                     # after the first evaluation, so that what cannot be evaluated leaves no file
                     writer = stack.enter_context(FramesWriter.create(self.path, frames))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -207,6 +208,8 @@ def check_replicas(case: EngineCase) -> Numbers:
 
 
 def _require_nvt(case: EngineCase) -> None:
+    if "nvt" not in case.factory().ensembles:
+        raise LeftOut("the engine does not run nvt, as its ensembles say")
     try:
         case.run(DynamicsSettings(1, ensemble="nvt"))
     except SmoothflowError as error:
@@ -268,8 +271,13 @@ def check_failure(case: EngineCase) -> Numbers:
         try:
             case.factory().run(potential, case.masses, positions, velocities, DynamicsSettings(100))
         except SimulationError as error:
-            if " ps" not in str(error):
+            time = re.search(r"(\d[\d.e+-]*) ps", str(error))
+            if time is None:
                 violated(f"the error after {what} must say at which time, in ps: {error}")
+            if not float(time[1]) > 0:
+                violated(
+                    f"the error after {what} must say at which time; at 0 ps, as it says, all was well yet: {error}"
+                )
             continue
         except SmoothflowError as error:
             violated(f"{what} must end a run with a SimulationError; it ended with {type(error).__name__}: {error}")
@@ -343,8 +351,9 @@ _CLAUSES: tuple[Clause[EngineCase], ...] = (
         "frames",
         "frame 0 is the start, reports come as asked for, and the last step is recorded",
         check_frames,
-        "Trajectories, restarts and averages would be of other times than they say. Give begin and leave run as it is, "
-        "or let smoothflow.core.engine.record call what advances the run.",
+        "Trajectories, restarts and averages would be of other times than they say. Look at the units (nm, nm/ps) and "
+        "shapes that are read back; give begin and leave run as it is, or let smoothflow.core.engine.record call what "
+        "advances the run.",
     ),
     Clause(
         "energies",
@@ -383,8 +392,9 @@ _CLAUSES: tuple[Clause[EngineCase], ...] = (
         "failure",
         "what is not finite ends the run with a SimulationError that says when",
         check_failure,
-        "A run that failed would go on with made-up numbers. Turn the program's own exceptions into a SimulationError; "
-        "in a run of your own, call smoothflow.core.engine.require_finite at each report.",
+        "A run that failed would go on with made-up numbers. Turn the program's own exceptions into a "
+        "SimulationError, and let a replica's step count what advance does; in a run of your own, call "
+        "smoothflow.core.engine.require_finite at each report.",
     ),
     Clause(
         "observer",

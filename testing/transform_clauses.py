@@ -181,8 +181,12 @@ def check_monotonicity(case: TransformCase) -> Numbers:
     y, log_dydx = case.transform.forward(x, params[:, None].expand(-1, n_points, -1))
     bad = first_not_finite(y + log_dydx)
     if bad is not None:
-        row = bad[0]
-        violated("the image or its log-derivative is not finite.", f"params = {params[row].tolist()}")
+        row, point = bad
+        violated(
+            f"the image ({y[row, point].item():.6g}) or its log-derivative ({log_dydx[row, point].item():.6g}) is not "
+            "finite.",
+            f"x = {x[row, point].item():.9g}; params = {params[row].tolist()}",
+        )
     rise = y[:, 1:] - y[:, :-1]
     if isinstance(case.manifold, Circle):
         rise = case.manifold.wrap(rise)
@@ -210,6 +214,9 @@ def check_ends(case: TransformCase) -> Numbers:
             y, log_dydx = case.transform.forward(x, params)
             message = f"the end {end:g} of the interval must stay where it is."
             largest = max(largest, require_within((y - end).abs(), ROUNDING * eps, message, params=params))
+            size = (0 * log_dydx).nan_to_num(nan=torch.inf)
+            message = f"the log-derivative at the end {end:g} of the interval must be finite."
+            require_within(size, torch.finfo(x.dtype).tiny, message, params=params)
             back, _ = case.transform.inverse(x, params)
             limit = ROUNDING * eps * (1 + torch.exp(-log_dydx))
             require_within((back - end).abs(), limit, f"the inverse must keep the end {end:g}.", params=params)
@@ -245,7 +252,8 @@ def _require_preimages_inside(case: TransformCase, generator: torch.Generator) -
             x, log_derivative = case.transform.inverse(place, params)
             outside = torch.maximum(-x, x - 1).nan_to_num(nan=torch.inf)
             none = torch.finfo(dtype).tiny
-            require_within(outside, none, f"the preimage of {y:.9g} must be inside the interval.", params=params)
+            message = f"the preimage of {y:.9g} in {dtype} must be inside the interval, whatever is rounded."
+            require_within(outside, none, message, params=params)
             size = (0 * log_derivative).nan_to_num(nan=torch.inf)
             require_within(size, none, f"the inverse's log-derivative at {y:.9g} must be finite.", params=params)
 
@@ -352,27 +360,31 @@ VALUE_CLAUSES: tuple[Clause[TransformCase], ...] = (
         "it increases at all parameters, once around on the circle",
         check_monotonicity,
         "Where y falls the map is not one to one, and densities do not integrate to 1. Bound the parameters so that "
-        "the slope stays positive for all of them.",
+        "the slope stays positive and finite for all of them, on the interval at both ends, too.",
     ),
     Clause(
         "ends",
         "ends stay, preimages are inside, the seam does not show, the line is mapped onto",
         check_ends,
         "Probability would leak out of the manifold, or the energy would jump when a torsion passes the cut. "
-        "Normalize the map so that f(0) = 0 and f(1) = 1; on the circle use functions of period 1 only.",
+        "Normalize the map so that f(0) = 0 and f(1) = 1, with finite slopes there, which powers of x do not have; "
+        "bring preimages that a closed inverse rounds out of the interval back with x + (x.clamp(0, 1) - x).detach(); "
+        "on the circle use functions of period 1 only.",
     ),
     Clause(
         "log-derivative",
         "log-derivatives are those of automatic differentiation",
         check_log_derivative,
         "Log-densities, and with them energies, likelihoods and weights, are wrong by the error. Look at the sign and "
-        "the factors of the second value that is returned: forward's is log dy/dx, inverse's log dx/dy.",
+        "the factors of the second value that is returned: forward's is log dy/dx, inverse's log dx/dy. Where it is "
+        "float32 alone, the slope may be too small for the digits of y: bound the parameters more.",
     ),
     Clause(
         "round-trip",
         "inverse and forward undo each other near machine precision",
         check_round_trip,
         "Samples and densities would belong to two different maps, and weights be wrong. Look at the inverse where "
-        "the error is; leave inverse out to have it found numerically.",
+        "the error is, or leave _inverse out to have it found numerically; where it is already, the slope may be too "
+        "small for the digits of y in float32: bound the parameters more.",
     ),
 )

@@ -77,6 +77,11 @@ def recorded_source(run_folder: str | Path) -> dict[str, Any]:
     return _read_json(run.source) if run.source.exists() else {}
 
 
+def recorded_device(run_folder: str | Path) -> str:
+    """Where a run computed; raises as `recorded_source` does."""
+    return read_settings(_require_run(Path(run_folder)).config).device
+
+
 def require_recorded(run_folder: str | Path, frames: Frames) -> None:
     """Raise a `ConfigurationError` unless these are the frames that a run was trained on, to the last bit.
 

@@ -172,11 +172,11 @@ class Replica(ABC):
     @property
     @abstractmethod
     def step(self) -> int:
-        """The step of the run that it is in, for messages."""
+        """The number of the step that it makes or has just made, for the time in messages; `advance` counts it."""
 
     @abstractmethod
     def advance(self, n_steps: int) -> None:
-        """Make steps; with 0, compute what the program needs before its first one."""
+        """Make steps, counting `step`; with 0, compute what the program needs before its first one."""
 
     @abstractmethod
     def read(

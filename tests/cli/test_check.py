@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -10,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from smoothflow.backends.flows.affine import AffineTransform
 from smoothflow.cli import console
-from smoothflow.core.plugins import registry
+from smoothflow.core.manifolds import Line
+from smoothflow.core.plugins import hookimpl, registry
 from smoothflow.runs.progress import Progress
+from torch import Tensor
 
 Smoothflow = Callable[..., Any]
 
@@ -167,6 +171,30 @@ def test_an_integrator_and_an_engine_are_checked_by_name(smoothflow: Smoothflow)
     found = smoothflow("check", "native", "--json")
     report = json.loads(found.out)
     assert (found.code, report["subject"], report["passed"]) == (0, 'Engine "native"', True)
+
+
+def test_every_broken_clause_is_explained(smoothflow: Smoothflow) -> None:
+    class Shifted(AffineTransform):
+        name = "shifted"
+        manifolds = frozenset({Line})
+
+        def _inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+            x, log_derivative = super()._inverse(y, params)
+            return x, log_derivative + 1
+
+    module = types.ModuleType("smoothflow_shifted")
+    vars(module)["smoothflow_transforms"] = hookimpl(specname="smoothflow_transforms")(lambda: {"shifted": Shifted})
+    registry().register(module, "shifted", "smoothflow-shifted", "1.0")
+    try:
+        found, table = smoothflow("check", "shifted", "--json"), smoothflow("check", "shifted")
+    finally:
+        registry().unregister("shifted")
+    errors = {row["clause"]: row["error"] for row in json.loads(found.out)["clauses"]}
+    broken = {clause: error for clause, error in errors.items() if error}
+    assert {"log-derivative", "round-trip"} <= set(broken)
+    assert "Input: x = " in broken["round-trip"]
+    assert found.code == table.code == 2
+    assert "log-derivatives of inverse of forward do not cancel" in " ".join(re.sub("│", " ", table.out).split())
 
 
 @pytest.mark.slow

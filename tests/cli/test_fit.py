@@ -8,8 +8,6 @@ import pytest
 
 from .conftest import Smoothflow
 
-pytest.importorskip("openmm")
-
 
 @pytest.mark.parametrize(
     ("arguments", "said"),

@@ -152,6 +152,8 @@ def test_the_shell_is_offered_names_and_files(
     assert offered("compare", "--preset", "alanine-d") == ["alanine-dipeptide"]
     assert offered("evaluate", "x", "y", "--reference", "openm") == ["openmm:"]
     assert offered("check", "x", "--tests", "forces,he") == ["forces,hessian"]
+    assert offered("check", "lang") == ["langevin"]
+    assert offered("check", "torchs") == ["torchsim"]
     assert offered("md", "") == [*registry().names("model"), "run/model.safetensors"]
     assert offered("train", "") == ["frames.h5"]
     assert offered("simulate", "") == [*molecule_names(), "mine.pdb"]

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from smoothflow.cli import reproduce
+from smoothflow.core.errors import ConfigurationError
 from smoothflow.molecules.frames_file import read_frames, write_frames
 from smoothflow.studies.comparison.comparison import split_frames
 
@@ -85,6 +87,30 @@ def test_folders_that_lack_facts_of_the_run_are_refused(
     assert found.code == 2
     assert message in found.err
     assert len(found.err.strip().splitlines()) == 1
+
+
+def test_the_force_field_is_computed_where_the_run_computed(
+    smoothflow: Smoothflow, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(chain.model.parent, run)
+    config = (run / "config.yaml").read_text()
+    assert "device: cpu" in config
+    (run / "config.yaml").write_text(config.replace("device: cpu", "device: cuda:1"))
+    source = json.loads((run / "source.json").read_text())
+    source |= {"target": "torch:amber99sbildn.xml,amber99_obc.xml", "structure": "capped-alanine"}
+    (run / "source.json").write_text(json.dumps(source))
+    asked = []
+
+    def provide(name: str, structure: str, device: object) -> None:
+        asked.append(device)
+        raise ConfigurationError("enough")
+
+    # whether there is such a device or not
+    monkeypatch.setattr(reproduce, "require_device", lambda name: name)
+    monkeypatch.setattr(reproduce, "provider_potential", provide)
+    assert "enough" in smoothflow("reproduce", run, "--out", tmp_path / "again").err
+    assert asked == ["cuda:1"]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from smoothflow.core.potential import Potential
 from smoothflow.molecules.frames import Frames
 from smoothflow.molecules.frames_file import read_frames
 from smoothflow.potentials.flow_potential import FlowPotential
+from smoothflow.potentials.parallel import ParallelPotential
 from smoothflow.runs.progress import Progress
 from smoothflow.sampling.evaluations import CHUNK, EvaluatedSamples
 from smoothflow.training.config import TrainSettings
@@ -85,7 +87,10 @@ def test_what_is_interrupted_goes_on_and_pays_nothing_twice(
     np.testing.assert_allclose(parts.log_weights, whole.log_weights, rtol=0, atol=1e-9)
 
 
-def test_slow_evaluations_are_written_one_by_one(tmp_path: Path, flow: FlowPotential, force_field: Potential) -> None:
+@pytest.mark.parametrize(("n_workers", "expected"), [(None, [1, 2, 3, 4, 5]), (2, [2, 4, 5])])
+def test_slow_evaluations_are_written_as_they_come(
+    tmp_path: Path, flow: FlowPotential, force_field: Potential, n_workers: int | None, expected: list[int]
+) -> None:
     now = 0.0
 
     def clock() -> float:
@@ -98,8 +103,13 @@ def test_slow_evaluations_are_written_one_by_one(tmp_path: Path, flow: FlowPoten
     def note(progress: Progress) -> None:
         seen.append(progress.done)
 
-    EvaluatedSamples(tmp_path / "x.h5", flow, force_field, 0, {}).extend(5, on_progress=note, clock=clock)
-    assert seen == [1, 2, 3, 4, 5]
+    target = force_field
+    with ThreadPoolExecutor(1) as executor:
+        if n_workers is not None:
+            target = ParallelPotential(force_field, executor)
+            target.n_workers = n_workers
+        EvaluatedSamples(tmp_path / "x.h5", flow, target, 0, {}).extend(5, on_progress=note, clock=clock)
+    assert seen == expected
 
 
 def test_samples_at_which_the_reference_fails_weigh_nothing_and_are_counted(

@@ -173,14 +173,36 @@ def test_without_the_device_one_line_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_recorded_work_stands_beside_what_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openmm")
     # on the CPU records are traced graphs: no faster, but what a GPU would do
     monkeypatch.setattr(device_benchmark, "captures", lambda device: True)
     monkeypatch.setattr(device_benchmark, "BATCHES", (1, 4))
     monkeypatch.setattr(device_benchmark, "TRAINING_BATCHES", (4,))
     monkeypatch.setattr(device_benchmark, "REPLICAS", (2,))
-    content = measure_device(CPU, 120.0, tmp_path / "device.json")
+    content = measure_device(CPU, 40.0, tmp_path / "device.json")
     ways = {(row["section"], row["way"]) for row in content["figures"]}
     for section in ("energy and forces", "samples", "training step", "dynamics"):
         assert {(section, "eager"), (section, "captured")} <= ways
     assert ("weighted samples", "captured") in ways
+
+
+def test_a_bare_machine_has_all_that_it_needs() -> None:
+    blocked = [
+        "lightning",
+        "jinja2",
+        "matplotlib",
+        "h5py",
+        "mdtraj",
+        "yaml",
+        "pytest",
+        "zuko",
+        "pydantic",
+        "ase",
+        "openmm",
+    ]
+    program = f"""
+import sys
+for name in {blocked}:
+    sys.modules[name] = None
+import smoothflow.studies.device_benchmark
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

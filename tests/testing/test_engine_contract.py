@@ -130,6 +130,16 @@ class Vague(NativeEngine):
             raise ConfigurationError("It failed.") from None
 
 
+class Undated(NativeEngine):
+    """Its errors are all of the start, as those of a replica that does not count its steps."""
+
+    def run(self, *arguments: Any) -> Trajectory:
+        try:
+            return super().run(*arguments)
+        except SimulationError:
+            raise SimulationError("It stopped in replica 1 at 0 ps.") from None
+
+
 class Deaf(NativeEngine):
     """Goes on when its observer raises."""
 
@@ -165,6 +175,7 @@ class Deaf(NativeEngine):
         (Hot, "temperature"),
         (Cold, "temperature"),
         (Vague, "failure"),
+        (Undated, "failure"),
         (Deaf, "observer"),
     ],
 )
@@ -198,6 +209,15 @@ def test_clauses_on_a_thermostat_are_left_out_with_the_reason_where_there_is_non
     assert [result.verdict for result in report.results] == ["left out", "left out", "ok"]
     assert "No thermostat here" in report.results[0].left_out
     assert "left out" in str(report)
+
+
+class Declared(NativeEngine):
+    ensembles = ("nve",)
+
+
+def test_an_engine_that_declares_no_thermostat_is_not_asked_for_one() -> None:
+    report = check_engine(Declared, ["seed"])
+    assert report.results[0].left_out == "the engine does not run nvt, as its ensembles say"
 
 
 class NothingOfItsOwn(Engine):
@@ -249,7 +269,8 @@ def test_an_engine_that_is_a_run_as_a_whole_keeps_the_contract() -> None:
 def worked_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The engine in CONTRIBUTING.md, as a module."""
     text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (listing,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    section = text.partition("## An engine, worked out")[2].partition("\n## ")[0]
+    (listing,) = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
     (tmp_path / "leapfrog_of_contributing.py").write_text(listing, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     yield importlib.import_module("leapfrog_of_contributing")

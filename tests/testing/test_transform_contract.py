@@ -375,6 +375,34 @@ def test_digits_lost_on_one_flank_of_a_bump_are_found(manifold: type[Manifold]) 
     assert max(report.results[0].numbers.values()) < 64
 
 
+class InfiniteSlope(AffineTransform):
+    """A power, as in the distribution function of a beta-like density: steep beyond any number at 0, or flat."""
+
+    name = "infinite-slope"
+    manifolds = frozenset({Interval})
+    n_params = 1
+
+    def __init__(self, manifold: Manifold) -> None:
+        Transform.__init__(self, manifold)
+
+    def initial_params(self) -> Tensor:
+        return torch.zeros(1)
+
+    def _forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        log_power = torch.tanh(params[..., 0])
+        return x ** log_power.exp(), log_power + torch.expm1(log_power) * x.log()
+
+    def _inverse(self, y: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        log_power = -torch.tanh(params[..., 0])
+        return y ** log_power.exp(), log_power + torch.expm1(log_power) * y.log()
+
+
+def test_an_infinite_slope_at_an_end_is_found_and_the_end_named() -> None:
+    monotonicity, ends = examine_transform(InfiniteSlope, clauses=["monotonicity", "ends"]).results
+    assert "is not finite. Input: x = 0; params" in str(monotonicity.error)
+    assert "the log-derivative at the end 0 of the interval must be finite" in str(ends.error)
+
+
 def test_an_infinite_curvature_at_an_end_is_found() -> None:
     # alone: at extreme parameters its inverse may lose digits of float32, too
     with pytest.raises(ConformanceError) as caught:

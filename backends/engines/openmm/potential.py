@@ -153,7 +153,7 @@ def _check_system(openmm: Any, system: Any, topology: Topology) -> None:
     if len(wrong):
         i = int(wrong[0])
         raise TopologyError(
-            f"In the OpenMM System {atom_name(topology, i)} has mass {masses[i]:.3f} amu, not that of "
+            f"In the OpenMM System {atom_name(topology, i)} has mass {masses[i]:.3f} amu, which is not that of "
             f"{topology.atoms[i].element}. Make System and topology from one structure, with atoms in one order."
         )
 

@@ -10,6 +10,7 @@ from smoothflow.core.manifolds import Circle, Interval, Line
 from smoothflow.core.plugins import registry
 from smoothflow.testing import TRANSFORM_CLAUSES, check_transform
 
+HOUSE = "smoothflow"
 BUILT_IN = {
     "affine": {Circle, Line},
     "bernstein": {Interval},
@@ -22,6 +23,12 @@ BUILT_IN = {
     "smooth": {Circle, Interval},
     "spline": {Circle, Interval},
 }
+
+
+def test_every_transform_of_the_house_is_held_to_the_contract() -> None:
+    ours = {name for name in registry().names("transform") if registry().entry("transform", name).distribution == HOUSE}
+    assert ours == set(BUILT_IN), "name it with its manifolds in BUILT_IN"
+
 
 # compiling is most of the time
 CLAUSES = [

@@ -100,7 +100,7 @@ def test_numbers_that_are_not_finite_stop_openmm_and_name_the_atom(
 
 
 def test_another_number_of_particles_stops_openmm(chain: Potential) -> None:
-    with pytest.raises(openmm.OpenMMException, match="of 4 atoms and was given 5"):
+    with pytest.raises(openmm.OpenMMException, match="has 4 atoms and was given 5"):
         energy_and_forces(context(to_openmm_force(chain), 5), np.eye(5, 3))
 
 
@@ -245,7 +245,7 @@ def test_a_force_of_tensors_gives_what_the_potential_does_and_checks_where_it_be
         torch.testing.assert_close(forces, expected_forces.float(), rtol=1e-6, atol=0)
     with pytest.raises(SimulationError, match=r"position of .* is not finite"):
         function(None, torch.full((4, 3), torch.nan))
-    with pytest.raises(ConfigurationError, match="one of 4 atoms and was given 5"):
+    with pytest.raises(ConfigurationError, match="has 4 atoms and was given 5"):
         TensorForceFunction(chain)(None, torch.zeros(5, 3))
     assert type(pickle.loads(pickle.dumps(function))) is TensorForceFunction
 

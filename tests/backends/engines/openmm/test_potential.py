@@ -149,7 +149,7 @@ def test_number_and_order_of_atoms_are_checked(amber: OpenMMPotential) -> None:
         OpenMMPotential(system, amber.topology)
     swapped = list(amber.topology.atoms)
     swapped[0], swapped[1] = swapped[1], swapped[0]
-    with pytest.raises(TopologyError, match=r"atom 0 .* which is no [CH]\."):
+    with pytest.raises(TopologyError, match=r"atom 0 .* which is not that of [CH]\."):
         OpenMMPotential(amber.system, Topology(tuple(swapped), ()))
 
 
