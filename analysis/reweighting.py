@@ -94,15 +94,21 @@ def ess_fraction(log_weights: Float[Tensor, "n"]) -> Estimate:
     .. math:: \frac{(\sum_i w_i)^2}{n \sum_i w_i^2}
 
     Its error needs fourth moments of the weights: where their squares have a heavy tail it has none, and the number can
-    only fall as more are drawn.
+    only fall as more are drawn. Draws that happen to lack the largest weights show neither, so that what one more draw
+    would change is part of the error, with 1.5 times the largest weight: where a Pareto tail of shape 1/3 goes on
+    beyond it, on average.
 
     Reference: Kish, Survey Sampling, Wiley 1965.
     """
     w = _weights(log_weights)
     mean, square = w.mean(), (w**2).mean()
     value = mean**2 / square
-    influence = 2 * mean / square * (w - mean) - value / square * (w**2 - square)
-    return _from_influence(float(value), influence)
+
+    def influence(weight: Tensor) -> Tensor:
+        return 2 * mean / square * (weight - mean) - value / square * (weight**2 - square)
+
+    seen = _from_influence(float(value), influence(w))
+    return replace(seen, error=math.hypot(seen.error, float(influence(1.5 * w.max())) / len(w)))
 
 
 def clipped_ess_fraction(log_weights: Float[Tensor, "n"], fraction: float = CLIPPED_FRACTION) -> Estimate:

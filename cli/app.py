@@ -148,6 +148,13 @@ def _run() -> int:
             return _interrupted()
         from ..core.plugins import registry
 
+        if _is_out_of_memory(error):
+            return _failed(
+                "error",
+                "The memory does not suffice. Ask for less at once (fewer replicas, samples or processes, smaller "
+                "batches), or use a larger machine.",
+                2,
+            )
         text = " ".join(f"{type(error).__name__}: {error}".split())
         plugin = registry().raised_by(error)
         if plugin is None and isinstance(error, OSError) and error.errno in FULL:
@@ -184,6 +191,14 @@ def _came_of_interrupt(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: torch has no type of its own for it on the CPU."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("allocate memory" in said or "out of memory" in said)
+    )
 
 
 def _failed(kind: str, text: str, code: int) -> int:

@@ -15,7 +15,18 @@ from ..runs.stopping import Terminated
 from ..studies.physics.settings import PHYSICS_TESTS, PhysicsSettings
 from . import completion
 from .console import note, print_json, print_table, task_progress
-from .options import AsJson, Device, Seed, Structure, provider_potential, require_device, tell_code
+from .options import (
+    AsJson,
+    Device,
+    Seed,
+    Structure,
+    is_given,
+    model_structure,
+    provider_potential,
+    require_device,
+    require_none_given,
+    tell_code,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +43,12 @@ DEFAULTS = PhysicsSettings()
 CONTRACTS: tuple[Kind, ...] = ("transform", "integrator", "engine")
 """Kinds of plug-ins with a contract of their own."""
 
+PHYSICS_OPTIONS = (
+    *("frames", "structure", "tests", "replicas", "nve_time", "order_time", "nvt_steps", "reference"),
+    *("device", "compile_model"),
+)
+"""Parameters that contracts have no use for."""
+
 FRICTIONS = (1.0, 10.0, 100.0)
 """1/ps, with which thermostats are checked."""
 
@@ -40,6 +57,7 @@ INTERRUPTED = 130
 
 
 def run(
+    context: typer.Context,
     name: Annotated[
         str,
         typer.Argument(
@@ -98,13 +116,15 @@ def run(
     where = require_device(device)
     kinds = _kinds(name)
     if kinds:
-        if compile_model or where.type != "cpu":
-            raise ConfigurationError(
-                f'"{name}" is a plug-in, which is checked wherever it can run: leave out --device and --compile.'
-            )
+        require_none_given(context, PHYSICS_OPTIONS, f'"{name}" is checked against its contract')
         _check_contracts(name, kinds, seed, as_json)
         return
+    if ":" not in name and reference is None:
+        require_none_given(context, ["structure"], f'"{name}" knows its molecule')
     potential, topology, positions, temperature = _load(name, frames, structure, replicas, seed, where)
+    beside = None
+    if reference is not None:
+        beside = _reference(reference, potential, structure if is_given(context, "structure") else None, where)
     if compile_model:
         if not isinstance(potential, FlowPotential):
             raise ConfigurationError(f'"{name}" is not a model that could be compiled. Leave out --compile.')
@@ -121,7 +141,6 @@ def run(
         seed=seed,
     )
     chosen = [test.strip() for test in tests.split(",")]
-    beside = None if reference is None else provider_potential(reference, structure, where)
     planned = plan_physics(potential, positions, settings, chosen)
     for plan in planned:
         note(f"{plan.test}: left out, {plan.left_out}" if plan.left_out else f"{plan.test}: {_duration(plan.seconds)}")
@@ -140,6 +159,16 @@ def run(
         raise typer.Exit(code) from None
     _print_physics(name, found, as_json)
     found.raise_first()
+
+
+def _reference(name: str, potential: Potential, structure: str | None, where: torch.device) -> Potential:
+    """The force field that minima are compared with, of the molecule that is examined."""
+    from ..potentials.flow_potential import FlowPotential
+
+    if structure is None and isinstance(potential, FlowPotential):
+        with model_structure(potential, None) as (path, _):
+            return provider_potential(name, path, where)
+    return provider_potential(name, structure or "capped-alanine", where)
 
 
 def _duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from ..core.errors import ConfigurationError
 from ..core.units import FEMTOSECOND
 from . import completion
 from .console import note, print_json, print_table, task_progress
-from .options import AMBER_NAME, AsJson
+from .options import AMBER_NAME, LARGEST_SEED, AsJson, require_none_given
 
 if TYPE_CHECKING:
     from ..studies.comparison.comparison import Comparison
@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 
 TRANSFORMS = "smooth,spline,affine"
 
+MOLECULAR = (
+    *("models", "held_out", "cells", "config", "structure", "reference"),
+    *("n_samples", "replicas", "md_steps"),
+)
+"""Parameters that a toy target has no use for."""
+
 
 def run(
+    context: typer.Context,
     frames: Annotated[
         Path | None,
         typer.Argument(
@@ -84,7 +91,9 @@ def run(
     md_steps: Annotated[
         int | None, typer.Option(min=10, help="Steps of each NVE run, 1 fs.", show_default="1000")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the random numbers.", show_default="0")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the random numbers.", show_default="0")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train flows at one budget and tabulate their quality, on a molecule or a toy target; finished flows are kept.
@@ -124,10 +133,7 @@ def run(
         for name in names:
             registry().transform(name)
         if target is not None:
-            if models:
-                raise ConfigurationError(
-                    "Models are of molecules, and cannot be compared on a toy target: leave out --models."
-                )
+            require_none_given(context, MOLECULAR, "A toy target is no molecule, and is trained in its own way")
             _on_target(target, names, steps, seed or 0, output, as_json)
             return
         training = TrainSettings() if config is None else read_settings(config)

@@ -42,7 +42,9 @@ def run(
     ] = "",
     steps: Annotated[int, typer.Option(min=1, help="Time steps.")] = 1000,
     timestep: Annotated[float, typer.Option(help="In fs.")] = 1.0,
-    friction: Annotated[float, typer.Option(help="Friction of the thermostat, in 1/ps.")] = 1.0,
+    friction: Annotated[
+        float | None, typer.Option(help="Friction of the thermostat, in 1/ps.", show_default="1")
+    ] = None,
     replicas: Annotated[int, typer.Option(min=1, help="Independent copies.")] = 1,
     report_every: Annotated[int, typer.Option(min=1, help="Steps between recorded frames.")] = 10,
     energy_bound: Annotated[
@@ -81,6 +83,7 @@ def run(
     from ..analysis.correlation import mean_of_time_series
     from ..analysis.dynamics import conservation_of_series
     from ..core.engine import DynamicsSettings
+    from ..core.errors import ConfigurationError
     from ..core.files import require_distinct
     from ..core.integrator import maxwell_boltzmann
     from ..core.plugins import registry
@@ -89,6 +92,8 @@ def run(
     from ..sampling.md import DynamicsPlan, run_dynamics
     from ..sampling.starting import origin_of, starting_positions
 
+    if ensemble == "nve" and friction is not None:
+        raise ConfigurationError("Without a thermostat there is no friction: leave --friction out, or ask for nvt.")
     if compiled is not None:
         require_distinct([compiled, *(path for path in (output, trajectory, log) if path is not None)])
     torch.set_num_threads(threads)
@@ -102,7 +107,7 @@ def run(
         timestep=timestep * FEMTOSECOND,
         ensemble=ensemble,
         temperature=potential.temperature,
-        friction=friction,
+        friction=1.0 if friction is None else friction,
         report_every=report_every,
         seed=seed,
     )

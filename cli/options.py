@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -50,7 +50,10 @@ Model = Annotated[
         autocompletion=completion.MODELS,
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
+LARGEST_SEED = 2**63 - 1
+"""Generators of torch take 64 bits."""
+
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the random numbers.")]
 Device = Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, ...")]
 DType = Annotated[Precision, typer.Option("--dtype", help="Precision of weights and coordinates.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -106,6 +109,29 @@ Multiplicity = Annotated[
 ]
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter is on the command line, be it with its default value."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def require_none_given(context: typer.Context, names: Iterable[str], why: str) -> None:
+    """Raise if options are on the command line that a command would not look at.
+
+    Args:
+        context: The command's.
+        names: Names of its parameters.
+        why: What makes them useless, as the beginning of a sentence.
+
+    Raises:
+        ConfigurationError: If one of them is given.
+    """
+    flags = {parameter.name: max(parameter.opts, key=len) for parameter in context.command.params}
+    given = [flags[name] for name in names if is_given(context, name)]
+    if given:
+        raise ConfigurationError(f"{why}: leave out {', '.join(given)}.")
+
+
 def require_device(name: str) -> torch.device:
     """The device of that name.
 
@@ -116,7 +142,8 @@ def require_device(name: str) -> torch.device:
 
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        # a device that has no numbers, like meta, is none to compute on
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigurationError(f'The device "{name}" cannot be used here: {reason} Use --device cpu.') from error

@@ -81,7 +81,7 @@ def run(
 
     if reference is None and (basin or frames or metropolis):
         raise ConfigurationError("Basins, frames and a Metropolis chain need a force field. Name it with --reference.")
-    if reference is None and (structure or charge or multiplicity):
+    if reference is None and (structure, charge, multiplicity) != (None, None, None):
         raise ConfigurationError("A structure, charge or multiplicity is for a force field. Name it with --reference.")
     if metropolis is not None:
         require_free(metropolis)

@@ -12,7 +12,7 @@ import typer
 from ..core.errors import ConfigurationError
 from . import completion
 from .console import print_json, say, task_progress
-from .options import AsJson, Precision, provider_potential, require_device, shipped_structure
+from .options import LARGEST_SEED, AsJson, Precision, provider_potential, require_device, shipped_structure
 
 
 def run(
@@ -57,7 +57,10 @@ def run(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the loss first: minutes, then steps in less than half the time.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of the order of the data and of the initial weights.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=LARGEST_SEED, help="Seed of the order of the data and of the initial weights."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, ...")] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes that share each batch; on cuda, each has a device of its own.")

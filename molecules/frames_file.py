@@ -44,7 +44,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import FileFormatError
+from ..core.errors import ConfigurationError, FileFormatError
 from ..core.files import require_free, require_in_place
 from ..runs.locks import lock_descriptor
 from .frames import BLOCK, COLUMNS, Frames
@@ -52,6 +52,14 @@ from .frames_reader import FORMAT, HDF5_ERRORS, PLACES, SCHEMA, UNITS, FramesRea
 from .superblock import cleared_start
 
 __all__ = ["FramesReader", "FramesWriter", "State", "describe_frames", "read_frames", "write_blocks", "write_frames"]
+
+OTHER_FORMATS = frozenset(
+    (
+        *(".xyz", ".extxyz", ".npz", ".pdb", ".ent", ".cif", ".sdf", ".smi"),
+        *(".xtc", ".dcd", ".trr", ".nc", ".csv", ".json", ".yaml", ".html", ".safetensors", ".pt2", ".xml"),
+    )
+)
+"""Suffixes of what is not HDF5: whoever names a file so would be misled by it."""
 
 COMMIT_BYTES = 16
 
@@ -110,10 +118,15 @@ class FramesWriter:
             state: What a simulation would continue from now.
 
         Raises:
-            ConfigurationError: If the file exists.
+            ConfigurationError: If the file exists, or its name is that of a file of another format.
             FileFormatError: If it cannot be written.
         """
         path = Path(path)
+        if path.suffix.lower() in OTHER_FORMATS:
+            raise ConfigurationError(
+                f'Frames files are HDF5, and "{path}" has the suffix of another format. Call it '
+                f'"{path.with_suffix(".h5").name}"; smoothflow convert writes others of it.'
+            )
         with _turn_in(path.parent):
             _sweep(path)
             require_free(path)

@@ -294,6 +294,9 @@ class FramesReader:
 def _open_for_reading(path: Path) -> Any:
     h5py = import_h5py()
     try:
+        if path.exists() and not path.is_file():
+            what = "a folder" if path.is_dir() else "not a regular file"
+            raise FileFormatError(f'"{path}" is {what}, and not a frames file.')
         if not path.is_file():
             raise FileFormatError(
                 f'There is no file "{path}". Give the path of a file written by "smoothflow simulate".'

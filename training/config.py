@@ -129,6 +129,8 @@ class TrainSettings(BaseModel):
         likelihood_steps: How many of them come first, on the likelihood alone: cheap, and forces mean little before.
         batch_size: Frames per step.
         learning_rate: Step size of Adam at the start; it falls to zero on a cosine.
+        warm_up: Steps in which the learning rate rises to that cosine, for the sake of a model to begin with: the first
+            steps of Adam are all of one size.
         averaging: Decay per step of the exponential average of the weights, which is what is validated and saved.
         force_damping: Force errors of a frame beyond this count logarithmically, (kT/nm)^2.
         n_samples: Samples of the flow, drawn at each step for each divergence that is estimated on them.
@@ -159,6 +161,7 @@ class TrainSettings(BaseModel):
     likelihood_steps: int = Field(default=0, ge=0)
     batch_size: int = Field(default=256, ge=1)
     learning_rate: float = Field(default=1.5e-3, gt=0, allow_inf_nan=False)
+    warm_up: int = Field(default=0, ge=0)
     averaging: float = Field(default=0.998, ge=0, lt=1)
     force_damping: float = Field(default=2e4, gt=0, allow_inf_nan=False)
     n_samples: int = Field(default=64, ge=2)

@@ -103,7 +103,14 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         optimizer = torch.optim.Adam(
             self.potential.parameters(), lr=self.settings.learning_rate, fused=True, capturable=self._captures
         )
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.settings.steps)
+        steps, warm_up = self.settings.steps, self.settings.warm_up
+        schedule: torch.optim.lr_scheduler.LRScheduler
+        if warm_up == 0:
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        else:
+            schedule = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: min(1.0, (step + 1) / warm_up) * (1 + math.cos(math.pi * step / steps)) / 2
+            )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Int[Tensor, "size"], _: int) -> Float[Tensor, ""]:

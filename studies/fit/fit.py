@@ -497,7 +497,14 @@ class _Fit:
                     return None, f"the budget is used up: {spoken(max(0.0, left))} are left before the evaluation"
                 seconds = max(seconds, shortest)
                 settings = round_training(
-                    first, seconds, per_step, per_sample, str(best.resolve()), outside, self.settings.seed + number
+                    first,
+                    seconds,
+                    per_step,
+                    per_sample,
+                    str(best.resolve()),
+                    outside,
+                    self.settings.seed + number,
+                    number,
                 )
                 return plain_settings(settings), f"round {number}, {spoken(seconds)}: {described(settings)}"
 

@@ -48,6 +48,9 @@ DRAWING_SHARE = 0.35
 MOST_USES = 12
 """Largest number of times that a sample is trained on."""
 
+WARM_UP = 100
+"""Steps in which a round's learning rate rises, at most."""
+
 LARGEST_POOL = 500_000
 FEWEST_STEPS = 100
 
@@ -117,7 +120,14 @@ def seconds_per_step(frames: Frames, settings: TrainSettings) -> float:
 
 
 def round_training(
-    first: TrainSettings, seconds: float, per_step: float, per_sample: float, model: str, outside: str | None, seed: int
+    first: TrainSettings,
+    seconds: float,
+    per_step: float,
+    per_sample: float,
+    model: str,
+    outside: str | None,
+    seed: int,
+    number: int = 1,
 ) -> TrainSettings:
     """A round of refining that takes so long.
 
@@ -129,6 +139,7 @@ def round_training(
         model: The model to begin with.
         outside: File of hot frames.
         seed: Seed of its random numbers.
+        number: Which round at its temperature it is; the later, the smaller are its steps.
     """
     share = RefiningSettings(
         pool_size=1, frames_share=0.1, outside_share=0.05, outside_frames=outside, outside_damping=1000.0
@@ -144,7 +155,8 @@ def round_training(
             "initial_model": model,
             "steps": steps,
             "likelihood_steps": 0,
-            "learning_rate": 1e-3,
+            "learning_rate": 1e-3 / number,
+            "warm_up": min(WARM_UP, steps // 5),
             "validate_every": max(1, math.ceil(steps / 8)),
             "refining": share.model_copy(update={"pool_size": pool, "refresh_every": refresh}),
             "seed": seed,

@@ -178,7 +178,7 @@ def test_recorded_work_stands_beside_what_is_not(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(device_benchmark, "BATCHES", (1, 4))
     monkeypatch.setattr(device_benchmark, "TRAINING_BATCHES", (4,))
     monkeypatch.setattr(device_benchmark, "REPLICAS", (2,))
-    content = measure_device(CPU, 40.0, tmp_path / "device.json")
+    content = measure_device(CPU, 40.0, tmp_path / "device.json", "ala2-affine")
     ways = {(row["section"], row["way"]) for row in content["figures"]}
     for section in ("energy and forces", "samples", "training step", "dynamics"):
         assert {(section, "eager"), (section, "captured")} <= ways

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from smoothflow.analysis.basins import Basin
+from smoothflow.analysis.basins import BASINS, Basin
 from smoothflow.analysis.mbar import mixture_log_weights
 from smoothflow.analysis.reweighting import level_difference, level_shift
 from smoothflow.core.errors import ConfigurationError, SimulationError, TopologyError
@@ -21,7 +21,10 @@ from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
 from smoothflow.molecules.frames import Frames
 from smoothflow.molecules.frames_file import read_frames
+from smoothflow.molecules.shipped import molecule_path
 from smoothflow.potentials.flow_potential import FlowPotential
+from smoothflow.potentials.reference import reference
+from smoothflow.potentials.shipped import load_flow
 from smoothflow.runs.progress import Progress
 from smoothflow.studies.transfer import FIRST, Transfer, TransferSettings, transfer
 from smoothflow.training.config import TrainSettings
@@ -288,3 +291,19 @@ def test_errors_of_differences_are_those_of_repeated_draws() -> None:
         values, errors = np.array(pairs).T
         # the spread of 200 values is known to 5 %; four of its errors
         assert np.mean(errors) == pytest.approx(np.std(values), rel=0.2)
+
+
+@pytest.mark.slow
+def test_from_implicit_solvent_to_vacuum_errors_are_withheld(tmp_path: Path) -> None:
+    pytest.importorskip("openmm")
+    flow, path = load_flow("ala2-smooth"), molecule_path("capped-alanine")
+    target = reference("openmm:amber99sbildn.xml", path)
+    cheap = reference("torch:amber99sbildn.xml,amber99_obc.xml", path)
+    settings = TransferSettings(evaluations=2000, basins=(BASINS["alpha"], BASINS["beta"]))
+    found = run(tmp_path, flow, target, cheap, settings)
+    # some 60 samples of 2000 count in vacuum, where the peptide folds upon itself: whatever is said has no error
+    assert found.ess.value < 0.1
+    assert math.isinf(found.error)
+    assert found.cheap is not None
+    # at the model's own level everything is known
+    assert found.cheap.free_energies["beta above alpha"].reliable

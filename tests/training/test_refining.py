@@ -26,6 +26,7 @@ from smoothflow.runs.progress import Progress
 from smoothflow.runs.workers import worker_processes
 from smoothflow.training.config import LossWeights, RefiningSettings, TrainSettings
 from smoothflow.training.losses import weighted_likelihood
+from smoothflow.training.module import FlowTraining
 from smoothflow.training.outside import descend, distort, outside_configurations
 from smoothflow.training.processes import ALONE, Rank
 from smoothflow.training.refining import Refiner, weighable_samples
@@ -229,6 +230,20 @@ def test_log_densities_that_float32_does_not_give_are_evaluated_in_float64(
         with torch.no_grad():
             exact = copy.deepcopy(potential).double().log_prob(positions.double())
         assert torch.equal(log_density, exact)
+
+
+def test_the_learning_rate_rises_to_its_cosine(potential: FlowPotential, peroxide_frames: Frames) -> None:
+    settings = TrainSettings(steps=100, warm_up=20, learning_rate=2e-3)
+    made = FlowTraining(copy.deepcopy(potential).requires_grad_(True), peroxide_frames, settings).configure_optimizers()
+    optimizer, schedule, rates = made["optimizer"], made["lr_scheduler"]["scheduler"], []
+    for _ in range(101):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(2e-3 / 20)
+    assert rates[9] == pytest.approx(2e-3 * 0.5 * (1 + math.cos(0.09 * math.pi)) / 2)
+    assert rates[50] == pytest.approx(1e-3)
+    assert rates[100] == pytest.approx(0, abs=1e-12)
 
 
 def test_a_batch_has_the_shares_that_are_asked_for(refiner: Refiner, potential: FlowPotential) -> None:
