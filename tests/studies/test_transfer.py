@@ -295,7 +295,6 @@ def test_errors_of_differences_are_those_of_repeated_draws() -> None:
 
 @pytest.mark.slow
 def test_from_implicit_solvent_to_vacuum_errors_are_withheld(tmp_path: Path) -> None:
-    pytest.importorskip("openmm")
     flow, path = load_flow("ala2-smooth"), molecule_path("capped-alanine")
     target = reference("openmm:amber99sbildn.xml", path)
     cheap = reference("torch:amber99sbildn.xml,amber99_obc.xml", path)
