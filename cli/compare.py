@@ -129,7 +129,7 @@ def run(
     else:
         if (frames is None) == (target is None):
             raise ConfigurationError("Give either a frames file or --target NAME, or a --preset.")
-        names = [name.strip() for name in (transforms or TRANSFORMS).split(",")]
+        names = [name.strip() for name in (TRANSFORMS if transforms is None else transforms).split(",")]
         for name in names:
             registry().transform(name)
         if target is not None:
@@ -142,8 +142,8 @@ def run(
             replicas=replicas or 10, duration=(md_steps or 1000) * FEMTOSECOND, timesteps=(), seed=seed or 0
         )
         changes = {
-            "structure": structure or settings.structure,
-            "reference": reference or settings.reference,
+            "structure": settings.structure if structure is None else structure,
+            "reference": settings.reference if reference is None else reference,
             "n_samples": n_samples or 5000,
             "seed": seed or 0,
             "dynamics": dynamics,

@@ -68,7 +68,7 @@ def run(
     require_free(destination)
     with ExitStack() as opened:
         pdb = None if structure is None else opened.enter_context(structure_file(structure))
-        if source.suffix in OURS and is_frames_file(source):
+        if source.suffix.lower() in OURS and is_frames_file(source):
             frames = _ours(
                 source, pdb, {"temperature": temperature, "energy-key": energy_key, "forces-key": forces_key}
             )
@@ -85,7 +85,7 @@ def run(
                 frames = recompute(frames, provider_potential(reference, pdb), reference, on_progress)
         elif charge is not None or multiplicity is not None:
             raise ConfigurationError("A charge and a multiplicity are for a reference. Name it with --reference.")
-    if destination.suffix in OURS:
+    if destination.suffix.lower() in OURS:
         write_frames(destination, frames)
     else:
         export_frames(frames, destination)

@@ -96,6 +96,10 @@ def run(
         changes["compile"] = True
     if dtype is not None:
         changes["dtype"] = dtype.value
+    if transform is not None and (initial_model or settings.initial_model) is not None:
+        raise ConfigurationError(
+            "A model to begin with has transforms of its own: leave out --transform, or --from (initial_model)."
+        )
     if transform is not None:
         used = transforms_for(transform)
         options = {name: kept for name, kept in flow.options.items() if name in used.values()}

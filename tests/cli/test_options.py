@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import Smoothflow
 from smoothflow.cli.options import provider_potential, tell_code
 from smoothflow.core.errors import ConfigurationError
 from smoothflow.core.plugins import registry
 from smoothflow.potentials.compiled import CompiledPotential
+
+Smoothflow = Callable[..., Any]
 
 
 def test_a_compiled_package_is_named_as_code_before_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +59,7 @@ def test_old_names_of_options_warn_and_work(command: list[str], old: str, joined
         (["check", "ala2-affine", "--structure", "water"], "--structure"),
         (["sample", "ala2-affine", "--out", "samples.h5", "--charge", 0], "charge"),
         (["md", "ala2-affine", "--ensemble", "nve", "--friction", 1], "--friction"),
+        (["train", "frames.h5", "--out", "run", "--from", "ala2-affine", "--transform", "smooth"], "--transform"),
     ],
 )
 def test_options_that_would_be_dropped_are_refused(
@@ -138,3 +142,15 @@ def test_a_reference_of_minima_is_of_the_models_molecule(
     smoothflow("check", "ala2-affine", "--tests", "minima", "--reference", "openmm:a.xml")
     # a sample of the model itself, where its molecule is none that comes with the package
     assert asked == ["model.pdb"]
+
+
+def test_an_empty_list_of_transforms_is_not_the_default(smoothflow: Smoothflow, tmp_path: Path) -> None:
+    outcome = smoothflow("compare", "--target", "torus-multimodal", "--transforms", "", "--out", tmp_path / "out")
+    assert outcome.code == 2
+    assert 'No transform is called ""' in outcome.err
+
+
+def test_suffixes_are_those_of_a_format_in_any_case(smoothflow: Smoothflow, tmp_path: Path) -> None:
+    smoothflow("sample", "ala2-affine", "-n", 2, "--out", tmp_path / "a.H5")
+    assert smoothflow("convert", tmp_path / "a.H5", tmp_path / "b.HDF5").code == 0
+    assert smoothflow("convert", tmp_path / "b.HDF5", tmp_path / "c.NPZ").code == 0
