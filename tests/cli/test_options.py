@@ -133,7 +133,7 @@ def test_a_reference_of_minima_is_of_the_models_molecule(
 ) -> None:
     asked = []
 
-    def remember(name: str, structure: object) -> None:
+    def remember(name: str, structure: object, where: object) -> None:
         asked.append(Path(str(structure)).name)
         raise ConfigurationError("far enough")
 

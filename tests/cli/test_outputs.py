@@ -23,6 +23,8 @@ SAMPLE = "sample {model} -n 10"
 MD = "md {model} --start {frames} --steps 2 --energy-bound 1e6"
 WRITES = {
     ("demo", "output"): "demo --out {folder}",
+    ("fit", "output"): "fit capped-alanine --out {folder}",
+    ("transfer", "output"): "transfer {model} --reference " + AMBER + " --cheap none --evaluations 2 --out {folder}",
     ("simulate", "output"): "simulate capped-alanine -n 1 --walkers 1 --ladder none --out {file}",
     ("init", "path"): "init {file}",
     ("train", "output"): "train {frames} --steps 1 --out {folder}",
@@ -61,6 +63,8 @@ READS = {
 
 FOLDERS = {
     "demo": ("metrics.json", "report.html"),
+    "fit": ("fit.json", "fit.log", "model.safetensors", "report.html", "metrics.json", "frames.h5"),
+    "transfer": ("transfer.json", "evaluations-0.h5"),
     "train": ("config.yaml", "frames.json", "metrics.csv", "run.log", "model.safetensors", "checkpoints/last.ckpt"),
     "reproduce": ("config.yaml", "frames.json", "metrics.csv", "run.log", "model.safetensors", "checkpoints/last.ckpt"),
     "compare": ("comparison.json", "maps.png", "profiles.png", "report.html"),
@@ -134,7 +138,7 @@ def test_a_folder_with_files_of_others_is_refused(
     (folder / name).parent.mkdir(parents=True)
     (folder / name).write_text("mine\n")
     before = what_is_there(folder)
-    names = {"folder": folder, "frames": chain.frames, "run": chain.model.parent}
+    names = {"folder": folder, "frames": chain.frames, "run": chain.model.parent, "model": chain.model}
     found = smoothflow(*WRITES[command, "output"].format(**names).split())
     assert found.code == 2, found.out + found.err
     assert len(found.err.strip().splitlines()) == 1, found.err
