@@ -147,7 +147,8 @@ def test_an_exception_of_a_plug_in_is_named_as_the_plug_ins(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("model.lj").touch()
-    found = smoothflow("check", subject, "--structure", argon)
+    # a model knows its molecule
+    found = smoothflow("check", subject, *(["--structure", argon] if ":" in subject else []))
     assert found.code == 2
     what = "ValueError: no parameters for argon" if subject == "lj:broken" else "KeyError: 'weights'"
     assert f'error: The plug-in "lj" of smoothflow-lj 1.2 failed: {what} Correct' in found.err
