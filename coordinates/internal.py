@@ -148,7 +148,7 @@ class InternalCoordinates(nn.Module):
         x, y = second * theta.cos(), second * theta.sin()
         third_x = first - x if self.bends_back else x
         coordinates = [zero, zero, zero, first, zero, zero, third_x, y, zero]
-        return torch.stack(coordinates).reshape(3, 3, len(first))
+        return torch.stack(coordinates).reshape(3, 3, first.shape[0])
 
 
 def internal_columns(topology: Topology, zmatrix: ZMatrix) -> Product:

@@ -319,11 +319,11 @@ class CutOpen(Layer):
     def encode(self, x: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
         x = torch.where(self.is_circle, Circle().wrap(x), x)
         if not self.onto_line:
-            return x, x.new_zeros(len(x))
+            return x, x.new_zeros(x.shape[0])
         z = torch.special.ndtri(x)
         return z, (0.5 * z**2 + LOG_SQRT_FULL_TURN).sum(-1)
 
     def decode(self, z: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
         if not self.onto_line:
-            return z, z.new_zeros(len(z))
+            return z, z.new_zeros(z.shape[0])
         return torch.special.ndtr(z), -(0.5 * z**2 + LOG_SQRT_FULL_TURN).sum(-1)

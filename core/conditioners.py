@@ -67,7 +67,7 @@ class CircularFeatures(nn.Module):
             angles = take_columns(x, self.circles)[:, :, None] * self.frequencies.to(x.dtype)
             phases = angles.flatten(1)
             features += [phases.cos(), phases.sin()]
-        return torch.cat(features, dim=-1) if features else x.new_ones(len(x), 1)
+        return torch.cat(features, dim=-1) if features else x.new_ones(x.shape[0], 1)
 
 
 class MLPConditioner(Conditioner):

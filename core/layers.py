@@ -208,7 +208,7 @@ class Coupling(Layer):
         for group, value, flat in zip(self.groups, values, params, strict=True):
             own = flat.reshape(-1, group.n_columns, group.n_outputs)
             if group.on_arcs:
-                constants = self.arc_constants.to(x.dtype).expand(len(x), -1, -1)
+                constants = self.arc_constants.to(x.dtype).expand(x.shape[0], -1, -1)
                 periods = self.periods.to(x.dtype)
                 own = torch.cat([own, constants], dim=-1)
                 image, log_derivative = group.transform.apply(value / periods, own, analytically)
