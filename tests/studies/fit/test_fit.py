@@ -88,12 +88,6 @@ def test_an_interrupted_fit_goes_on_to_the_same_numbers(settings: FitSettings, t
     again = tmp_path / "again"
     again.mkdir()
     shutil.copy(tmp_path / "whole" / "fit.json", again)
-    n_reports = 0
-
-    def count(progress: Progress) -> None:
-        nonlocal n_reports
-        n_reports += 1
-
     seen: set[str] = set()
 
     def stop(progress: Progress) -> None:
