@@ -20,7 +20,7 @@ from closed_forms import Morse
 from smoothflow import CapturedPotential, FlowPotential, FlowSettings, InternalCoordinates, build_flow, registry
 from smoothflow.core.charts import Chart, ColumnChart
 from smoothflow.core.errors import CompilationError, ConfigurationError, FileFormatError
-from smoothflow.core.potential import Potential
+from smoothflow.core.potential import Potential, unchecked
 from smoothflow.molecules.shipped import molecule_path
 from smoothflow.molecules.topologies import topology_from_pdb
 from smoothflow.potentials import compilation
@@ -294,3 +294,17 @@ def test_a_compiled_flow_is_found_again(tmp_path: Path) -> None:
     found = registry().load(package)
     assert isinstance(found, CompiledPotential)
     assert found.topology == topology
+
+
+@pytest.mark.parametrize("name", ["smooth", "affine", "spline"])
+def test_a_flow_with_arcs_is_traced_for_any_number_of_configurations(
+    make_potential: Callable[[str], FlowPotential], name: str
+) -> None:
+    flow = make_potential(name).requires_grad_(False)
+    positions, _ = flow.sample(5, seed=0)
+    graph = compilation.trace(unchecked(flow, "energy_and_forces"), [positions[:2].clone()], symbolic=True)
+    energy, forces = graph(positions)
+    expected = flow.energy_and_forces(positions)
+    # one formula in one precision, in another order of sums
+    torch.testing.assert_close(energy, expected[0], rtol=1e-10, atol=1e-9)
+    torch.testing.assert_close(forces, expected[1], rtol=1e-8, atol=1e-6)
