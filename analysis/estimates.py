@@ -42,6 +42,9 @@ FEWEST_BLOCKS = 4
 FEWEST_VISITS = 2.0
 """What independent frames show less often than this has no error: one visit more or less would be as large."""
 
+LOPSIDED = 3.0
+"""Errors below the value at which an interval that begins further down is printed in place of the error."""
+
 SLOW = 20
 """A motion is a slow one if it outlasts the memory of the frames divided by this."""
 
@@ -57,7 +60,7 @@ class Estimate:
         error: nan where the data do not allow one.
         n: Configurations or replicas.
         reason: Why there is no error, or no number; empty if there is one.
-        interval: The 95 % interval, where it is not twice the error on either side: of fractions.
+        interval: The 95 % interval, where it is not twice the error on either side.
     """
 
     value: float
@@ -98,6 +101,9 @@ class Estimate:
             if self.value == 0:
                 return f"below {high:.2g}{unit}"
             return f"{self.value:.2g} ({low:.2g} to {high:.2g}){unit}"
+        if self.interval is not None and self.value - self.interval[0] > LOPSIDED * self.error:
+            low, high = self.interval
+            return f"{self.value:.4g} ({low:.4g} to {high:.4g}){unit}"
         return format_measured(self.value, self.error) + unit
 
     def __str__(self) -> str:

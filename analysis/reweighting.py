@@ -94,9 +94,9 @@ def ess_fraction(log_weights: Float[Tensor, "n"]) -> Estimate:
     .. math:: \frac{(\sum_i w_i)^2}{n \sum_i w_i^2}
 
     Its error needs fourth moments of the weights: where their squares have a heavy tail it has none, and the number can
-    only fall as more are drawn. Draws that happen to lack the largest weights show neither, so that what one more draw
-    would change is part of the error, with 1.5 times the largest weight: where a Pareto tail of shape 1/3 goes on
-    beyond it, on average.
+    only fall as more are drawn. Draws that happen to lack the largest weights show neither, so that the interval reaches
+    further down: by what one more draw would change, of 1.5 times the largest weight, which is where a Pareto tail of
+    shape 1/3 goes on beyond it, on average.
 
     Reference: Kish, Survey Sampling, Wiley 1965.
     """
@@ -108,7 +108,10 @@ def ess_fraction(log_weights: Float[Tensor, "n"]) -> Estimate:
         return 2 * mean / square * (weight - mean) - value / square * (weight**2 - square)
 
     seen = _from_influence(float(value), influence(w))
-    return replace(seen, error=math.hypot(seen.error, float(influence(1.5 * w.max())) / len(w)))
+    if not seen.reliable:
+        return seen
+    unseen = float(influence(1.5 * w.max())) / len(w)
+    return replace(seen, interval=(seen.value - 2 * math.hypot(seen.error, unseen), seen.value + 2 * seen.error))
 
 
 def clipped_ess_fraction(log_weights: Float[Tensor, "n"], fraction: float = CLIPPED_FRACTION) -> Estimate:

@@ -87,7 +87,7 @@ Basins = Annotated[
     list[str] | None,
     typer.Option(
         help="Weigh this region, and its free energy above the first one: alpha, beta, ppii, or one of your own in "
-        "degrees, like left:phi=20..120,psi=-60..90. Repeat it for more."
+        "degrees, like left:phi=20..120. Repeat it for more."
     ),
 ]
 Reference = Annotated[

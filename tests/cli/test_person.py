@@ -143,7 +143,7 @@ def test_the_shell_is_offered_names_and_files(
     def offered(*words: str) -> list[str]:
         return complete(monkeypatch, capsys, *words)
 
-    assert offered("tra") == ["train"]
+    assert offered("trai") == ["train"]
     assert offered("train", "--tran") == ["--transform"]
     assert offered("md", "x", "--engine", "op") == ["openmm"]
     assert offered("md", "x", "--engine", "") == registry().names("engine")

@@ -238,7 +238,8 @@ def test_nothing_asks_the_device_between_the_beginning_and_the_end_of_sampling(m
 def test_all_work_stays_on_the_device_of_the_flow_and_asks_for_no_value(
     make_potential: MakePotential, name: str
 ) -> None:
-    potential = make_potential(name).requires_grad_(False)
+    # a copy: all potentials that are made share their coordinates
+    potential = copy.deepcopy(make_potential(name)).requires_grad_(False)
     with FakeTensorMode():
         # without values: a question raises, and so does a tensor of the CPU that meets one of this device
         for module in potential.modules():
