@@ -94,8 +94,8 @@ def ess_fraction(log_weights: Float[Tensor, "n"]) -> Estimate:
     .. math:: \frac{(\sum_i w_i)^2}{n \sum_i w_i^2}
 
     Its error needs fourth moments of the weights: where their squares have a heavy tail it has none, and the number can
-    only fall as more are drawn. Draws that happen to lack the largest weights show neither, so that the interval reaches
-    further down: by what one more draw would change, of 1.5 times the largest weight, which is where a Pareto tail of
+    only fall as more are drawn. Draws that happen to lack the largest weights show neither: the interval reaches
+    further down, by what one more draw would change, of 1.5 times the largest weight, which is where a Pareto tail of
     shape 1/3 goes on beyond it, on average.
 
     Reference: Kish, Survey Sampling, Wiley 1965.
