@@ -93,7 +93,7 @@ class Potential(nn.Module, ABC):
     topology: Topology | None = None
     """The molecule, where there is one; engines check their atoms against it."""
 
-    _has_seen_positions: bool = False
+    _size_of_positions: float | None = None
     _dtype: torch.dtype | None = None
     _device: torch.device | None = None
 
@@ -299,10 +299,10 @@ def _require_finite(potential: Potential, positions: Tensor, single: bool) -> No
     if positions.is_cuda and torch.cuda.is_current_stream_capturing():
         return
     try:
-        # one sum: cheap at every call, and the sum of finite numbers of physical size is finite
-        if math.isfinite(float(positions.detach().sum())):
-            if not potential._has_seen_positions:
-                _require_unit(potential, positions if single else positions[:1])
+        # one number: cheap at every call, and the norm of finite numbers of physical size is finite
+        norm = float(torch.linalg.vector_norm(positions.detach()))
+        if math.isfinite(norm):
+            _require_unit(potential, positions, norm, single)
             return
         bad = first_not_finite(positions.detach())
     except RuntimeError:
@@ -314,11 +314,19 @@ def _require_finite(potential: Potential, positions: Tensor, single: bool) -> No
     raise GeometryError(f"{where} {what} is not finite. Leave such configurations out.")
 
 
-def _require_unit(potential: Potential, positions: Tensor) -> None:
-    """Refuse the very first configuration if it is in Å: forces of an engine's first step show it later, or never."""
-    if potential.topology is not None and len(positions):
-        potential.topology.require_unit(positions.detach().reshape(-1, 3).cpu().double().numpy())
-    potential._has_seen_positions = True
+GROWN = 3.0
+"""Factor of the size of configurations at which their unit is looked at again: 10 where Å are given for nm."""
+
+
+def _require_unit(potential: Potential, positions: Tensor, norm: float, single: bool) -> None:
+    """Refuse positions in Å: forces of an engine's first step show it later, and single energies never."""
+    if potential.topology is None or positions.numel() == 0:
+        return
+    size, known = (norm if single else norm / math.sqrt(len(positions))), potential._size_of_positions
+    if known is None or not known / GROWN <= size <= known * GROWN:
+        first = positions.detach() if single else positions.detach()[0]
+        potential.topology.require_unit(first.cpu().double().numpy())
+        potential._size_of_positions = size
 
 
 def hessian_vector_product(

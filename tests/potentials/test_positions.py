@@ -379,9 +379,20 @@ def test_a_potential_without_a_shape_says_that_it_lacks_one() -> None:
 
 @pytest.mark.parametrize("name", ["ala2-smooth", "ala2-affine"])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_the_first_positions_of_a_potential_in_angstrom_are_refused(name: str, batch: int) -> None:
+def test_positions_in_angstrom_are_refused_at_the_first_call_and_later(name: str, batch: int) -> None:
     model = load(name)
     positions, _ = model.sample(batch, torch.Generator().manual_seed(0))
-    with pytest.raises(GeometryError, match="positions in Å seem to have been taken for nm"):
-        model.energy_and_forces(10 * positions)
-    assert bool(torch.isfinite(model.energy_and_forces(positions)[0]).all())
+    for _ in range(2):
+        with pytest.raises(GeometryError, match="positions in Å seem to have been taken for nm"):
+            model.energy_and_forces(10 * positions)
+        with pytest.raises(GeometryError, match="positions in Å seem to have been taken for nm"):
+            model.energy(10 * positions[0])
+        assert bool(torch.isfinite(model.energy_and_forces(positions)[0]).all())
+
+
+def test_a_molecule_far_from_the_origin_is_in_the_right_unit() -> None:
+    model = load("ala2-affine")
+    positions, _ = model.sample(2, torch.Generator().manual_seed(0))
+    near, far = model.energy(positions), model.energy(positions + 50.0)
+    # moved by 50 nm, float64 keeps 14 digits of a bond
+    torch.testing.assert_close(far, near, rtol=1e-9, atol=1e-6)
