@@ -16,6 +16,13 @@ def test_constants_are_those_of_the_si() -> None:
     assert pytest.approx(constants.elementary_charge * per_mole, rel=1e-15) == units.ELECTRONVOLT
     assert pytest.approx(constants.angstrom / constants.nano, rel=1e-15) == units.ANGSTROM
     assert pytest.approx(constants.femto / constants.pico, rel=1e-15) == units.FEMTOSECOND
+    assert pytest.approx(constants.calorie, rel=1e-15) == units.KILOCALORIE
+    # measured, and told anew every four years in their tenth digit
+    hartree = constants.physical_constants["Hartree energy"][0] * constants.Avogadro / constants.kilo
+    assert pytest.approx(hartree, rel=1e-9) == units.HARTREE
+    assert pytest.approx(constants.physical_constants["Bohr radius"][0] / constants.nano, rel=1e-8) == units.BOHR
+    # an acceleration of 1 eV/Å/amu for one such time gives a velocity of one Å in it
+    assert pytest.approx(units.ANGSTROM**2, rel=1e-14) == units.ELECTRONVOLT * units.ELECTRONVOLT_TIME**2
 
 
 def test_masses_velocities_and_energies_are_consistent() -> None:
