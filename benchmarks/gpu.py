@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 from smoothflow.core.errors import SmoothflowError
-from smoothflow.studies.device_benchmark import MODEL, describe_run, device_tables, measure_device
+from smoothflow.studies.device_benchmark import MODEL, measure_device
+from smoothflow.studies.device_report import describe_run, device_tables
 
 
 def main() -> int:

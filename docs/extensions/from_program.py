@@ -15,7 +15,7 @@ from docutils import nodes
 from smoothflow.cli.app import app as program
 from smoothflow.studies.benchmarks import benchmark_tables, read_benchmarks
 from smoothflow.studies.comparison.report import markdown
-from smoothflow.studies.device_benchmark import describe_run, device_tables, read_device
+from smoothflow.studies.device_report import describe_run, device_tables, read_device
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment

@@ -14,24 +14,18 @@ import pytest
 import smoothflow
 import torch
 from smoothflow.core.errors import FileFormatError
-from smoothflow.studies import device_benchmark
-from smoothflow.studies.device_benchmark import (
-    Timing,
-    _Run,
-    describe_run,
-    device_tables,
-    measure_device,
-    operations,
-    read_device,
-)
+from smoothflow.studies import device_benchmark, device_run
+from smoothflow.studies.device_benchmark import measure_device
+from smoothflow.studies.device_report import COLUMNS, describe_run, device_tables, read_device
+from smoothflow.studies.device_run import DeviceRun, Timing, operations
 
 ROOT = Path(smoothflow.__file__).parent
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> _Run:
-    found = _Run(CPU, 3600.0, tmp_path / "device.json", "ala2-smooth")
+def run(tmp_path: Path) -> DeviceRun:
+    found = DeviceRun(CPU, 3600.0, tmp_path / "device.json", "ala2-smooth")
     found.begin("energy and forces")
     return found
 
@@ -50,7 +44,7 @@ def test_operations_of_forces_hold_the_way_back() -> None:
     assert operations(lambda: torch.autograd.grad((a @ b).sum(), a)) == 2 * forward
 
 
-def test_a_floor_is_the_larger_of_operations_and_bytes(run: _Run) -> None:
+def test_a_floor_is_the_larger_of_operations_and_bytes(run: DeviceRun) -> None:
     run.peaks[torch.float32], run.bandwidth = 1e9, 1e8
     for n_bytes in (10, 10**6):
         run.figure("samples", "x", "eager", torch.float32, 10, Timing(0.5, 0.4, 3), operations=2e6, bytes=n_bytes)
@@ -62,7 +56,7 @@ def test_a_floor_is_the_larger_of_operations_and_bytes(run: _Run) -> None:
     assert row[3:8] == ("10", "500", "20", "2 (operations)", "250")
 
 
-def test_what_there_is_no_time_for_is_left_out_and_said(run: _Run) -> None:
+def test_what_there_is_no_time_for_is_left_out_and_said(run: DeviceRun) -> None:
     run.section_end = time.monotonic() + 10.0
     seen = []
 
@@ -78,8 +72,8 @@ def test_what_there_is_no_time_for_is_left_out_and_said(run: _Run) -> None:
     assert "would take 40 s of" in left_out["why"]
 
 
-def test_what_memory_does_not_hold_is_left_out_and_said(run: _Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_benchmark, "total_memory", lambda device: 1e9)
+def test_what_memory_does_not_hold_is_left_out_and_said(run: DeviceRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_run, "total_memory", lambda device: 1e9)
     seen = []
 
     def measure(size: int) -> tuple[float, float]:
@@ -97,7 +91,7 @@ def test_what_memory_does_not_hold_is_left_out_and_said(run: _Run, monkeypatch: 
     ]
 
 
-def test_a_wrong_number_is_shown(run: _Run) -> None:
+def test_a_wrong_number_is_shown(run: DeviceRun) -> None:
     run.compare("forces", torch.float32, 0.5)
     run.compare("energies", torch.float32, math.nan)
     assert [row["holds"] for row in run.content["correctness"]] == [False, False]
@@ -123,7 +117,7 @@ def test_a_short_run_measures_every_section_and_numbers_hold(tmp_path: Path) -> 
     assert content["finished"]
     assert content["correctness"]
     assert all(row["holds"] for row in content["correctness"])
-    assert {row["section"] for row in content["figures"]} == set(device_benchmark.COLUMNS)
+    assert {row["section"] for row in content["figures"]} == set(COLUMNS)
     for row in content["figures"]:
         # nothing is faster than its floor
         assert row["median"] > row.get("floor", 0.0)
