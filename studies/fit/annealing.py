@@ -166,7 +166,7 @@ def weighted_frames(
         coordinates: The molecule's.
         temperature: That of the weights, K.
         drawn: As `weighted_samples` returns it.
-        log_weights: Of the samples.
+        log_weights: Logarithms of the samples' importance weights.
         largest: Largest weight.
     """
     possible = (log_weights > -math.inf).numpy()

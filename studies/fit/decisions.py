@@ -68,6 +68,10 @@ class Decisions:
             self._log(why)
         return self._made[name]["value"]
 
+    def __getitem__(self, name: str) -> Any:
+        """What was decided before."""
+        return self._made[name]["value"]
+
     @property
     def lines(self) -> list[tuple[str, str]]:
         """All decisions in order: when, for people, and why."""

@@ -202,7 +202,7 @@ class _Fit:
 
     @property
     def _cores(self) -> int:
-        return int(self.decisions.make("cost", lambda: ({}, ""))["cores"])
+        return int(self.decisions["cost"]["cores"])
 
     @property
     def _of_dynamics(self) -> str:
@@ -230,14 +230,18 @@ class _Fit:
             seed=self.settings.seed,
         )
 
+    def _seconds_per_frame(self, plan: SimulateSettings) -> float:
+        """By the time of single energies; every temperature takes part."""
+        cost = self.decisions["cost"]
+        return float(FRAME_INTERVAL / TIMESTEP * len(plan.temperatures) * cost["energy"] / cost["cores"])
+
     def _dynamics(self) -> tuple[Frames, Frames]:
         """Frames of walkers to train on, and of others to evaluate on."""
         budget = self.settings.budget
 
         def probe() -> tuple[dict[str, int], str]:
-            cost = self.decisions.make("cost", lambda: ({}, ""))
             one = self._simulation(1, N_WALKERS)
-            per_frame = FRAME_INTERVAL / TIMESTEP * len(one.temperatures) * cost["energy"] / cost["cores"]
+            per_frame = self._seconds_per_frame(one)
             per_walker = 2 * EQUILIBRATION / FRAME_INTERVAL
             least = (FEWEST_FRAMES + N_WALKERS * per_walker) * per_frame
             if least + 4 * STARTING > 0.5 * budget:
@@ -268,9 +272,7 @@ class _Fit:
             made = report.n_frames - report.resumed_from
             if made < len(frames) / 2:
                 # of a simulation that was interrupted, the time is not known
-                temperatures = len(self._simulation(1, N_WALKERS).temperatures)
-                cost = self.decisions.make("cost", lambda: ({}, ""))
-                per_frame = FRAME_INTERVAL / TIMESTEP * temperatures * cost["energy"] / cost["cores"]
+                per_frame = self._seconds_per_frame(self._simulation(1, N_WALKERS))
             else:
                 per_frame = (self.decisions.seconds - began) / made
             affordable = int(max(0.0, MD_SHARE * budget - self.decisions.seconds) / per_frame)
@@ -382,11 +384,7 @@ class _Fit:
         """The temperature to go on with, and samples of a model as frames of it."""
 
         def decide() -> tuple[dict[str, float], str]:
-            began = self.decisions.seconds
-            potential = load_flow(model, torch.float32)
-            seed = (self.settings.seed, 7, len(self.decisions.lines))
-            drawn = weighted_samples(potential, self.reference, N_MEASURED, seed, self.call, self.on_progress)
-            took = (self.decisions.seconds - began) / N_MEASURED
+            potential, drawn, took = self._drawn(model, 7)
             here = ess_of(log_weights_of(drawn, thermal_energy(now)), model)
             energy, log_density = torch.from_numpy(drawn["energy"]), torch.from_numpy(drawn["log_density"])
             colder = (
@@ -406,6 +404,14 @@ class _Fit:
 
         found: dict[str, float] = self.decisions.make(name, decide)
         return found
+
+    def _drawn(self, model: Path, purpose: int) -> tuple[FlowPotential, dict[str, np.ndarray], float]:
+        """A model, new weighted samples of it, and the seconds that each took; purposes have streams of their own."""
+        began = self.decisions.seconds
+        potential = load_flow(model, torch.float32)
+        seed = (self.settings.seed, purpose, len(self.decisions.lines))
+        drawn = weighted_samples(potential, self.reference, N_MEASURED, seed, self.call, self.on_progress)
+        return potential, drawn, (self.decisions.seconds - began) / N_MEASURED
 
     def _seconds_of(self, name: str) -> float:
         """How long a training took, as it was when it ended."""
@@ -454,11 +460,7 @@ class _Fit:
         """The sampling efficiency of a model, on samples of its own that nothing was trained on."""
 
         def decide() -> tuple[dict[str, float], str]:
-            began = self.decisions.seconds
-            potential = load_flow(model, torch.float32)
-            seed = (self.settings.seed, 5, len(self.decisions.lines))
-            drawn = weighted_samples(potential, self.reference, N_MEASURED, seed, self.call, self.on_progress)
-            took = (self.decisions.seconds - began) / N_MEASURED
+            potential, drawn, took = self._drawn(model, 5)
             ess = ess_of(log_weights_of(drawn, potential.kT), model)
             run = RunFolder(self.folder / name)
             return (
@@ -475,7 +477,7 @@ class _Fit:
         while True:
             number += 1
             name = f"round-{number}"
-            measured = self.decisions.make(f"{last} measured", lambda: ({}, ""))
+            measured = self.decisions[f"{last} measured"]
 
             def decide(
                 number: int = number,
@@ -561,7 +563,7 @@ class _Fit:
 
     def _energy_evaluations(self) -> int:
         """What all trainings asked the reference for, by their metrics."""
-        total = 0 if self.settings.md else int(self.decisions.make("crude", lambda: (0, "")))
+        total = 0 if self.settings.md else int(self.decisions["crude"])
         for path in sorted(self.folder.glob("*-*/metrics.csv")):
             with path.open(newline="") as file:
                 *_, last = csv.DictReader(file)

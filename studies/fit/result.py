@@ -24,7 +24,7 @@ class Fitted:
         ess: Sampling efficiency of the model, on samples that no training saw.
         target: The efficiency that was asked for.
         decisions: What was decided when, and why.
-        energy_evaluations: Of the reference, by all trainings.
+        energy_evaluations: Number of evaluations of the reference in all trainings.
     """
 
     folder: Path
