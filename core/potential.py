@@ -35,9 +35,6 @@ def takes_positions(method: Method) -> Method:
 
     @functools.wraps(method)
     def checked(self: Potential, positions: Any, *args: Any, **kwargs: Any) -> Any:
-        if _is_batch_as_computed(self, positions):
-            _require_finite(self, positions, single=False)
-            return method(self, positions, *args, **kwargs)
         question = require_positions(self, positions)
         found = method(self, question.positions, *args, **kwargs)
         return question.answer(found) if isinstance(found, Tensor) else tuple(map(question.answer, found))
@@ -274,21 +271,30 @@ def require_positions(potential: Potential, positions: Any) -> Question:
     return Question(batch if tensor.dtype == potential.dtype else batch.to(potential.dtype), single, tensor.dtype)
 
 
+def require_vectors(question: Question, positions: Tensor, vectors: Tensor) -> Float[Tensor, "batch *shape"]:
+    """Vectors at positions, such as directions of derivatives, as a potential computes with them.
+
+    Args:
+        question: What `require_positions` made of the positions.
+        positions: As they were given.
+        vectors: One for each position.
+
+    Raises:
+        ConfigurationError: If the vectors are not like the positions.
+    """
+    if vectors.shape != positions.shape or vectors.dtype != positions.dtype:
+        raise ConfigurationError(
+            f"The vectors have shape {tuple(vectors.shape)} and dtype {vectors.dtype}; the positions have "
+            f"{tuple(positions.shape)} and {positions.dtype}. Give vectors like the positions."
+        )
+    return vectors.to(question.positions).reshape(question.positions.shape)
+
+
 def _refused(potential: Potential, given: str) -> ConfigurationError:
     shape = ", ".join(map(str, potential.shape))
     return ConfigurationError(
         f"The positions {given}; the potential needs (batch, {shape}), or ({shape}) for one configuration, in float64 "
         f"or float32 on {potential.device}."
-    )
-
-
-def _is_batch_as_computed(potential: Potential, positions: Any) -> bool:
-    """Whether nothing has to be converted, which is so in every step of a simulation."""
-    return (
-        type(positions) is Tensor
-        and positions.dtype is potential.dtype
-        and positions.shape[1:] == getattr(potential, "shape", None)
-        and positions.device == potential.device
     )
 
 

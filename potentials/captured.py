@@ -10,11 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.capture import N_RECORDS, CapturedFunction
-from ..core.errors import ConfigurationError
 from ..core.external import attach_forces
 from ..core.identity import Geometry
 from ..core.inversion import completed
-from ..core.potential import Potential, hessian_vector_product, require_positions, takes_positions, unchecked
+from ..core.potential import (
+    Potential,
+    hessian_vector_product,
+    require_positions,
+    require_vectors,
+    takes_positions,
+    unchecked,
+)
 from .compiled import CompiledPotential
 from .flow_potential import FlowPotential
 
@@ -87,15 +93,10 @@ class CapturedPotential(Potential):
             ConfigurationError: If the vectors are not like the positions.
         """
         question = require_positions(self, positions)
-        if vectors.shape != positions.shape or vectors.dtype != positions.dtype:
-            raise ConfigurationError(
-                f"The vectors have shape {tuple(vectors.shape)} and dtype {vectors.dtype}; the positions have "
-                f"{tuple(positions.shape)} and {positions.dtype}. Give vectors like the positions."
-            )
+        vectors = require_vectors(question, positions, vectors).detach()
         at = question.positions.detach()
         if len(at) == 0:
             return torch.zeros_like(positions)
-        vectors = vectors.detach().to(at).reshape(at.shape)
         return question.answer(self._function("curvature", self._curvature)(at, vectors)[0])
 
     def _energy(self, positions: Tensor) -> tuple[Tensor, ...]:

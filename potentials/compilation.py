@@ -170,23 +170,45 @@ def _compile(potential: Potential, kind: str, positions: Tensor, folder: Path) -
         graph = trace(_function(potential, kind), examples, symbolic=kind != ONE)
         batch = torch.export.Dim("batch", min=2)
         shapes = None if kind == ONE else tuple({0: batch} for _ in examples)
-        try:
-            program = torch.export.export(graph, tuple(examples), dynamic_shapes=shapes)
-            options = {
-                "aot_inductor.package": True,
-                "aot_inductor.output_path": str(folder),
-                # one configuration is too little work to share
-                "cpp.threads": 1 if kind == ONE else -1,
-                "cpp.dynamic_threads": kind != ONE,
-            }
-            files = compiled_files(program.module(), examples, options)
-        # the compiler's own errors have no common base
-        except Exception as error:
-            raise CompilationError(
-                f"Compiling failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}. "
-                "The potential also runs without being compiled, slower."
-            ) from error
-    # the sources are not needed to run
+        options = {
+            # one configuration is too little work to share
+            "cpp.threads": 1 if kind == ONE else -1,
+            "cpp.dynamic_threads": kind != ONE,
+        }
+        return machine_code(
+            graph, examples, folder, options, shapes, "The potential also runs without being compiled, slower."
+        )
+
+
+def machine_code(
+    graph: torch.fx.GraphModule,
+    examples: Sequence[Tensor],
+    folder: Path,
+    options: dict[str, Any],
+    shapes: tuple[dict[int, Any], ...] | None = None,
+    advice: str = "",
+) -> list[str]:
+    """The files of a traced function as machine code, without its sources, which are not needed to run.
+
+    Args:
+        graph: What `trace` gave.
+        examples: Its arguments.
+        folder: Where the files go.
+        options: Options of Inductor.
+        shapes: Dimensions that may differ from those of the examples.
+        advice: What to do otherwise, for the message.
+
+    Raises:
+        CompilationError: If it cannot be compiled.
+    """
+    try:
+        program = torch.export.export(graph, tuple(examples), dynamic_shapes=shapes)
+        own = {"aot_inductor.package": True, "aot_inductor.output_path": str(folder)}
+        files = compiled_files(program.module(), examples, {**own, **options})
+    # the compiler's own errors have no common base
+    except Exception as error:
+        reason = f"Compiling failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}."
+        raise CompilationError(f"{reason} {advice}".strip()) from error
     return [str(file) for file in files if not str(file).endswith((".cpp", ".h"))]
 
 

@@ -16,7 +16,7 @@ from ..core.errors import CompilationError, ConfigurationError, FileFormatError,
 from ..core.external import attach_forces
 from ..core.identity import Geometry
 from ..core.plugins import PotentialLoader, hookimpl
-from ..core.potential import Potential, require_positions, unchecked
+from ..core.potential import Potential, require_positions, require_vectors, unchecked
 from ..core.topology import Topology
 from ..core.torch_internals import loaded_function
 from .package import read_package
@@ -92,13 +92,8 @@ class CompiledPotential(Potential):
             ConfigurationError: If the package has no second derivatives, or the vectors are not like the positions.
         """
         question = require_positions(self, positions)
-        if vectors.shape != positions.shape or vectors.dtype != positions.dtype:
-            raise ConfigurationError(
-                f"The vectors have shape {tuple(vectors.shape)} and dtype {vectors.dtype}; the positions have "
-                f"{tuple(positions.shape)} and {positions.dtype}. Give vectors like the positions."
-            )
+        vectors = require_vectors(question, positions, vectors)
         positions = question.positions
-        vectors = vectors.to(positions).reshape(positions.shape)
         # one configuration runs as two: the function was made for several
         n = len(positions)
         x, v = (torch.cat([part.detach()] * 2) if n == 1 else part.detach() for part in (positions, vectors))

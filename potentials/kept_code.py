@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ..core.errors import CompilationError, FileFormatError
 from ..core.files import write_atomically
-from ..core.torch_internals import compiled_files, loaded_function, write_package
-from .compilation import TOLERANCES, quiet, require_compiler, trace
+from ..core.torch_internals import loaded_function, write_package
+from .compilation import TOLERANCES, machine_code, quiet, require_compiler, trace
 from .package import HEADER, machine, read_package, write_header
 
 Results = tuple[Float[Tensor, "batch"], ...] | tuple[Float[Tensor, "batch"], Float[Tensor, "batch *shape"]]
@@ -197,24 +197,10 @@ def _require_own(path: Path) -> None:
 def _compile(graph: torch.fx.GraphModule, example: Tensor, path: Path) -> None:
     require_compiler()
     with tempfile.TemporaryDirectory() as folder, quiet():
-        options = {
-            "aot_inductor.package": True,
-            "aot_inductor.output_path": str(Path(folder) / NAME),
-            # threads that share a piece would add up gradients by atomic operations: three times the work
-            "cpp.threads": 1,
-        }
-        try:
-            program = torch.export.export(graph, (example,))
-            files = compiled_files(program.module(), [example], options)
-        # the compiler's own errors have no common base
-        except Exception as error:
-            raise CompilationError(
-                f"Compiling failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}."
-            ) from error
+        # threads that share a piece would add up gradients by atomic operations: three times the work
+        files = machine_code(graph, [example], Path(folder) / NAME, {"cpp.threads": 1})
         package = Path(folder) / "package.pt2"
-        # the sources are not needed to run
-        kept = [str(file) for file in files if not str(file).endswith((".cpp", ".h"))]
-        write_package(package, {NAME: kept}, {HEADER: write_header({"functions": [NAME]})})
+        write_package(package, {NAME: files}, {HEADER: write_header({"functions": [NAME]})})
         content = package.read_bytes()
     try:
         write_atomically(path, content)

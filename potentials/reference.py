@@ -88,7 +88,7 @@ def with_electrons(
         name: The reference.
         charge: What the user says; it comes before what the reference's name and the frames say.
         multiplicity: The same of the multiplicity.
-        provenance: Of frames whose file said their charge or multiplicity.
+        provenance: Provenance of frames whose file gave a charge or multiplicity.
 
     Raises:
         ConfigurationError: If it knows neither.
