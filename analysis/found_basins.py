@@ -90,8 +90,8 @@ def found_basins(
 
     Args:
         domain: The columns of the internal coordinates.
-        samples: Of the flow, with their weights.
-        frames: Of molecular dynamics, in order of time for each walker.
+        samples: Samples of the flow, with their weights.
+        frames: Frames of molecular dynamics, in order of time for each walker.
         blocks: Their blocks, for errors.
     """
     pairs = ramachandran_pairs(domain)

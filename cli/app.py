@@ -40,7 +40,7 @@ RENAMED = {"sample": {"--reweight": "--reference"}, "train": {"--target": "--ref
 """Options of commands that have another name since version 0.2; the old ones go with the next release."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says where there is no room for a file, whoever writes it: libraries do not ask us."""
+"""Error numbers of the system for a disk or quota that is full; libraries raise them too."""
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, 128 + SIGINT as of any program."""

@@ -133,7 +133,7 @@ def run(
         for name in names:
             registry().transform(name)
         if target is not None:
-            require_none_given(context, MOLECULAR, "A toy target is no molecule, and is trained in its own way")
+            require_none_given(context, MOLECULAR, "A toy target is not a molecule, and is trained in its own way")
             _on_target(target, names, steps, seed or 0, output, as_json)
             return
         training = TrainSettings() if config is None else read_settings(config)

@@ -30,7 +30,7 @@ from ..core.text import shown
 from ..runs.progress import Progress as Stage
 
 SECONDS_PER_LINE = 60.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress when output does not go to a terminal."""
 
 NUMBER = re.compile(r"[-+]?(\d|nan\b|inf\b)|$")
 """How a cell with a number begins; an empty one fits everywhere."""

@@ -93,7 +93,9 @@ def run(
     from ..sampling.starting import origin_of, starting_positions
 
     if ensemble == "nve" and friction is not None:
-        raise ConfigurationError("Without a thermostat there is no friction: leave --friction out, or ask for nvt.")
+        raise ConfigurationError(
+            "Friction belongs to a thermostat, and nve has none: leave --friction out, or ask for nvt."
+        )
     if compiled is not None:
         require_distinct([compiled, *(path for path in (output, trajectory, log) if path is not None)])
     torch.set_num_threads(threads)

@@ -268,7 +268,7 @@ def estimate(
     n_worth = kish((weights - weights.max()).exp())
     if n_worth < FEWEST_HITS:
         reasons.insert(0, f"no overlap: {len(weights)} samples are worth {n_worth:.1f} of the reference")
-        # populations of so few are no numbers
+        # populations of so few samples mean nothing
         at_reference = at_reference.because(reasons[0])
     if failed > MANY_FAILED * len(weights):
         reasons.append(f"{failed} of {len(weights)} evaluations gave no energy, and count as impossible")

@@ -44,7 +44,7 @@ class CapturedStep:
         optimizer: Adam, fused and capturable, of the potential's parameters.
         averages: The averaged parameters, in the order of the parameters.
         n_averaged: How many steps they are averages of.
-        decay: Of the average, per step.
+        decay: Decay of the average per step.
         step: Steps that were done before.
     """
 

@@ -50,7 +50,7 @@ class Pool:
         positions: Samples, nm.
         forces: The reference's, kT/nm.
         log_density: The model's, in float64 rounded to the precision of training.
-        weights: Of the reference's Boltzmann distribution over the model's; their mean was 1 before they were clipped.
+        weights: Importance weights from the model's distribution to the reference's; their mean was 1 before clipping.
         outside_positions: Configurations outside the bulk, nm.
         outside_forces: The reference's, kT/nm.
         ess: Kish's fraction of the samples, by raw weights.

@@ -25,7 +25,7 @@ class ASEJumps(ProgramJumps):
     The calculator of the atoms decides: its distribution at the temperature stays what it is.
 
     Args:
-        atoms: Of the model's molecule alone, with a calculator, without constraints and periodic boundaries.
+        atoms: Atoms of the model's molecule alone, with a calculator, without constraints or periodic boundaries.
         model: A flow of the molecule.
         temperature: K; that of the thermostat.
         n: Jumps at each call, one after the other.

@@ -28,7 +28,7 @@ class OpenMMJumps(ProgramJumps):
     brought to the instant of the positions and back, with the forces before and after it.
 
     Args:
-        simulation: Of the model's molecule alone, with a thermostat and without constraints.
+        simulation: A simulation of the model's molecule alone, with a thermostat and without constraints.
         model: A flow of the molecule.
         seed: Seed of the random numbers.
 
