@@ -222,7 +222,8 @@ def read_model(
     try:
         topology = Topology.from_dict(header["topology"])
         coordinates = InternalCoordinates(topology, ZMatrix(header["zmatrix"]))
-        settings = FlowSettings(**header["settings"])
+        # flows of versions 0.1 and 0.2 had no shear
+        settings = FlowSettings(**{"shear": False, **header["settings"]})
         charts = [ColumnChart(**column) for column in header["charts"]]
         temperature = float(header["temperature"])
         with safe_open(Path(path), framework="pt") as file:

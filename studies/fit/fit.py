@@ -56,20 +56,27 @@ from .annealing import (
 from .decisions import STATE, Clock, Decisions, require_fit_folder
 from .drawn import SampleEvaluation
 from .planning import (
+    COMPILED_BEFORE,
+    COMPILING,
+    EARLY_SHARE,
     ENOUGH_INDEPENDENT,
     EQUILIBRATION,
     FEWEST_FRAMES,
     FIRST_SHARE,
     FRAME_INTERVAL,
+    LAST_SHARE,
     MD_SHARE,
     MOST_FRAMES,
     STARTING,
     TIMESTEP,
+    Pace,
     described,
     first_training,
     plain_settings,
     round_training,
     seconds_per_energy,
+    seconds_per_step,
+    sized,
 )
 from .report import write_fit
 from .result import Fitted
@@ -203,6 +210,10 @@ class _Fit:
     @property
     def _cores(self) -> int:
         return int(self.decisions["cost"]["cores"])
+
+    @property
+    def _pace(self) -> Pace:
+        return Pace(**self.decisions["pace"])
 
     @property
     def _of_dynamics(self) -> str:
@@ -340,20 +351,18 @@ class _Fit:
 
         self.decisions.make("crude", crude)
         first, model = self._first_model(read_frames(path), CRUDE_SHARE)
-        last, last_steps, number = "first", first.steps, 0
+        number = 0
         while True:
             number += 1
             name = f"temperature-{number}"
             step = self._lower(name, model, now, lowest)
             now, at = float(step["temperature"]), self.folder / f"{name}.safetensors"
-            measured = {**step, "seconds": self._seconds_of(last)}
             frames = read_frames(self.folder / f"{name}.h5")
 
             def decide(
                 number: int = number,
                 at: Path = at,
-                measured: Mapping[str, float] = measured,
-                last_steps: int = last_steps,
+                per_sample: float = step["per_sample"],
                 now: float = now,
             ) -> tuple[dict[str, Any], str]:
                 if self.decisions.seconds > self.settings.budget:
@@ -362,21 +371,13 @@ class _Fit:
                         f"{lowest:g} K of the model. Give a longer one, and another folder."
                     )
                 seconds = max(2 * STARTING, ANNEALING_SHARE * self.settings.budget)
-                per_step = measured["seconds"] / last_steps
                 settings = round_training(
-                    first,
-                    seconds,
-                    per_step,
-                    measured["per_sample"],
-                    str(at.resolve()),
-                    None,
-                    self.settings.seed + number,
+                    first, seconds, self._pace, per_sample, str(at.resolve()), None, self.settings.seed + number
                 )
                 return plain_settings(settings), f"at {now:g} K, {spoken(seconds)}: {described(settings)}"
 
             settings = TrainSettings.model_validate(self.decisions.make(f"{name} planned", decide))
             model = self._train(frames, settings, name)
-            last, last_steps = name, settings.steps
             if now == lowest and self._measure(name, model) >= WORTH:
                 return frames, settings, model, name
 
@@ -413,19 +414,8 @@ class _Fit:
         drawn = weighted_samples(potential, self.reference, N_MEASURED, seed, self.call, self.on_progress)
         return potential, drawn, (self.decisions.seconds - began) / N_MEASURED
 
-    def _seconds_of(self, name: str) -> float:
-        """How long a training took, as it was when it ended."""
-        run = RunFolder(self.folder / name)
-        return float(
-            self.decisions.make(
-                f"{name} took",
-                lambda: (training_seconds(run), f"{name}: trained for {spoken(training_seconds(run))}"),
-            )
-        )
-
     def _first_model(self, training: Frames, share: float) -> tuple[TrainSettings, Path]:
-        def decide() -> tuple[dict[str, Any], str]:
-            seconds = share * self.settings.budget
+        def pace() -> tuple[dict[str, Any], str]:
             try:
                 require_compiler()
                 can_compile = True
@@ -437,9 +427,19 @@ class _Fit:
             except ConfigurationError:
                 # what cannot be sent to another process
                 cores = 1
-            settings = first_training(training, seconds, cores, can_compile, self.settings.seed)
-            text = f"a first model, conditioners of width {settings.flow.hidden}: {described(settings)}; "
-            return plain_settings(settings), text + f"{spoken(seconds)} are planned"
+            settings = first_training(training, cores, self.settings.seed)
+            took = seconds_per_step(training, settings)
+            text = f"a step of training on {settings.batch_size} configurations takes {1000 * took:.0f} ms on one core"
+            return {"per_step": took, "cores": cores, "can_compile": can_compile}, text
+
+        self.decisions.make("pace", pace)
+
+        def decide() -> tuple[dict[str, Any], str]:
+            settings = first_training(training, self._pace.cores, self.settings.seed)
+            settings = sized(settings, len(training), share * self.settings.budget, self._pace)
+            passes = settings.steps * settings.batch_size / len(training)
+            text = f"a first model, conditioners of width {settings.flow.hidden}: {described(settings)}, "
+            return plain_settings(settings), text + f"which are {passes:.1f} passes over the frames"
 
         settings = TrainSettings.model_validate(self.decisions.make("first model", decide))
         return settings, self._train(training, settings, "first")
@@ -473,52 +473,57 @@ class _Fit:
 
     def _refine(self, training: Frames, first: TrainSettings, model: Path, outside: str | None, last: str) -> Path:
         """Rounds of refining, each from the best model so far; returns the best one."""
-        best, best_ess, last_steps, number = model, self._measure(last, model), first.steps, 0
+        best, best_ess, number = model, self._measure(last, model), 0
+        pace, compiled = self._pace, False
         while True:
             number += 1
             name = f"round-{number}"
-            measured = self.decisions[f"{last} measured"]
 
             def decide(
                 number: int = number,
-                measured: Mapping[str, float] = measured,
-                last_steps: int = last_steps,
+                per_sample: float = self.decisions[f"{last} measured"]["per_sample"],
+                pace: Pace = pace,
+                compiled: bool = compiled,
                 best: Path = best,
                 best_ess: float = best_ess,
             ) -> tuple[dict[str, Any] | None, str]:
                 if best_ess >= self.settings.ess:
                     return None, f"{100 * best_ess:.1f} % is what was asked for, {100 * self.settings.ess:g} %, or more"
-                per_step, per_sample = measured["seconds"] / last_steps, measured["per_sample"]
                 # for the evaluation: one core, float64, and forces of both
                 reserve = 4 * self._cores * per_sample * self.settings.n_samples + STARTING
                 left = self.settings.budget - self.decisions.seconds - reserve
-                # one long schedule is worth more than two short ones, and two tell whether the target is reached
-                seconds = left / 2 if left > 0.35 * self.settings.budget else left
-                shortest = max(2 * STARTING, 0.05 * self.settings.budget)
-                if left < shortest and number > 1:
+                if left < LAST_SHARE * self.settings.budget and number > 1:
                     return None, f"the budget is used up: {spoken(max(0.0, left))} are left before the evaluation"
-                seconds = max(seconds, shortest)
+                # one long schedule is worth more than two short ones, and two tell whether the target is reached
+                compiling = COMPILED_BEFORE if compiled else COMPILING
+                early = compiling + EARLY_SHARE * (left - compiling)
+                seconds = early if number == 1 and left - early > LAST_SHARE * self.settings.budget else left
+                seconds = max(seconds, 2 * STARTING, 0.05 * self.settings.budget)
                 settings = round_training(
                     first,
                     seconds,
-                    per_step,
+                    pace,
                     per_sample,
                     str(best.resolve()),
                     outside,
                     self.settings.seed + number,
                     number,
+                    compiled,
                 )
-                return plain_settings(settings), f"round {number}, {spoken(seconds)}: {described(settings)}"
+                plan = {"seconds": seconds, "training": plain_settings(settings)}
+                return plan, f"round {number}, {spoken(seconds)}: {described(settings)}"
 
             plan = self.decisions.make(f"{name} planned", decide)
             if plan is None:
                 return best
-            settings = TrainSettings.model_validate(plan)
+            settings = TrainSettings.model_validate(plan["training"])
             refined = self._train(training, settings, name)
             ess = self._measure(name, refined)
             if ess > best_ess:
                 best, best_ess = refined, ess
-            last, last_steps = name, settings.steps
+            took = self.decisions[f"{name} measured"]["seconds"]
+            pace, compiled = pace.slower(min(3.0, max(0.5, took / plan["seconds"]))), settings.compile
+            last = name
 
     def _evaluate(self, best: Path, test: Frames | None) -> Fitted:
         """The best model on frames and samples that no training saw, and the report."""

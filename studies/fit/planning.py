@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +24,13 @@ EQUILIBRATION = 2.0
 """Times of dynamics, ps: of a step, between frames, and before the first one."""
 
 MD_SHARE, FIRST_SHARE = 0.12, 0.25
-"""Shares of the budget for dynamics, and for a first model on its frames."""
+"""Shares of the budget for dynamics, and at most for a first model on its frames."""
+
+EARLY_SHARE = 0.35
+"""Share of the time that is left, without that of compiling, for a round after which another one follows."""
+
+LAST_SHARE = 0.2
+"""Share of the budget that must be left for a round to be worth its start, but for the first one."""
 
 MOST_FRAMES, FEWEST_FRAMES = 40_000, 400
 ENOUGH_INDEPENDENT = 2000
@@ -33,8 +40,11 @@ BATCH = 256
 COMPILED = 0.45
 """Time of a compiled step in units of one that is not."""
 
-COMPILING = 120.0
-"""Time that compiling takes, s, every time that a training begins."""
+COMPILING, COMPILED_BEFORE = 280.0, 60.0
+"""Time that compiling takes when a training begins, s: of code that is new, and of code that a round before had."""
+
+MOST_PASSES = 8
+"""Passes over the frames in the training of a first model: with more of them it learns the frames by heart."""
 
 STARTING = 15.0
 """Time that a training takes until its first step, s."""
@@ -71,32 +81,62 @@ def architecture(n_internal: int, seed: int) -> FlowSettings:
     return FlowSettings(hidden=hidden, seed=seed)
 
 
-def first_training(frames: Frames, seconds: float, cores: int, can_compile: bool, seed: int) -> TrainSettings:
-    """The training of a first model that takes so long, by the time of some of its steps."""
-    settings = TrainSettings(
+@dataclass(frozen=True)
+class Pace:
+    """How fast models are trained here.
+
+    Attributes:
+        per_step: Time of a step of training on one core, not compiled, s.
+        cores: Cores that share a training.
+        can_compile: Whether there is a compiler.
+    """
+
+    per_step: float
+    cores: int
+    can_compile: bool
+
+    def steps(self, seconds: float, beside: float = 0.0, compiled_before: bool = False) -> tuple[int, bool]:
+        """How many steps a training has time for, and whether it saves time to compile them.
+
+        Args:
+            seconds: Time for the training.
+            beside: Time that each step takes for what is not compiled, such as its share of a pool of samples, s.
+            compiled_before: Whether the same has been compiled here.
+        """
+        # of several processes each computes a share of a batch, and they wait for one another
+        per_step = self.per_step / max(1.0, 0.8 * self.cores)
+        left = seconds - STARTING
+        compiling = COMPILED_BEFORE if compiled_before else COMPILING
+        plain = left / (per_step + beside)
+        compiled = (left - compiling) / (COMPILED * per_step + beside) if self.can_compile else 0.0
+        return max(FEWEST_STEPS, int(max(plain, compiled))), compiled > plain
+
+    def slower(self, factor: float) -> Pace:
+        """The pace if everything takes so much longer."""
+        return replace(self, per_step=factor * self.per_step)
+
+
+def first_training(frames: Frames, cores: int, seed: int) -> TrainSettings:
+    """The training of a first model, whose number of steps is open."""
+    return TrainSettings(
         flow=architecture(3 * len(frames.topology) - 6, seed),
         batch_size=min(BATCH, max(cores, len(frames) // (8 * cores) * cores)),
         learning_rate=2e-3,
+        processes=cores,
         seed=seed,
     )
-    return _sized(settings, seconds, seconds_per_step(frames, settings), cores, can_compile)
 
 
-def _sized(settings: TrainSettings, seconds: float, per_step: float, cores: int, can_compile: bool) -> TrainSettings:
-    """The settings with as many steps as fit, shared by all cores, and compiled where that saves time."""
-    # of several processes each computes a share of a batch, and they wait for one another
-    per_step /= max(1.0, 0.8 * cores)
-    plain = (seconds - STARTING) / per_step
-    compiled = (seconds - STARTING - COMPILING) / (COMPILED * per_step) if can_compile else 0.0
-    steps = max(FEWEST_STEPS, int(max(plain, compiled)))
+def sized(settings: TrainSettings, n_frames: int, seconds: float, pace: Pace) -> TrainSettings:
+    """A training that takes so long, or less where it would pass over the frames too often."""
+    steps, compiled = pace.steps(seconds)
+    enough = max(FEWEST_STEPS, MOST_PASSES * n_frames // settings.batch_size)
+    if steps > enough:
+        # fewer steps may not be worth compiling for
+        steps = enough
+        compiled = pace.can_compile and (1 - COMPILED) * steps * pace.per_step / max(1.0, 0.8 * pace.cores) > COMPILING
     return settings.model_copy(
-        update={
-            "steps": steps,
-            "compile": compiled > plain,
-            "likelihood_steps": 0,
-            "processes": cores,
-            "validate_every": max(1, math.ceil(steps / 8)),
-        }
+        update={"steps": steps, "compile": compiled, "validate_every": max(1, math.ceil(steps / 8))}
     )
 
 
@@ -122,39 +162,41 @@ def seconds_per_step(frames: Frames, settings: TrainSettings) -> float:
 def round_training(
     first: TrainSettings,
     seconds: float,
-    per_step: float,
+    pace: Pace,
     per_sample: float,
     model: str,
     outside: str | None,
     seed: int,
     number: int = 1,
+    compiled_before: bool = False,
 ) -> TrainSettings:
     """A round of refining that takes so long.
 
     Args:
         first: The training of the first model.
         seconds: Time for it.
-        per_step: Time of a training step, as it is trained, s.
+        pace: How fast models are trained.
         per_sample: Time to draw and weight a sample on all cores, s.
         model: The model to begin with.
         outside: File of hot frames.
         seed: Seed of its random numbers.
         number: Which round at its temperature it is; the later, the smaller are its steps.
+        compiled_before: Whether a round before was compiled.
     """
     share = RefiningSettings(
         pool_size=1, frames_share=0.1, outside_share=0.05, outside_frames=outside, outside_damping=1000.0
     )
     n_samples = first.batch_size * (1 - share.frames_share - share.outside_share)
-    uses = min(MOST_USES, max(1, math.ceil(n_samples * per_sample / (DRAWING_SHARE * per_step))))
-    overhead = STARTING + (COMPILING if first.compile else 0.0)
-    steps = max(FEWEST_STEPS, int((seconds - overhead) / (per_step + n_samples * per_sample / uses)))
+    quick = pace.per_step / max(1.0, 0.8 * pace.cores) * (COMPILED if pace.can_compile else 1.0)
+    uses = min(MOST_USES, max(1, math.ceil(n_samples * per_sample / (DRAWING_SHARE * quick))))
+    steps, compiled = pace.steps(seconds, n_samples * per_sample / uses, compiled_before)
     refresh = math.ceil(steps / N_REFRESHES)
     pool = min(LARGEST_POOL, max(first.batch_size, math.ceil(refresh * n_samples / uses)))
     return first.model_copy(
         update={
             "initial_model": model,
             "steps": steps,
-            "likelihood_steps": 0,
+            "compile": compiled,
             "learning_rate": 1e-3 / number,
             "warm_up": min(WARM_UP, steps // 5),
             "validate_every": max(1, math.ceil(steps / 8)),

@@ -1,0 +1,145 @@
+"""A linear map of many columns at once, whose coefficients are learned functions of others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .conditioners import Conditioner, take_columns
+from .display import n_weights
+from .errors import ConfigurationError
+from .layers import Layer
+from .manifolds import FULL_TURN, Arc, Line, Product
+
+
+class Shear(Layer):
+    r"""Each column is moved by a linear combination of those before it, with coefficients that a network computes.
+
+    .. math:: z_i = x_i - b_i(x_C) - \sum_{j < i} M_{ij}(x_C) \, s_j(x_j), \qquad
+        s_j(x) = x \text{ on lines}, \quad s_j(x) = \frac{P}{2 \pi} \sin \frac{2 \pi x}{P} \text{ on arcs of period } P
+
+    The Jacobian is triangular with a unit diagonal, so that log|det| is zero. Columns that are normal and correlated
+    given the columns C, such as the vibrations of a molecule given its slow torsions, become uncorrelated in one such
+    map. Arcs come first and are rotated; lines follow, and are found from z by forward substitution.
+
+    Args:
+        domain: All columns; a shear maps this product onto itself.
+        moved: Indices of the moved columns, lines and arcs.
+        conditioning: Indices of the conditioning columns C.
+        conditioner: From columns C (in the order given) to b for all moved columns, arcs first, then to the
+            coefficients of `pairs`.
+        pairs: For each coefficient, the places i and j < i among the moved columns, arcs first; by default all.
+
+    Reference: Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, NeurIPS 2016, appendix A
+        (the linear map), arXiv 1606.04934.
+    """
+
+    def __init__(
+        self,
+        domain: Product,
+        moved: Sequence[int],
+        conditioning: Sequence[int],
+        conditioner: Conditioner,
+        pairs: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.domain = self.codomain = domain
+        self.conditioner = conditioner
+        members = order_of_shear(domain, moved)
+        both = sorted(set(moved) & set(conditioning))
+        if both or len(members) < len(moved):
+            raise ConfigurationError("A shear moves lines and arcs that are not among its conditioning columns.")
+        n = len(members)
+        chosen = all_pairs(n) if pairs is None else list(pairs)
+        self.n_arcs = len(domain.select(members).indices(Arc))
+        self.n_pairs = len(chosen)
+        # where each element of the matrix is among the coefficients; one more stands for zero
+        places = torch.full((n, n), len(chosen), dtype=torch.long)
+        for k, (i, j) in enumerate(chosen):
+            places[i, j] = k
+        kept = [i for i in range(len(domain)) if i not in set(members)]
+        periods = [cast("Arc", domain.columns[i].manifold).period for i in members[: self.n_arcs]]
+        self._add("members", torch.tensor(members, dtype=torch.long))
+        self._add("kept", torch.tensor(kept, dtype=torch.long))
+        self._add("order", torch.argsort(torch.tensor([*kept, *members], dtype=torch.long)))
+        self._add("conditioning", torch.tensor(conditioning, dtype=torch.long))
+        self._add("places", places.flatten())
+        self._add("periods", torch.tensor(periods, dtype=torch.float64))
+        self.members: Tensor
+        self.kept: Tensor
+        self.order: Tensor
+        self.conditioning: Tensor
+        self.places: Tensor
+        self.periods: Tensor
+
+    def _add(self, name: str, values: Tensor) -> None:
+        self.register_buffer(name, values, persistent=False)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{len(self.members)} moved, {self.n_pairs} coefficients given {len(self.conditioning)}, {n_weights(self)}"
+        )
+
+    def encode(self, x: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        shift, matrix = self._coefficients(x)
+        values = take_columns(x, self.members)
+        arcs, lines = values[:, : self.n_arcs], values[:, self.n_arcs :]
+        sources = torch.cat([self._bent(arcs, self.periods.to(x.dtype)), lines], dim=-1)
+        moved = values - shift - (matrix @ sources[:, :, None]).squeeze(-1)
+        return self._assembled(x, moved), x.new_zeros(x.shape[0])
+
+    def decode(self, z: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        shift, matrix = self._coefficients(z)
+        n, periods = self.n_arcs, self.periods.to(z.dtype)
+        values = take_columns(z, self.members) + shift
+        arcs: list[Tensor] = []
+        bent = values[:, :0]
+        for i in range(n):
+            arcs.append(values[:, i] + (matrix[:, i, :i] * bent).sum(-1))
+            bent = torch.cat([bent, self._bent(arcs[-1], periods[i])[:, None]], dim=-1)
+        lines = values[:, n:] + (matrix[:, n:, :n] @ bent[:, :, None]).squeeze(-1)
+        if lines.shape[1] > 0:
+            unit = torch.eye(lines.shape[1], dtype=z.dtype, device=z.device) - matrix[:, n:, n:]
+            lines = torch.linalg.solve_triangular(unit, lines[:, :, None], upper=False, unitriangular=True).squeeze(-1)
+        found = torch.cat([torch.stack(arcs, dim=-1), lines], dim=-1) if arcs else lines
+        return self._assembled(z, found), z.new_zeros(z.shape[0])
+
+    def _coefficients(
+        self, x: Float[Tensor, "batch dim"]
+    ) -> tuple[Float[Tensor, "batch moved"], Float[Tensor, "batch moved moved"]]:
+        """The shifts b and the matrix M."""
+        outputs: Tensor = self.conditioner(take_columns(x, self.conditioning))
+        n = len(self.members)
+        padded = torch.cat([outputs[:, n:], outputs.new_zeros(len(outputs), 1)], dim=-1)
+        return outputs[:, :n], take_columns(padded, self.places).reshape(-1, n, n)
+
+    @staticmethod
+    def _bent(arcs: Float[Tensor, "*batch"], periods: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """What arcs contribute: themselves next to 0, and periodic."""
+        turns = FULL_TURN / periods
+        return (arcs * turns).sin() / turns
+
+    def _assembled(
+        self, x: Float[Tensor, "batch dim"], moved: Float[Tensor, "batch moved"]
+    ) -> Float[Tensor, "batch dim"]:
+        """All columns in order, arcs next to 0."""
+        if self.n_arcs:
+            periods = self.periods.to(x.dtype)
+            arcs = moved[:, : self.n_arcs]
+            arcs = arcs - periods * torch.round((arcs / periods).detach())
+            moved = torch.cat([arcs, moved[:, self.n_arcs :]], dim=-1)
+        return take_columns(torch.cat([take_columns(x, self.kept), moved], dim=-1), self.order)
+
+
+def order_of_shear(domain: Product, moved: Sequence[int]) -> list[int]:
+    """The moved columns in the order in which a shear takes them: arcs, then lines."""
+    return [i for kind in (Arc, Line) for i in moved if isinstance(domain.columns[i].manifold, kind)]
+
+
+def all_pairs(n: int) -> list[tuple[int, int]]:
+    """All places (i, j) with j < i below n, row after row."""
+    return [(i, j) for i in range(n) for j in range(i)]
