@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.display import described
@@ -81,22 +81,6 @@ class InternalCoordinates(nn.Module):
 
     def __repr__(self) -> str:
         return described(self, self.topology.summary, f"{len(self.codomain)} columns: {self.codomain.kinds}")
-
-    def separations(self) -> Int[Tensor, "dim dim"]:
-        """How many bonds lie between the atoms that two columns place."""
-        n = len(self.topology.atoms)
-        distance = torch.full((n, n), n, dtype=torch.long)
-        neighbours = self.topology.neighbours()
-        for start in range(n):
-            reached, front, steps = {start}, [start], 0
-            while front:
-                distance[start, front] = steps
-                front = sorted({j for i in front for j in neighbours[i]} - reached)
-                reached |= set(front)
-                steps += 1
-        placed = [row[0] for row in self.zmatrix.rows]
-        atoms = torch.tensor([*placed[1:], *placed[2:], *placed[3:]])
-        return distance[atoms][:, atoms]
 
     def _add(self, name: str, indices: Tensor) -> None:
         # derived from the z-matrix, so not part of the weights

@@ -8,11 +8,11 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from .charts import CumulativeNormal
-from .conditioners import Conditioner, LocalConditioner, MLPConditioner
+from .conditioners import MLPConditioner
 from .errors import ConfigurationError
 from .flow import Flow
 from .layers import Coupling, Layer, Sequential
@@ -66,8 +66,6 @@ class FlowSettings:
             smooth all around, or on the line, with a jump of the energy opposite to their mean, as in version 0.1.
         shear: Whether lines and arcs first pass through a linear map with coefficients that depend on the other
             circles (`Shear`), which takes the correlations of vibrations away.
-        reach: If positive, each line, arc and interval has a conditioner of its own, of width ``hidden``, that sees the
-            columns of atoms so many bonds away, and all other circles; otherwise one conditioner sees all columns.
     """
 
     transforms: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_TRANSFORMS))
@@ -82,8 +80,6 @@ class FlowSettings:
     seed: int = 0
     narrow_torsions: Literal["arc", "line"] = "arc"
     shear: bool = True
-    reach: int = 0
-    local: int = 24
 
     def __post_init__(self) -> None:
         for kind in self.transforms:
@@ -145,15 +141,12 @@ def transforms_for(name: str) -> dict[str, str]:
     return {**DEFAULT_TRANSFORMS, **dict.fromkeys(sorted(kinds), name)}
 
 
-def build_flow(
-    settings: FlowSettings, start: Layer | Product, separations: Int[Tensor, "dim dim"] | None = None
-) -> Flow:
+def build_flow(settings: FlowSettings, start: Layer | Product) -> Flow:
     """The flow of these settings, with initial weights.
 
     Args:
         settings: The architecture.
         start: The chart of physical coordinates, or another first layer, or a product of unit manifolds to start from.
-        separations: How many bonds lie between the atoms of each two columns; needed where settings have a reach.
 
     Raises:
         ConfigurationError: If a column lives on a manifold for which no transform was chosen, or on none of the unit
@@ -176,7 +169,7 @@ def build_flow(
             if settings.shear:
                 layers.append(_shear(settings, domain, [*lines, *arcs], circles))
             n_pairs = settings.line_pairs + (0 if has_intervals else settings.interval_pairs)
-            layers += _couplings(settings, outer, domain, sorted([*lines, *arcs]), circles, n_pairs, separations)
+            layers += _couplings(settings, outer, domain, sorted([*lines, *arcs]), circles, n_pairs)
         if arcs or (lines and has_intervals):
             to_unit = CumulativeNormal(domain, settings.tail_scale, lines=has_intervals)
             layers.append(to_unit)
@@ -186,7 +179,7 @@ def build_flow(
             if arcs:
                 inner[Arc] = transforms[Circle]
             members = sorted([*domain.indices(Interval), *arcs])
-            layers += _couplings(settings, inner, domain, members, circles, settings.interval_pairs, separations)
+            layers += _couplings(settings, inner, domain, members, circles, settings.interval_pairs)
         layers += _couplings(settings, transforms, domain, circles, [], settings.circle_pairs)
     if not layers:
         raise ConfigurationError("These settings give a flow without a layer; ask for at least one pair of couplings.")
@@ -238,7 +231,6 @@ def _couplings(
     members: Sequence[int],
     context: Sequence[int],
     n_pairs: int,
-    separations: Int[Tensor, "dim dim"] | None = None,
 ) -> list[Layer]:
     """Pairs of couplings over ``members``: each half is transformed given the other half and the context."""
     layers: list[Layer] = []
@@ -252,50 +244,11 @@ def _couplings(
             conditioning = [*other, *context]
             constants = _arc_constants(domain, transformed)
             initial = Coupling.initial_outputs(domain, transformed, transforms, constants.shape[1])
-            conditioner: Conditioner
-            if settings.reach > 0 and separations is not None:
-                conditioner = _local(settings, transforms, domain, transformed, other, context, initial, separations)
-            else:
-                conditioner = MLPConditioner(
-                    domain.select(conditioning),
-                    initial,
-                    settings.hidden,
-                    settings.n_hidden_layers,
-                    settings.n_harmonics,
-                )
+            conditioner = MLPConditioner(
+                domain.select(conditioning), initial, settings.hidden, settings.n_hidden_layers, settings.n_harmonics
+            )
             layers.append(Coupling(domain, transformed, conditioning, transforms, conditioner, arc_constants=constants))
     return layers
-
-
-def _local(
-    settings: FlowSettings,
-    transforms: Mapping[type[Manifold], Transform],
-    domain: Product,
-    transformed: Sequence[int],
-    other: Sequence[int],
-    context: Sequence[int],
-    initial: Float[Tensor, "n_outputs"],
-    separations: Int[Tensor, "dim dim"],
-) -> LocalConditioner:
-    """A conditioner for each transformed column that sees the near ones of the others, and the context."""
-    n_constants = _arc_constants(domain, transformed).shape[1]
-    # in the order in which a coupling takes them: by kind
-    grouped = [(i, kind) for kind in transforms for i in transformed if type(domain.columns[i].manifold) is kind]
-    sizes = [transforms[kind].n_params - (n_constants if kind is Arc else 0) for _, kind in grouped]
-    everywhere = range(len(other), len(other) + len(context))
-    seen = [
-        [place for place, j in enumerate(other) if separations[i, j] <= settings.reach] + list(everywhere)
-        for i, _ in grouped
-    ]
-    return LocalConditioner(
-        domain.select([*other, *context]),
-        initial,
-        sizes,
-        seen,
-        settings.local,
-        settings.n_hidden_layers,
-        settings.n_harmonics,
-    )
 
 
 def _arc_constants(domain: Product, transformed: Sequence[int]) -> Float[Tensor, "n_arcs n_constants"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -52,26 +51,6 @@ class CircularFeatures(nn.Module):
         self.arcs: Tensor
         self.radii: Tensor
         self.frequencies: Tensor
-
-    def places(self, domain: Product) -> list[list[int]]:
-        """Which features belong to each column of the domain."""
-        found: list[list[int]] = [[] for _ in domain]
-        n = 0
-        for i in domain.indices(Line):
-            found[i].append(n)
-            n += 1
-        for k, i in enumerate(arcs := domain.indices(Arc)):
-            found[i] += [n + k, n + len(arcs) + k]
-        n += 2 * len(arcs)
-        for i in domain.indices(Interval):
-            found[i].append(n)
-            n += 1
-        circles, n_harmonics = domain.indices(Circle), len(self.frequencies)
-        n_phases = n_harmonics * len(circles)
-        for k, i in enumerate(circles):
-            phases = range(n + k * n_harmonics, n + (k + 1) * n_harmonics)
-            found[i] += [*phases, *(phase + n_phases for phase in phases)]
-        return found
 
     def forward(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch n_features"]:
         # by kind and only where there are any: at batch size one, every operation counts
@@ -126,74 +105,6 @@ class MLPConditioner(Conditioner):
     def forward(self, x: Float[Tensor, "batch n_conditioning"]) -> Float[Tensor, "batch n_outputs"]:
         outputs: Tensor = self.network(self.features(x))
         return outputs
-
-
-class LocalConditioner(Conditioner):
-    """A small perceptron for each transformed column, which sees only some of the conditioning columns.
-
-    All of them are evaluated at once, as batches of matrix products. Their cost grows with the number of transformed
-    columns alone, and columns that are far from one another in a molecule add no noise to one another.
-
-    Args:
-        domain: The conditioning columns.
-        initial_outputs: What the networks return before training, up to small random weights; all of the first
-            column's parameters, then of the next one's.
-        sizes: Number of outputs of each transformed column.
-        seen: For each transformed column, places of the conditioning columns that it sees.
-        hidden: Width of each hidden layer.
-        n_hidden_layers: Number of hidden layers.
-        n_harmonics: Harmonics of each circle among the features.
-    """
-
-    def __init__(
-        self,
-        domain: Product,
-        initial_outputs: Float[Tensor, "n_outputs"],
-        sizes: Sequence[int],
-        seen: Sequence[Sequence[int]],
-        hidden: int,
-        n_hidden_layers: int,
-        n_harmonics: int,
-    ) -> None:
-        super().__init__()
-        self.features = CircularFeatures(domain, n_harmonics)
-        of_column = self.features.places(domain)
-        chosen = [[feature for place in places for feature in of_column[place]] for places in seen]
-        n_seen = max(1, *map(len, chosen))
-        # the last feature, which is zero, fills the rows up
-        rows = [[*row, *[self.features.n_features] * (n_seen - len(row))] for row in chosen]
-        self.register_buffer("seen", torch.tensor(rows, dtype=torch.long).flatten(), persistent=False)
-        largest, n = max(sizes), len(sizes)
-        taken = [i * largest + k for i, size in enumerate(sizes) for k in range(size)]
-        self.register_buffer("taken", torch.tensor(taken, dtype=torch.long), persistent=False)
-        self.seen: Tensor
-        self.taken: Tensor
-        self.n_columns = n
-        self.whole = len(taken) == n * largest
-        widths = [n_seen, *[hidden] * n_hidden_layers, largest]
-        self.weights = nn.ParameterList()
-        self.biases = nn.ParameterList()
-        for layer, (n_in, n_out) in enumerate(pairwise(widths)):
-            bound = torch.full((n, 1, 1), n_in**-0.5)
-            if layer == 0:
-                bound = torch.tensor([max(1, len(row)) for row in chosen]).rsqrt()[:, None, None]
-            weight, bias = (2 * torch.rand(n, n_in, n_out) - 1) * bound, (2 * torch.rand(n, 1, n_out) - 1) * bound
-            if layer == n_hidden_layers:
-                weight, bias = 0.1 * weight, torch.zeros(n * largest).scatter(0, self.taken, initial_outputs.float())
-                bias = bias.reshape(n, 1, largest)
-            self.weights.append(nn.Parameter(weight))
-            self.biases.append(nn.Parameter(bias))
-
-    def forward(self, x: Float[Tensor, "batch n_conditioning"]) -> Float[Tensor, "batch n_outputs"]:
-        features = self.features(x)
-        padded = torch.cat([features, features.new_zeros(len(features), 1)], dim=-1)
-        values = take_columns(padded, self.seen).reshape(len(x), self.n_columns, -1).transpose(0, 1)
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if layer > 0:
-                values = nn.functional.silu(values)
-            values = torch.baddbmm(bias, values, weight)
-        outputs = values.transpose(0, 1).reshape(len(x), -1)
-        return outputs if self.whole else take_columns(outputs, self.taken)
 
 
 def take_columns(x: Float[Tensor, "batch dim"], indices: Tensor) -> Float[Tensor, "batch n_indices"]:

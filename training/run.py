@@ -170,7 +170,7 @@ def initial_potential(frames: Frames, settings: TrainSettings) -> FlowPotential:
     q = torch.cat([coordinates.encode(part)[0] for part in torch.split(positions, VALIDATION_BATCH)])
     on_line = settings.flow.cuts_circles or settings.flow.narrow_torsions == "line"
     charts = fit_charts(q, coordinates.codomain, "standard" if on_line else "arc", settings.flow.cuts_circles)
-    flow = build_flow(settings.flow, Chart(coordinates.codomain, charts), coordinates.separations())
+    flow = build_flow(settings.flow, Chart(coordinates.codomain, charts))
     return FlowPotential(flow, coordinates, frames.temperature)
 
 

@@ -121,7 +121,7 @@ def first_training(frames: Frames, cores: int, seed: int) -> TrainSettings:
     return TrainSettings(
         flow=architecture(3 * len(frames.topology) - 6, seed),
         batch_size=min(BATCH, max(cores, len(frames) // (8 * cores) * cores)),
-        learning_rate=2e-3,
+        learning_rate=4e-3,
         processes=cores,
         seed=seed,
     )
@@ -197,7 +197,7 @@ def round_training(
             "initial_model": model,
             "steps": steps,
             "compile": compiled,
-            "learning_rate": 1e-3 / number,
+            "learning_rate": 2e-3 / number,
             "warm_up": min(WARM_UP, steps // 5),
             "validate_every": max(1, math.ceil(steps / 8)),
             "refining": share.model_copy(update={"pool_size": pool, "refresh_every": refresh}),
