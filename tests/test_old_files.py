@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from smoothflow import FlowPotential, FlowSettings, Simulation, load, registry
-from smoothflow.core.errors import FileFormatError
+from smoothflow.core.errors import ConfigurationError, FileFormatError
 from smoothflow.integrators.checkpoint import read_checkpoint
 from smoothflow.molecules.frames import COLUMNS
 from smoothflow.molecules.frames_file import FramesReader, read_frames
@@ -79,7 +80,12 @@ def test_settings_are_read() -> None:
 def test_a_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(V1 / "run", run)
-    model = train(read_frames(V1 / "frames.h5"), read_settings(V1 / "config.yaml"), run)
+    settings = read_settings(V1 / "config.yaml")
+    # what a settings file leaves out has the default of today; the folder knows that the flow had no shear
+    older = settings.model_copy(update={"flow": replace(settings.flow, shear=False)})
+    with pytest.raises(ConfigurationError, match="shear"):
+        train(read_frames(V1 / "frames.h5"), settings, run)
+    model = train(read_frames(V1 / "frames.h5"), older, run)
     assert "going on from step 10" in (run / "run.log").read_text(encoding="utf-8")
     # ten steps of Adam in float32, of which another processor rounds each otherwise
     require_values(load(model), STORED["run"], 1e-3)

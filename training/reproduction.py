@@ -19,9 +19,9 @@ from ..molecules.frames import Frames
 from ..potentials.model_file import read_header, read_model
 from ..runs.progress import OnProgress, silent
 from .batches import split
-from .config import TrainSettings, read_settings
+from .config import TrainSettings
 from .run import train
-from .run_folder import RunFolder, last_step
+from .run_folder import RunFolder, last_step, settings_of
 
 MAX_TABLE_BYTES = 2**24
 """Largest table of metrics: a hundred thousand validations."""
@@ -79,7 +79,7 @@ def recorded_source(run_folder: str | Path) -> dict[str, Any]:
 
 def recorded_device(run_folder: str | Path) -> str:
     """Where a run computed; raises as `recorded_source` does."""
-    return read_settings(_require_run(Path(run_folder)).config).device
+    return settings_of(_require_run(Path(run_folder))).device
 
 
 def require_recorded(run_folder: str | Path, frames: Frames) -> None:
@@ -125,7 +125,7 @@ def reproduce(
     run, again = _require_run(Path(run_folder)), RunFolder(Path(output))
     if again.path.resolve() == run.path.resolve():
         raise ConfigurationError(f'"{output}" is the run itself. Name another folder for the run that is made again.')
-    settings = read_settings(run.config)
+    settings = settings_of(run)
     require_recorded(run.path, frames)
     _require_files(run, settings)
     step = last_step(run)

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,19 @@ def identity_of(frames: Frames, digest: str, origin: Mapping[str, Any] | None, o
     return identity
 
 
+def settings_of(run: RunFolder) -> TrainSettings:
+    """The settings of a run.
+
+    Raises:
+        FileFormatError, ConfigurationError: If the file cannot be read.
+    """
+    settings = read_settings(run.config)
+    # every version writes all settings that it knows: where there is none for a shear, the flow has none
+    if "shear:" not in run.config.read_text(encoding="utf-8"):
+        settings = settings.model_copy(update={"flow": replace(settings.flow, shear=False)})
+    return settings
+
+
 def claim(run: RunFolder, identity: Mapping[str, Any], settings: TrainSettings) -> None:
     """Write down what the run is, or see that it is this one.
 
@@ -107,7 +120,7 @@ def claim(run: RunFolder, identity: Mapping[str, Any], settings: TrainSettings) 
         known = _begun_with(read_json(run.frames))
     except (KeyError, TypeError, AttributeError) as error:
         raise FileFormatError(f'"{run.frames}" is damaged: {error}. Start again in another folder.') from error
-    there = {**read_settings(run.config).model_dump(mode="json"), **known}
+    there = {**settings_of(run).model_dump(mode="json"), **known}
     here = {**settings.model_dump(mode="json"), **_begun_with(identity)}
     # how many processes share the work is not part of what is computed
     require_same_run(f'The folder "{run.path}"', there, here, ("processes",))

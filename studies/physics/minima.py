@@ -16,7 +16,9 @@ from ...core.potential import Potential
 from ...core.topology import Topology
 from ...core.units import thermal_energy
 from ...runs.progress import OnProgress, Progress, silent
+from .paths import find_paths, populated
 from .report import Finding, single
+from .widths import widths_of
 
 N_GRID = 12
 """Cells along each of two neighbouring slow torsions."""
@@ -44,12 +46,11 @@ LARGEST_STEP = 0.5
 CONVERGED = 0.1
 """Largest component of the gradient at a minimum, kT per width of a coordinate."""
 
-WIDTHS = {"bond": 0.003, "angle": 0.05, "improper": 0.05}
-"""Typical widths of coordinates at room temperature, nm and radians; of torsions it is `TORSION_WIDTH`."""
-
-TORSION_WIDTH = 0.15
 SAME = math.radians(30)
 """Minima whose slow torsions all differ by less are one."""
+
+CROSSED, ALONG_PATHS = 8.0, 2.0
+"""Paths with barriers up to the first are crossed in simulations, and the reference is met there to the second, kT."""
 
 DEEPEST = 10.0
 """How far a minimum may lie below the reference, kT: a good model errs by less where it has data."""
@@ -127,7 +128,7 @@ def find_minima(
     names = coordinates.codomain.names
     slow = [names.index(name) for name in slow_torsions(topology)]
     methyls = [i for i, name in enumerate(names) if name.startswith("methyl")]
-    widths = q.new_tensor([_width(name) for name in names])
+    widths = q.new_tensor(widths_of(names))
     kT = thermal_energy(temperature)
     stream = torch.Generator().manual_seed(seed)
     away = torch.cat([*_grids(q, slow, stream), _turned(q, slow, N_RANDOM if slow else 0, stream)])
@@ -213,11 +214,34 @@ def examine_minima(
         findings.append(
             Finding("minima", "deepest minimum below the reference, kT", single(depth), high=DEEPEST, note=str(worst))
         )
+        given = [minimum for minimum in minima if minimum.is_given]
+        if len(given) > 1:
+            findings.append(_along_paths(potential, given, topology, kT, reference, on_progress))
     return findings
 
 
-def _width(name: str) -> float:
-    return next((width for kind, width in WIDTHS.items() if name.startswith(kind)), TORSION_WIDTH)
+def _along_paths(
+    potential: Potential,
+    minima: list[Minimum],
+    topology: Topology,
+    kT: float,
+    reference: Potential,
+    on_progress: OnProgress,
+) -> Finding:
+    """How far energies along paths between the minima of the given configurations are from the reference's."""
+    places = torch.stack([minimum.positions for minimum in minima])
+    paths = find_paths(potential, places, InternalCoordinates(topology), kT, reference, on_progress)
+    quantity = f"largest error of the energy along paths with barriers up to {CROSSED:g} kT, kT"
+    crossed = populated(paths, CROSSED)
+    if not crossed:
+        lowest = min(path.barrier for path in paths)
+        return Finding("minima", quantity, single(0.0), high=ALONG_PATHS, note=f"the lowest barrier is {lowest:.1f} kT")
+    worst = max(crossed, key=lambda path: path.largest_difference)
+    ends = " to ".join(
+        ", ".join(f"{name} {value:.0f}" for name, value in minima[k].torsions.items()) for k in (worst.start, worst.end)
+    )
+    note = f"{len(crossed)} of {len(paths)} paths; {ends}, barrier {worst.barrier:.1f} kT"
+    return Finding("minima", quantity, single(worst.largest_difference), high=ALONG_PATHS, note=note)
 
 
 def _grids(q: Float[Tensor, "n dim"], slow: list[int], stream: torch.Generator) -> list[Float[Tensor, "starts dim"]]:

@@ -26,7 +26,7 @@ from smoothflow.studies.fit import planning
 from smoothflow.studies.fit.annealing import WORTH, crude_configurations, next_temperature
 from smoothflow.studies.fit.decisions import Decisions
 from smoothflow.studies.fit.fit import fit
-from smoothflow.studies.fit.planning import first_training, round_training
+from smoothflow.studies.fit.planning import Pace, first_training, round_training, seconds_per_step, sized
 from smoothflow.studies.fit.settings import FitSettings, duration, spoken
 from smoothflow.training import refining
 from smoothflow.training.config import TrainSettings
@@ -259,7 +259,7 @@ def test_a_decision_is_made_once_and_kept(tmp_path: Path) -> None:
 def test_a_round_takes_the_time_that_is_planned() -> None:
     first = TrainSettings(batch_size=256, steps=100)
     # samples cost as much as steps if each is used once, so that they are used more often
-    plan = round_training(first, 1015.0, 0.1, 0.1 / 218, "m.safetensors", "hot.h5", 1)
+    plan = round_training(first, 1015.0, Pace(0.1, 1, False), 0.1 / 218, "m.safetensors", "hot.h5", 1)
     share = plan.refining
     n_samples = 256 * 0.85
     uses = share.refresh_every * n_samples / share.pool_size
@@ -269,9 +269,37 @@ def test_a_round_takes_the_time_that_is_planned() -> None:
     assert spoken(1000) == "16.7 min"
 
 
-def test_the_time_of_a_first_training_is_measured(peroxide_frames: Frames) -> None:
-    short = first_training(peroxide_frames, 60.0, 1, False, 0)
-    long = first_training(peroxide_frames, 600.0, 1, False, 0)
-    assert not short.compile
-    # twelve times as long without the start, by two measurements
-    assert 4 < long.steps / short.steps < 40
+@pytest.mark.parametrize(
+    ("seconds", "before", "steps", "compiled"),
+    # 15 s to start, then steps of 0.1 s; or 280 s more to compile (60 s where that was done before), then 0.045 s
+    [(115, False, 1000, False), (1015, False, 16000, True), (215, False, 2000, False), (215, True, 3111, True)],
+)
+def test_a_training_is_compiled_where_that_gives_more_steps(
+    seconds: float, before: bool, steps: int, compiled: bool
+) -> None:
+    found, is_compiled = Pace(0.1, 1, True).steps(seconds, 0.0, before)
+    assert is_compiled == compiled
+    assert found == pytest.approx(steps, abs=1)
+    plain, never = Pace(0.1, 1, False).steps(seconds, 0.0, before)
+    assert plain == pytest.approx((seconds - 15) / 0.1, abs=1)
+    assert not never
+
+
+def test_two_cores_take_a_step_in_little_more_than_half_the_time() -> None:
+    assert Pace(0.16, 2, False).steps(115)[0] == pytest.approx(1000, abs=1)
+
+
+def test_a_first_model_does_not_learn_few_frames_by_heart() -> None:
+    first = TrainSettings(batch_size=256)
+    hour = sized(first, 3200, 3600, Pace(0.1, 1, True))
+    # eight passes
+    assert (hour.steps, hour.compile) == (100, False)
+    # with more frames than there is time for, as many steps as there is time for
+    assert sized(first, 10**6, 115, Pace(0.1, 1, True)).steps == pytest.approx(1000, abs=1)
+
+
+def test_the_time_of_a_step_is_measured(peroxide_frames: Frames) -> None:
+    first = first_training(peroxide_frames, 1, 0)
+    took = [seconds_per_step(peroxide_frames, first.model_copy(update={"batch_size": n})) for n in (16, 4096)]
+    # 256 times as much work, of which small batches are dominated by what does not depend on it
+    assert 0 < took[0] < took[1]
