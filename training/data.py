@@ -152,5 +152,5 @@ class TrainingData:
 def _weights(part: Frames) -> Float[ndarray, "frames"]:
     if part.log_weights is None:
         return np.ones(len(part))
-    shifted = np.exp(part.log_weights - part.log_weights.max())
-    return shifted / shifted.mean()
+    weights: ndarray = np.exp(part.log_weights - part.log_weights.max())
+    return np.asarray(weights / weights.mean())
