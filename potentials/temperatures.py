@@ -46,13 +46,16 @@ class TemperatureRange:
     def __str__(self) -> str:
         return f"{self.lowest:g} to {self.highest:g} K"
 
+    def __contains__(self, temperature: float) -> bool:
+        return self.lowest * (1 - SAME) <= temperature <= self.highest * (1 + SAME)
+
     def context(self, temperature: float) -> float:
         """The context c(T) of a temperature (K).
 
         Raises:
             ConfigurationError: If it is outside of the range, where nothing was learned.
         """
-        if not (self.lowest * (1 - SAME) <= temperature <= self.highest * (1 + SAME)):
+        if temperature not in self:
             raise ConfigurationError(
                 f"The model is of temperatures from {self}, and {temperature:g} K is asked for: it has learned nothing "
                 "there. Take a temperature of that range, or train a model on frames of a larger one."

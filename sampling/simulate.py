@@ -207,7 +207,7 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
         topology.require_same(potential.topology, f'"{settings.structure}"', "the potential")
     registry().engine(settings.engine)
     if settings.proposals is not None:
-        proposing = _proposing(settings.proposals).coordinates.topology
+        proposing = _proposing(settings.proposals, settings.temperature).coordinates.topology
         topology.require_same(proposing, f'"{settings.structure}"', f'the model "{settings.proposals}"')
     nothing = np.zeros((0, len(topology), 3), dtype=np.float32)
     # the lowest temperature first, which also holds the state; then those of the ladder whose frames are kept
@@ -387,9 +387,11 @@ def _potential(name: str, structure: Path) -> Potential:
 
 
 @lru_cache(maxsize=1)
-def _proposing(model: str) -> FlowPotential:
-    """The model that proposes jumps, loaded once in each process."""
-    return load_flow(registry().model_path(model))
+def _proposing(model: str, temperature: float) -> FlowPotential:
+    """The model that proposes jumps, loaded once in each process; at the temperature (K) of the frames if it can."""
+    potential = load_flow(registry().model_path(model))
+    temperatures = potential.temperature_range
+    return potential.at_temperature(temperature) if temperatures and temperature in temperatures else potential
 
 
 def _system(settings: SimulateSettings) -> tuple[Potential, Engine, Float[Tensor, "atoms"]]:
@@ -404,7 +406,9 @@ def _start(index: int, settings: SimulateSettings, positions: np.ndarray) -> Wal
 
 
 def _advance(walker: Walker, n_rounds: int, settings: SimulateSettings) -> tuple[Walker, list[Found]]:
-    jumps = None if settings.proposals is None else Jumps(_proposing(settings.proposals), settings.temperature)
+    jumps = None
+    if settings.proposals is not None:
+        jumps = Jumps(_proposing(settings.proposals, settings.temperature), settings.temperature)
     return advance_walker(walker, n_rounds, *_system(settings), settings.protocol, jumps)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from smoothflow import FlowPotential, build_flow, load, save_model
+from smoothflow import FlowPotential, TemperatureRange, build_flow, load, save_model
 from smoothflow.core.errors import ConfigurationError, FileFormatError
 from smoothflow.core.units import thermal_energy
 from smoothflow.potentials.captured import CapturedFlow
@@ -22,7 +22,6 @@ from smoothflow.potentials.compiled import read_compiled
 from smoothflow.potentials.model_file import read_header
 from smoothflow.potentials.package import fingerprint
 from smoothflow.potentials.shipped import load_flow
-from smoothflow.potentials.temperatures import TemperatureRange
 
 MakePotential = Callable[[str], FlowPotential]
 RANGE = TemperatureRange(300.0, 600.0)

@@ -16,6 +16,7 @@ import openmm
 import pytest
 import torch
 from openmm import app
+from smoothflow import FlowPotential, TemperatureRange, build_flow, save_model
 from smoothflow.core.errors import ConfigurationError, FileFormatError, SimulationError, TopologyError, UnknownNameError
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
@@ -24,8 +25,9 @@ from smoothflow.molecules.elements import masses
 from smoothflow.molecules.frames_file import FramesWriter, read_frames, write_frames
 from smoothflow.molecules.label_checks import check_labels
 from smoothflow.molecules.shipped import molecule_path
+from smoothflow.potentials.shipped import load_flow
 from smoothflow.runs.progress import Progress
-from smoothflow.sampling.simulate import SimulateSettings, frames_at, simulate
+from smoothflow.sampling.simulate import SimulateSettings, _proposing, frames_at, simulate
 from smoothflow.sampling.walkers import Protocol, Walker, advance_walker, exchange, relax
 
 ALANINE = molecule_path("capped-alanine")
@@ -36,7 +38,9 @@ LADDER = replace(SHORT, ladder=(400.0, 500.0), exchange_interval=0.1, n_frames=6
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from smoothflow.sampling.simulate import SimulateSettings, frames_at, simulate
+from smoothflow.potentials.shipped import load_flow
+from smoothflow.runs.progress import Progress
+from smoothflow.sampling.simulate import SimulateSettings, _proposing, frames_at, simulate
 def main():
     def on_progress(progress):
         if progress.stage == "Simulation" and progress.done >= int(sys.argv[3]):
@@ -401,3 +405,15 @@ def test_a_changed_force_field_file_is_another_simulation(tmp_path: Path) -> Non
     xml.write_text(xml.read_text() + "\n")
     with pytest.raises(ConfigurationError, match="potential_sha256"):
         simulate(settings, tmp_path / "f.h5")
+
+
+def test_a_model_of_a_range_proposes_at_the_temperature_of_the_frames(tmp_path: Path) -> None:
+    one = load_flow("ala2-affine")
+    assert one.flow.settings is not None
+    assert one.chart is not None
+    flow = build_flow(replace(one.flow.settings, context=1), one.chart)
+    path = tmp_path / "model.safetensors"
+    save_model(FlowPotential(flow, one.coordinates, 300.0, TemperatureRange(300.0, 500.0)), path)
+    found = [_proposing(str(path), kelvin).temperature for kelvin in (300.0, 400.0, 600.0)]
+    # beyond its range it proposes what it can: acceptance suffers, and frames do not
+    assert found == [300.0, 400.0, 300.0]
