@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .potentials.reference import reference
     from .potentials.shipped import load
     from .potentials.sums import SumPotential
+    from .potentials.temperatures import TemperatureRange
     from .sampling.simulate import SimulateSettings, simulate
     from .training.config import LossWeights, TrainSettings, read_settings
     from .training.reproduction import reproduce
@@ -87,6 +88,7 @@ __all__ = [
     "State",
     "Structure",
     "SumPotential",
+    "TemperatureRange",
     "Topology",
     "TrainSettings",
     "Transform",
@@ -155,6 +157,7 @@ _HOMES = {
     "State": ".core.integrator",
     "Structure": ".molecules.topologies",
     "SumPotential": ".potentials.sums",
+    "TemperatureRange": ".potentials.temperatures",
     "Topology": ".core.topology",
     "TrainSettings": ".training.config",
     "Transform": ".core.transforms",

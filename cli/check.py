@@ -20,6 +20,7 @@ from .options import (
     Device,
     Seed,
     Structure,
+    Temperature,
     is_given,
     model_structure,
     provider_potential,
@@ -45,7 +46,7 @@ CONTRACTS: tuple[Kind, ...] = ("transform", "integrator", "engine")
 
 PHYSICS_OPTIONS = (
     *("frames", "structure", "tests", "replicas", "nve_time", "order_time", "nvt_steps", "reference"),
-    *("device", "compile_model"),
+    *("device", "compile_model", "temperature"),
 )
 """Parameters that contracts have no use for."""
 
@@ -90,6 +91,7 @@ def run(
             autocompletion=completion.PROVIDERS,
         ),
     ] = None,
+    temperature: Temperature = None,
     compile_model: Annotated[
         bool, typer.Option("--compile", help="Check a model as it is compiled, or on a GPU captured.")
     ] = False,
@@ -121,7 +123,7 @@ def run(
         return
     if ":" not in name and reference is None:
         require_none_given(context, ["structure"], f'"{name}" knows its molecule')
-    potential, topology, positions, temperature = _load(name, frames, structure, replicas, seed, where)
+    potential, topology, positions, kelvin = _load(name, frames, structure, replicas, seed, where, temperature)
     beside = None
     if reference is not None:
         beside = _reference(reference, potential, structure if is_given(context, "structure") else None, where)
@@ -133,7 +135,7 @@ def run(
         # what is counted and compared is counted on the CPU
         potential, positions = ElsewherePotential(potential), positions.cpu()
     settings = PhysicsSettings(
-        temperature=temperature,
+        temperature=kelvin,
         n_replicas=replicas,
         production=nve_time,
         scaling_duration=order_time,
@@ -218,7 +220,13 @@ def _kinds(name: str) -> list[Kind]:
 
 
 def _load(
-    name: str, frames: Path | None, structure: str, n_samples: int, seed: int, where: torch.device
+    name: str,
+    frames: Path | None,
+    structure: str,
+    n_samples: int,
+    seed: int,
+    where: torch.device,
+    asked: float | None,
 ) -> tuple[Potential, Topology, torch.Tensor, float]:
     """The potential in float64 on a device, its molecule, configurations to start from, and their temperature in K."""
     import torch
@@ -228,6 +236,7 @@ def _load(
     from ..molecules.structure_names import structure_file
     from ..molecules.topologies import topology_from_pdb
     from ..potentials.flow_potential import FlowPotential
+    from ..potentials.temperatures import is_same
 
     temperature = DEFAULTS.temperature
     potential: Potential
@@ -242,6 +251,8 @@ def _load(
             potential = potential.to(where)
         topology = potential.topology
         if isinstance(potential, FlowPotential):
+            if asked is not None:
+                potential = potential.at_temperature(asked)
             temperature = potential.temperature
             with torch.no_grad():
                 positions, _ = potential.sample(n_samples, seed=seed)
@@ -249,8 +260,17 @@ def _load(
             raise ConfigurationError(f'"{name}" cannot be sampled from. Give --frames to start from.')
     if topology is None:
         raise ConfigurationError(f'"{name}" is not a potential of a molecule. Give a model of one.')
+    if asked is not None and not isinstance(potential, FlowPotential):
+        raise ConfigurationError(f'"{name}" is not a model that has a temperature. Leave out --temperature.')
     if frames is not None:
         given = read_frames(frames)
+        if isinstance(potential, FlowPotential) and potential.temperature_range is not None:
+            if asked is not None and not is_same(asked, given.temperature):
+                raise ConfigurationError(
+                    f'"{frames}" is of {given.temperature:g} K, and {asked:g} K is asked for. Give frames of that '
+                    "temperature, or leave out --temperature."
+                )
+            potential = potential.at_temperature(given.temperature)
         given.require_topology(topology, f'"{name}"')
         # apart from each other
         chosen = given[:: max(1, len(given) // n_samples)]

@@ -9,7 +9,7 @@ import typer
 
 from . import completion
 from .console import print_json, print_table, task_progress
-from .options import AsJson, Device, Model, Precision, Seed, require_device
+from .options import AsJson, Device, Model, Precision, Seed, Temperature, require_device
 
 N_CONFIGURATIONS = 64
 
@@ -28,6 +28,7 @@ def run(
     second_derivatives: Annotated[
         bool, typer.Option("--second-derivatives", help="Add Hessian-vector products.")
     ] = False,
+    temperature: Temperature = None,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: AsJson = False,
@@ -35,7 +36,7 @@ def run(
     """Compile a model's energies and forces, for one configuration and for many; takes minutes and needs g++.
 
     The package runs without a compiler, on processors like this one and with this version of torch; compiled with
-    --device cuda, on GPUs like the one here. It is native code: load only those that you trust.
+    --device cuda, on GPUs like the one here. It is of one temperature, and native code: load only those that you trust.
 
     Example: smoothflow compile ala2-smooth --out smooth.pt2
     """
@@ -48,7 +49,7 @@ def run(
 
     where = require_device(device)
     require_free(output)
-    potential = load_flow(model, device=where)
+    potential = load_flow(model, device=where, temperature=temperature)
     if frames is None:
         with torch.no_grad():
             positions, _ = potential.sample(N_CONFIGURATIONS, seed=seed)

@@ -20,6 +20,7 @@ from .options import (
     Multiplicity,
     Precision,
     Seed,
+    Temperature,
     captured,
     model_reference,
     model_structure,
@@ -49,6 +50,7 @@ def run(
     n_samples: Annotated[
         int, typer.Option("-n", "--n-samples", min=2, help="Samples to draw from the model.")
     ] = 10_000,
+    temperature: Temperature = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with figures here.")] = None,
     compile_model: Capture = False,
     seed: Seed = 0,
@@ -75,10 +77,13 @@ def run(
         require_report(report)
     where = require_device(device)
     provenance = provenance_of(model)
-    potential = load_flow(model, dtype.torch, where)
+    potential = load_flow(model, dtype.torch, where, temperature)
+    held_out = read_frames(frames)
+    if potential.temperature_range is not None and temperature is None:
+        # there is nothing else to evaluate it at
+        potential = potential.at_temperature(held_out.temperature)
     if compile_model:
         potential = captured(potential)
-    held_out = read_frames(frames)
     known = reference or model_reference(model, potential.coordinates.topology)
     name = with_electrons(known, charge, multiplicity, held_out.provenance)
     with model_structure(potential, structure) as (path, _):

@@ -85,6 +85,7 @@ def _model(name: str, path: Path, as_json: bool) -> None:
         [
             ["atoms", str(len(header["topology"]["atoms"]))],
             ["temperature", f"{header['temperature']} K"],
+            *([["temperatures", str(model.temperature_range)]] if model.temperature_range is not None else []),
             ["parameters", str(n_parameters)],
             *([label, _shown(value)] for label, value in _flat(header["settings"])),
             *[[f"plug-in {name}", f"{p['distribution']} {p['version']}"] for name, p in header["plugins"].items()],

@@ -10,7 +10,7 @@ import typer
 from ..core.units import FEMTOSECOND
 from . import completion
 from .console import exit_after, note, print_json, print_table, task_progress
-from .options import AsJson, Device, DType, Model, Precision, Seed, require_device
+from .options import AsJson, Device, DType, Model, Precision, Seed, Temperature, require_device
 
 
 def run(
@@ -34,6 +34,7 @@ def run(
         ),
     ] = "native",
     ensemble: Annotated[Literal["nve", "nvt"], typer.Option(help="Constant energy, or constant temperature.")] = "nvt",
+    temperature: Temperature = None,
     integrator: Annotated[
         str,
         typer.Option(
@@ -101,7 +102,7 @@ def run(
     torch.set_num_threads(threads)
     where = require_device(device)
     engine = registry().entry("engine", engine).name
-    potential = load_flow(model, dtype.torch, where)
+    potential = load_flow(model, dtype.torch, where, temperature)
     topology = potential.coordinates.topology
     run_with = potential.compile(compiled) if compiled is not None or compile_model else potential
     settings = DynamicsSettings(
@@ -118,7 +119,7 @@ def run(
     positions = starting_positions(potential, start, replicas, generator)
     mass = masses(topology).to(where, dtype.torch)
     velocities = maxwell_boltzmann(mass, replicas, potential.temperature, generator)
-    origin = origin_of(registry().model_path(model), start)
+    origin = origin_of(registry().model_path(model), start, potential)
     with task_progress() as on_progress:
         report = run_dynamics(plan, run_with, topology, mass, positions, velocities, origin, on_progress)
     if report.resumed_from:

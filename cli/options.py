@@ -57,6 +57,14 @@ Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the ra
 Device = Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, ...")]
 DType = Annotated[Precision, typer.Option("--dtype", help="Precision of weights and coordinates.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="Temperature in K, of a model of a range of temperatures; others have one alone.",
+        show_default="the model's",
+    ),
+]
 Capture = Annotated[
     bool,
     typer.Option("--compile", help="On a GPU, record the model's work once and replay it: seconds, then much faster."),

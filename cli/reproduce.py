@@ -23,9 +23,9 @@ def run(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished training run.")],
     output: Annotated[Path, typer.Option("--out", help="Folder of the new run; if one was begun there, it goes on.")],
     frames: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="Frames that it was trained on.",
+            help="Frames that it was trained on; repeat it for those of several temperatures.",
             show_default="where they were",
             autocompletion=completion.FRAMES,
         ),
@@ -56,7 +56,8 @@ def run(
     if frames is None:
         if "frames" not in recorded:
             raise ConfigurationError(f'The run "{folder}" does not say where its frames are. Give them with --frames.')
-        frames = Path(str(recorded["frames"]))
+        there = recorded["frames"]
+        frames = [Path(str(path)) for path in (there if isinstance(there, list) else [there])]
     target = None
     kept: dict[str, object] = {}
     if "target" in recorded:
@@ -68,7 +69,12 @@ def run(
         kept = {"target": reference or named, "structure": structure}
     elif reference is not None:
         raise ConfigurationError(f'The run "{folder}" was not trained on a force field. Leave out --reference.')
-    source: dict[str, object] = {**origin(["smoothflow", *sys.argv[1:]]), "frames": str(frames.resolve()), **kept}
+    used = [str(path.resolve()) for path in frames]
+    source: dict[str, object] = {
+        **origin(["smoothflow", *sys.argv[1:]]),
+        "frames": used[0] if len(used) == 1 else used,
+        **kept,
+    }
     data = _recorded_frames(folder, frames)
     with task_progress() as on_progress:
         found = reproduce(folder, data, output, target, on_progress, source)
@@ -93,14 +99,14 @@ def run(
         raise typer.Exit(1)
 
 
-def _recorded_frames(folder: Path, path: Path) -> Frames:
-    """The frames that the run was trained on: all of the file, or what a comparison leaves for training."""
+def _recorded_frames(folder: Path, paths: list[Path]) -> list[Frames]:
+    """The frames that the run was trained on: all of the files, or what a comparison leaves of one for training."""
     from ..molecules.frames_file import read_frames
     from ..studies.comparison.comparison import split_frames
     from ..training.reproduction import require_recorded
 
-    found = read_frames(path)
-    part = split_frames(found)[0]
+    found = [read_frames(path) for path in paths]
+    part = [split_frames(frames)[0] for frames in found]
     try:
         require_recorded(folder, part)
     except ConfigurationError:

@@ -21,6 +21,7 @@ from .options import (
     Multiplicity,
     Precision,
     Seed,
+    Temperature,
     captured,
     model_structure,
     provider_potential,
@@ -37,6 +38,7 @@ def run(
         ),
     ],
     n_samples: Annotated[int, typer.Option("-n", "--n-samples", min=1, help="How many.")] = 1000,
+    temperature: Temperature = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -88,7 +90,7 @@ def run(
         require_distinct([output, metropolis])
     basins = [Basin.parse(text) for text in basin or ()]
     where = require_device(device)
-    potential = load_flow(model, dtype.torch, where)
+    potential = load_flow(model, dtype.torch, where, temperature)
     if compile_model:
         potential = captured(potential)
     torsions = require_torsions(potential, basins)
@@ -100,7 +102,7 @@ def run(
     seen = None
     if frames is not None and target is not None:
         seen = observe_targets(potential, read_frames(frames), target, torsions)
-    origin = {**origin_of(registry().model_path(model), None), "weighted to": weighted}
+    origin = {**origin_of(registry().model_path(model), None, potential), "weighted to": weighted}
     plan = SamplingPlan(output, n_samples, seed, target, origin)
     with task_progress() as on_progress:
         report = draw_samples(potential, plan, on_progress)

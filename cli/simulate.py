@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -47,6 +47,13 @@ def run(
             "'auto': 1.2, 1.43 and 1.72 times the temperature, if the molecule has slow torsions."
         ),
     ] = "auto",
+    keep: Annotated[
+        Literal["lowest", "all"],
+        typer.Option(
+            help="Frames of the lowest temperature alone, or those of all, in files beside it like frames-360K.h5: to "
+            "train a model of a range of temperatures."
+        ),
+    ] = "lowest",
     walkers: Annotated[int, typer.Option(min=1, help="Independent walkers.")] = 4,
     timestep: Annotated[float, typer.Option(help="In fs.")] = 1.0,
     friction: Annotated[float, typer.Option(help="In 1/ps.")] = 1.0,
@@ -79,7 +86,7 @@ def run(
     from ..molecules.frames_file import read_frames
     from ..molecules.structure_names import structure_file
     from ..potentials.reference import with_electrons
-    from ..sampling.simulate import SimulateSettings, simulate
+    from ..sampling.simulate import SimulateSettings, frames_at, simulate
 
     if calculator is not None and reference is not None:
         raise ConfigurationError(
@@ -104,11 +111,14 @@ def run(
             workers=workers,
             proposals=proposals,
             jumps=jumps,
+            keep=keep,
         )
         with task_progress() as on_progress:
             report = simulate(settings, output, on_progress)
     rows = [["file", str(output)], ["frames", str(report.n_frames)], ["of an earlier run", str(report.resumed_from)]]
     temps = settings.temperatures
+    if keep == "all":
+        rows += [[f"frames at {kelvin:g} K", str(frames_at(output, kelvin))] for kelvin in settings.ladder]
     rows += [
         [f"exchanges accepted, {low:g} to {high:g} K", f"{percent(fraction(n, made))} of {n}"]
         for low, high, n, made in zip(temps[:-1], temps[1:], report.attempted, report.accepted, strict=True)

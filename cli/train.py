@@ -17,7 +17,12 @@ from .options import LARGEST_SEED, AsJson, Precision, provider_potential, requir
 
 def run(
     frames: Annotated[
-        Path, typer.Argument(help="Frames to train on; blocks of them are held out.", autocompletion=completion.FRAMES)
+        list[Path],
+        typer.Argument(
+            help="Frames to train on; blocks of them are held out. Files of several temperatures train one model of "
+            "all temperatures between them.",
+            autocompletion=completion.FRAMES,
+        ),
     ],
     output: Annotated[Path, typer.Option("--out", help="Run folder; a run that is in it goes on.")],
     config: Annotated[
@@ -114,16 +119,20 @@ def run(
     settings = TrainSettings.model_validate({**settings.model_dump(exclude_unset=True), **changes})
     if structure is not None and reference is None:
         raise ConfigurationError("A structure is for a force field. Name it with --reference.")
-    data = read_frames(frames)
-    reference = None if reference is None else with_electrons(reference, None, None, data.provenance)
-    molecule = None if reference is None else structure or shipped_structure(data.topology)
+    data = [read_frames(path) for path in frames]
+    reference = None if reference is None else with_electrons(reference, None, None, data[0].provenance)
+    molecule = None if reference is None else structure or shipped_structure(data[0].topology)
     if reference is not None and molecule is None:
         raise ConfigurationError(
-            f'"{frames}" is not of a molecule that ships with the package: give its structure file with --structure.'
+            f'"{frames[0]}" is not of a molecule that ships with the package: give its structure file with --structure.'
         )
     where = require_device(settings.device)
     potential = None if reference is None or molecule is None else provider_potential(reference, molecule, where)
-    source = {**origin(["smoothflow", *sys.argv[1:]]), "frames": str(frames.resolve())}
+    where_from = [str(path.resolve()) for path in frames]
+    source = {
+        **origin(["smoothflow", *sys.argv[1:]]),
+        "frames": where_from[0] if len(where_from) == 1 else where_from,
+    }
     if reference is not None and molecule is not None:
         source |= {"target": reference, "structure": absolute_name(molecule)}
     with task_progress() as on_progress:

@@ -34,6 +34,7 @@ SIZES = MappingProxyType(
         "hidden": (1, 2**16),
         "n_hidden_layers": (1, 8),
         "n_harmonics": (1, 1000),
+        "context": (0, 1000),
         "seed": (0, 2**63 - 1),
     }
 )
@@ -66,6 +67,8 @@ class FlowSettings:
             smooth all around, or on the line, with a jump of the energy opposite to their mean, as in version 0.1.
         shear: Whether lines and arcs first pass through a linear map with coefficients that depend on the other
             circles (`Shear`), which takes the correlations of vibrations away.
+        context: Number of features of a context, on which every coupling depends; 0 for none. In training it is 1 where
+            frames are of several temperatures.
     """
 
     transforms: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_TRANSFORMS))
@@ -80,6 +83,7 @@ class FlowSettings:
     seed: int = 0
     narrow_torsions: Literal["arc", "line"] = "arc"
     shear: bool = True
+    context: int = 0
 
     def __post_init__(self) -> None:
         for kind in self.transforms:
@@ -183,7 +187,10 @@ def build_flow(settings: FlowSettings, start: Layer | Product) -> Flow:
         layers += _couplings(settings, transforms, domain, circles, [], settings.circle_pairs)
     if not layers:
         raise ConfigurationError("These settings give a flow without a layer; ask for at least one pair of couplings.")
-    return Flow(Sequential(layers), settings)
+    flow = Flow(Sequential(layers), settings)
+    if flow.n_context != settings.context:
+        raise ConfigurationError("These settings give a flow without a coupling, which could depend on the context.")
+    return flow
 
 
 def _require_unit(domain: Product) -> None:
@@ -219,7 +226,12 @@ def _shear(settings: FlowSettings, domain: Product, moved: Sequence[int], contex
     n = len(moved)
     initial = torch.zeros(n + n * (n - 1) // 2)
     conditioner = MLPConditioner(
-        domain.select(list(context)), initial, settings.hidden, settings.n_hidden_layers, settings.n_harmonics
+        domain.select(list(context)),
+        initial,
+        settings.hidden,
+        settings.n_hidden_layers,
+        settings.n_harmonics,
+        settings.context,
     )
     return Shear(domain, moved, context, conditioner)
 
@@ -245,7 +257,12 @@ def _couplings(
             constants = _arc_constants(domain, transformed)
             initial = Coupling.initial_outputs(domain, transformed, transforms, constants.shape[1])
             conditioner = MLPConditioner(
-                domain.select(conditioning), initial, settings.hidden, settings.n_hidden_layers, settings.n_harmonics
+                domain.select(conditioning),
+                initial,
+                settings.hidden,
+                settings.n_hidden_layers,
+                settings.n_harmonics,
+                settings.context,
             )
             layers.append(Coupling(domain, transformed, conditioning, transforms, conditioner, arc_constants=constants))
     return layers

@@ -14,7 +14,10 @@ from .manifolds import FULL_TURN, Arc, Circle, Interval, Line, Product
 
 
 class Conditioner(nn.Module, ABC):
-    """A C-infinity map from conditioning columns to unconstrained transform parameters."""
+    """A C-infinity map from conditioning columns, and a context if it takes one, to unconstrained parameters."""
+
+    n_context: int = 0
+    """Number of features of the context, which is the second argument then; one that takes none is given none."""
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "batch n_conditioning"]) -> Float[Tensor, "batch n_outputs"]:
@@ -79,6 +82,7 @@ class MLPConditioner(Conditioner):
         hidden: Width of each hidden layer.
         n_hidden_layers: Number of hidden layers.
         n_harmonics: Harmonics of each circle among the features.
+        n_context: Number of features of the context, which are features of the network as they are.
     """
 
     def __init__(
@@ -88,10 +92,12 @@ class MLPConditioner(Conditioner):
         hidden: int = 96,
         n_hidden_layers: int = 2,
         n_harmonics: int = 3,
+        n_context: int = 0,
     ) -> None:
         super().__init__()
+        self.n_context = n_context
         self.features = CircularFeatures(domain, n_harmonics)
-        widths = [self.features.n_features, *[hidden] * n_hidden_layers]
+        widths = [self.features.n_features + n_context, *[hidden] * n_hidden_layers]
         blocks: list[nn.Module] = []
         for n_in, n_out in pairwise(widths):
             blocks += [nn.Linear(n_in, n_out), nn.SiLU()]
@@ -102,8 +108,11 @@ class MLPConditioner(Conditioner):
             last.bias.copy_(initial_outputs)
         self.network = nn.Sequential(*blocks, last)
 
-    def forward(self, x: Float[Tensor, "batch n_conditioning"]) -> Float[Tensor, "batch n_outputs"]:
-        outputs: Tensor = self.network(self.features(x))
+    def forward(
+        self, x: Float[Tensor, "batch n_conditioning"], context: Float[Tensor, "batch n_context"] | None = None
+    ) -> Float[Tensor, "batch n_outputs"]:
+        features: Tensor = self.features(x)
+        outputs: Tensor = self.network(features if context is None else torch.cat([features, context], dim=-1))
         return outputs
 
 

@@ -31,6 +31,10 @@ class Layer(nn.Module, ABC):
     codomain: Product
     """The columns on the latent side."""
 
+    n_context: int = 0
+    """Number of features of a context on which the map depends: `encode` and `decode` then take it, (batch, n_context),
+    as their second argument. A layer that takes none is given none."""
+
     def __repr__(self) -> str:
         if not (hasattr(self, "domain") and hasattr(self, "codomain")):  # not made yet
             return described(self, self.extra_repr())
@@ -59,6 +63,13 @@ class Sequential(Layer):
                     f"{type(first).__name__} maps onto other columns than those from which the next layer, "
                     f"{type(second).__name__}, starts: first {first.codomain.first_difference(second.domain)}."
                 )
+        contexts = sorted({layer.n_context for layer in layers} - {0})
+        if len(contexts) > 1:
+            raise ConfigurationError(
+                f"The layers of a sequence have one context; these take contexts of {contexts[0]} and of {contexts[1]} "
+                "features."
+            )
+        self.n_context = contexts[0] if contexts else 0
         self.layers = nn.ModuleList(layers)
         self.domain = layers[0].domain
         self.codomain = layers[-1].codomain
@@ -66,19 +77,49 @@ class Sequential(Layer):
     def extra_repr(self) -> str:
         return f"{len(self.layers)} layers: {counted(type(layer).__name__ for layer in self.layers)}"
 
-    def encode(self, x: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+    def encode(
+        self, x: Float[Tensor, "batch dim"], context: Float[Tensor, "batch n_context"] | None = None
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
         total = x.new_zeros(x.shape[0])
         for layer in cast("Sequence[Layer]", self.layers):
-            x, log_abs_det = layer.encode(x)
+            x, log_abs_det = layer.encode(x, *given(layer, context))
             total = total + log_abs_det
         return x, total
 
-    def decode(self, z: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+    def decode(
+        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "batch n_context"] | None = None
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
         total = z.new_zeros(z.shape[0])
         for layer in reversed(cast("Sequence[Layer]", self.layers)):
-            z, log_abs_det = layer.decode(z)
+            z, log_abs_det = layer.decode(z, *given(layer, context))
             total = total + log_abs_det
         return z, total
+
+
+def given(layer: Layer, context: Float[Tensor, "batch n_context"] | None) -> tuple[Tensor, ...]:
+    """What a layer's map is given beside the coordinates: the context, if it depends on one."""
+    return (context,) if context is not None and layer.n_context > 0 else ()
+
+
+def conditioned(
+    conditioner: nn.Module,
+    columns: Float[Tensor, "batch n_conditioning"],
+    context: Float[Tensor, "batch n_context"] | None,
+) -> Float[Tensor, "batch n_outputs"]:
+    """What a conditioner gives, with the context if it takes one.
+
+    Raises:
+        ConfigurationError: If it takes a context and there is none, or the other way around.
+    """
+    # any module does for a conditioner, if it takes no context
+    n_context = int(getattr(conditioner, "n_context", 0))
+    if (context is None) != (n_context == 0):
+        raise ConfigurationError(
+            f"The conditioner of this layer takes a context of {n_context} features, and "
+            f"{'none' if context is None else 'one'} was given."
+        )
+    outputs: Tensor = conditioner(columns) if context is None else conditioner(columns, context)
+    return outputs
 
 
 class Group(NamedTuple):
@@ -113,7 +154,8 @@ class Coupling(Layer):
         arc_constants: The last parameters of the arcs' transform for each transformed arc, where these are not left to
             the conditioner.
 
-    An arc of period P is mapped by a transform of the unit circle, in units of P.
+    An arc of period P is mapped by a transform of the unit circle, in units of P. The parameters depend on a context as
+    well if the conditioner takes one.
 
     Reference: Dinh et al., Density estimation using Real NVP, ICLR 2017, arXiv 1605.08803.
     """
@@ -135,6 +177,8 @@ class Coupling(Layer):
             raise ConfigurationError(f"Columns cannot be both transformed and conditioning: {names}.")
         self.domain = self.codomain = domain
         self.conditioner = conditioner
+        # any module does for a conditioner, if it takes no context
+        self.n_context = int(getattr(conditioner, "n_context", 0))
         self.analytic = analytic
         self.groups: list[Group] = []
         grouped: list[int] = []
@@ -173,7 +217,8 @@ class Coupling(Layer):
             f"{group.n_columns} {'arc' if group.on_arcs else group.transform.manifold.name} by {group.transform!r}"
             for group in self.groups
         ]
-        return f"{' and '.join(parts)} given {len(self.conditioning)}, analytic {self.analytic}, {n_weights(self)}"
+        others = f"{len(self.conditioning)}" + (f" and {self.n_context} of context" if self.n_context else "")
+        return f"{' and '.join(parts)} given {others}, analytic {self.analytic}, {n_weights(self)}"
 
     @staticmethod
     def initial_outputs(
@@ -191,16 +236,20 @@ class Coupling(Layer):
         ]
         return torch.cat(pieces)
 
-    def encode(self, x: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
-        return self._apply_transforms(x, self.analytic == "encode")
+    def encode(
+        self, x: Float[Tensor, "batch dim"], context: Float[Tensor, "batch n_context"] | None = None
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        return self._apply_transforms(x, context, self.analytic == "encode")
 
-    def decode(self, z: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
-        return self._apply_transforms(z, self.analytic == "decode")
+    def decode(
+        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "batch n_context"] | None = None
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        return self._apply_transforms(z, context, self.analytic == "decode")
 
     def _apply_transforms(
-        self, x: Float[Tensor, "batch dim"], analytically: bool
+        self, x: Float[Tensor, "batch dim"], context: Float[Tensor, "batch n_context"] | None, analytically: bool
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
-        outputs: Tensor = self.conditioner(take_columns(x, self.conditioning))
+        outputs = conditioned(self.conditioner, take_columns(x, self.conditioning), context)
         values = torch.split(take_columns(x, self.grouped), [group.n_columns for group in self.groups], dim=-1)
         params = torch.split(outputs, [group.n_columns * group.n_outputs for group in self.groups], dim=-1)
         pieces = [take_columns(x, self.kept)]

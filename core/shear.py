@@ -12,7 +12,7 @@ from torch import Tensor
 from .conditioners import Conditioner, take_columns
 from .display import n_weights
 from .errors import ConfigurationError
-from .layers import Layer
+from .layers import Layer, conditioned
 from .manifolds import FULL_TURN, Arc, Line, Product
 
 
@@ -49,6 +49,7 @@ class Shear(Layer):
         super().__init__()
         self.domain = self.codomain = domain
         self.conditioner = conditioner
+        self.n_context = int(getattr(conditioner, "n_context", 0))
         members = order_of_shear(domain, moved)
         both = sorted(set(moved) & set(conditioning))
         if both or len(members) < len(moved):
@@ -84,16 +85,20 @@ class Shear(Layer):
             f"{len(self.members)} moved, {self.n_pairs} coefficients given {len(self.conditioning)}, {n_weights(self)}"
         )
 
-    def encode(self, x: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
-        shift, matrix = self._coefficients(x)
+    def encode(
+        self, x: Float[Tensor, "batch dim"], context: Float[Tensor, "batch n_context"] | None = None
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        shift, matrix = self._coefficients(x, context)
         values = take_columns(x, self.members)
         arcs, lines = values[:, : self.n_arcs], values[:, self.n_arcs :]
         sources = torch.cat([self._bent(arcs, self.periods.to(x.dtype)), lines], dim=-1)
         moved = values - shift - (matrix @ sources[:, :, None]).squeeze(-1)
         return self._assembled(x, moved), x.new_zeros(x.shape[0])
 
-    def decode(self, z: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
-        shift, matrix = self._coefficients(z)
+    def decode(
+        self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "batch n_context"] | None = None
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        shift, matrix = self._coefficients(z, context)
         n, periods = self.n_arcs, self.periods.to(z.dtype)
         values = take_columns(z, self.members) + shift
         arcs: list[Tensor] = []
@@ -109,10 +114,10 @@ class Shear(Layer):
         return self._assembled(z, found), z.new_zeros(z.shape[0])
 
     def _coefficients(
-        self, x: Float[Tensor, "batch dim"]
+        self, x: Float[Tensor, "batch dim"], context: Float[Tensor, "batch n_context"] | None
     ) -> tuple[Float[Tensor, "batch moved"], Float[Tensor, "batch moved moved"]]:
         """The shifts b and the matrix M."""
-        outputs: Tensor = self.conditioner(take_columns(x, self.conditioning))
+        outputs = conditioned(self.conditioner, take_columns(x, self.conditioning), context)
         n = len(self.members)
         padded = torch.cat([outputs[:, n:], outputs.new_zeros(len(outputs), 1)], dim=-1)
         return outputs[:, :n], take_columns(padded, self.places).reshape(-1, n, n)

@@ -66,15 +66,15 @@ def fingerprints(frames: Frames) -> UInt64[ndarray, "frames"]:
     return np.array(found, dtype=np.uint64)
 
 
-def sketch(frames: Frames) -> list[str]:
-    """The smallest fingerprints of the frames, in hexadecimal.
+def sketch(*parts: Frames) -> list[str]:
+    """The smallest fingerprints of all frames of some parts, in hexadecimal.
 
     Of any other frames, those with fingerprints up to the largest kept one are a random part, and each of them is among
     the kept ones exactly if it was among the frames.
 
     Reference: Broder, On the resemblance and containment of documents, Compression and Complexity of Sequences 1997.
     """
-    return [f"{value:016x}" for value in np.unique(fingerprints(frames))[:SIZE]]
+    return [f"{value:016x}" for value in np.unique(np.concatenate(list(map(fingerprints, parts))))[:SIZE]]
 
 
 def shared_frames(frames: Frames, provenance: Mapping[str, Any]) -> SharedFrames:

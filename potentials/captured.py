@@ -137,12 +137,31 @@ class CapturedFlow(CapturedPotential, FlowPotential):
     """
 
     def __init__(self, potential: FlowPotential, limit: int = N_RECORDS) -> None:
-        FlowPotential.__init__(self, potential.flow, potential.coordinates, potential.temperature)
+        FlowPotential.__init__(
+            self, potential.flow, potential.coordinates, potential.temperature, potential.temperature_range
+        )
+        # the very same, also where it is bound to a temperature
+        self.flow = potential.flow
         self._capture(potential, limit)
 
+    def at_temperature(self, temperature: float) -> FlowPotential:
+        """As `FlowPotential.at_temperature`; it records anew."""
+        flow = cast("FlowPotential", self.potential)
+        other = flow.at_temperature(temperature)
+        return self if other is flow else CapturedFlow(other, self.limit)
+
+    def _keep_weights_apart(self) -> None:
+        flow = cast("FlowPotential", self.potential)
+        flow._keep_weights_apart()
+        self.flow, self.coordinates = flow.flow, flow.coordinates
+
     @takes_positions
-    def log_prob(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
-        """Log-density over positions (nm) modulo rigid motion."""
+    def log_prob(
+        self, positions: Float[Tensor, "batch atoms 3"], context: Float[Tensor, "batch n_context"] | None = None
+    ) -> Float[Tensor, "batch"]:
+        """Log-density over positions (nm) modulo rigid motion; in another context than its own nothing is recorded."""
+        if context is not None:
+            return cast("FlowPotential", self.potential).log_prob(positions, context)
         energy: Tensor = unchecked(self, "energy")(positions)
         return energy / -self.kT
 

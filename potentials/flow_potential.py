@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch import Tensor
 from ..coordinates.internal import InternalCoordinates
 from ..core.charts import Chart
 from ..core.display import html_table
-from ..core.errors import CompilationError, ManifoldError, TopologyError
+from ..core.errors import CompilationError, ConfigurationError, ManifoldError, TopologyError
 from ..core.files import require_free
 from ..core.finite import first_not_finite
 from ..core.flow import Flow
@@ -27,6 +28,7 @@ from ..core.potential import Potential, takes_positions, unchecked
 from ..core.topology import Topology
 from ..core.units import thermal_energy
 from ..runs.progress import OnProgress, silent
+from .temperatures import TemperatureRange, is_same
 
 
 def _without_topology(init: Callable[..., None]) -> Callable[..., None]:
@@ -61,13 +63,19 @@ class FlowPotential(Potential):
     The density is over Cartesian positions modulo rigid motion, so that U is comparable with a force field's energy
     up to one constant. It depends on internal coordinates alone: net force and net torque vanish.
 
+    Of a flow whose context is the temperature there is such a potential at every temperature of a range, and this is
+    the one at ``temperature``: `at_temperature` gives the others.
+
     Args:
         flow: A flow on the internal coordinates (nm, radians).
         coordinates: Between positions and internal coordinates.
         temperature: K; of the distribution.
+        temperature_range: The temperatures that the flow's context stands for, if that is what it stands for. A flow of
+            another context is bound to one before (`Flow.at`).
 
     Raises:
         ManifoldError: If the flow does not live on the coordinates' columns.
+        ConfigurationError: If the flow depends on a context that is not bound, or the temperature is out of its range.
 
     Version 0.1 took the topology before the temperature; the coordinates know it.
 
@@ -75,31 +83,91 @@ class FlowPotential(Potential):
     """
 
     @_without_topology
-    def __init__(self, flow: Flow, coordinates: InternalCoordinates, temperature: float) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        coordinates: InternalCoordinates,
+        temperature: float,
+        temperature_range: TemperatureRange | None = None,
+    ) -> None:
         super().__init__()
         if flow.domain != coordinates.codomain:
             raise ManifoldError(
                 f"The flow lives on the columns {', '.join(flow.domain.names[:4])}, ..., but the internal coordinates "
                 f"are {', '.join(coordinates.codomain.names[:4])}, ...; build both from one topology."
             )
+        if temperature_range is not None:
+            flow = flow.at([temperature_range.context(temperature)])
+        elif flow.n_context > 0 and flow.context is None:
+            raise ConfigurationError(
+                f"The flow depends on a context of {flow.n_context} features. Bind it to one, flow.at(context), or, if "
+                "that is the temperature, say the range of temperatures that it stands for: temperature_range."
+            )
         self.flow = flow
         self.coordinates = coordinates
         self.topology = coordinates.topology
         self.temperature = temperature
+        self.temperature_range = temperature_range
+        self._shares_weights = False
         self.shape = (len(coordinates.topology), 3)
         self._geometry: Geometry | None = None
 
     def extra_repr(self) -> str:
-        return f"{self.temperature:g} K, {self.flow!r}"
+        return f"{self._temperatures()}, {self.flow!r}"
+
+    def _temperatures(self) -> str:
+        """The temperature, for people."""
+        of = "" if self.temperature_range is None else f" of {self.temperature_range}"
+        return f"{self.temperature:g} K{of}"
 
     def _repr_html_(self) -> str:
-        rows = [*self._rows(), ("temperature", f"{self.temperature:g} K")]
+        rows = [*self._rows(), ("temperature", self._temperatures())]
         return html_table(type(self).__name__, rows) + self.flow._repr_html_()
 
     @property
     def kT(self) -> float:
         """Thermal energy, kJ/mol."""
         return thermal_energy(self.temperature)
+
+    def at_temperature(self, temperature: float) -> FlowPotential:
+        """The potential of the same flow at another temperature: with its own energies, samples and kT.
+
+        Weights are shared until one of the two is moved to another precision or device, which copies them: what trains
+        the one trains the other.
+
+        Args:
+            temperature: K.
+
+        Returns:
+            This potential itself if it is of that temperature.
+
+        Raises:
+            ConfigurationError: If the temperature is out of the range of the model.
+        """
+        if is_same(temperature, self.temperature):
+            return self
+        if self.temperature_range is None:
+            raise ConfigurationError(
+                f"The model is of {self.temperature:g} K alone, and {temperature:g} K is asked for. Leave the "
+                "temperature out, or train a model on frames of several temperatures."
+            )
+        other = FlowPotential(self.flow, self.coordinates, temperature, self.temperature_range)
+        other.training = self.training
+        self._shares_weights = other._shares_weights = True
+        return other
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
+        probe = torch.empty(0, dtype=self.dtype, device=self.device)
+        moved = fn(probe)
+        if moved.dtype != probe.dtype or moved.device != probe.device:
+            self._keep_weights_apart()
+        return super()._apply(fn, recurse)
+
+    def _keep_weights_apart(self) -> None:
+        """Have weights of its own, if they are shared: those of others stay where they are."""
+        if self._shares_weights:
+            self.flow, self.coordinates = copy.deepcopy((self.flow, self.coordinates))
+            self._shares_weights = False
 
     @property
     def geometry(self) -> Geometry | None:
@@ -122,10 +190,18 @@ class FlowPotential(Potential):
         return next((module for module in self.flow.modules() if isinstance(module, Chart)), None)
 
     @takes_positions
-    def log_prob(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
-        """Log-density over positions (nm) modulo rigid motion."""
+    def log_prob(
+        self, positions: Float[Tensor, "batch atoms 3"], context: Float[Tensor, "batch n_context"] | None = None
+    ) -> Float[Tensor, "batch"]:
+        """Log-density over positions (nm) modulo rigid motion.
+
+        Args:
+            positions: nm.
+            context: The context of each of them, as for `Flow.log_prob`: in training, configurations of one batch are
+                of several temperatures (`TemperatureRange.context`). By default the potential's own.
+        """
         q, log_abs_det = self.coordinates.encode(positions)
-        return self.flow.log_prob(q) + log_abs_det
+        return self.flow.log_prob(q, context) + log_abs_det
 
     def energy(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
         log_prob: Tensor = unchecked(self, "log_prob")(positions)

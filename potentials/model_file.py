@@ -11,7 +11,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,12 @@ from ..core.plugins import PotentialLoader, hookimpl, registry
 from ..core.text import REQUIREMENT, VERSION
 from ..core.topology import Topology
 from .flow_potential import FlowPotential
+from .temperatures import TemperatureRange
 
 FORMAT = "smoothflow-model"
-SCHEMA = 2
+SCHEMA = 3
+"""The newest; models of one temperature are written in schema 2, which earlier versions read."""
+
 PARTS: dict[str, type | tuple[type, ...]] = {
     "settings": dict,
     "charts": list,
@@ -106,14 +109,26 @@ def _content(potential: FlowPotential, settings: FlowSettings, provenance: dict[
     chart = layer.layers[0] if isinstance(layer, Sequential) else layer
     if not isinstance(chart, Chart):
         raise FileFormatError("Only flows that start with a Chart can be saved as a model of a molecule.")
+    described = asdict(settings)
+    temperatures: dict[str, Any] = {}
+    if potential.temperature_range is not None:
+        temperatures["temperature_range"] = list(astuple(potential.temperature_range))
+    elif settings.context > 0:
+        raise FileFormatError(
+            "A model file holds a flow of one temperature or of a range of them: a flow of another context has no file."
+        )
+    else:
+        # earlier versions do not know it
+        del described["context"]
     header: dict[str, Any] = {
         "format": FORMAT,
-        "schema": SCHEMA,
-        "settings": asdict(settings),
+        "schema": SCHEMA if temperatures else 2,
+        "settings": described,
         "charts": [asdict(column) for column in chart.columns],
         "zmatrix": [list(row) for row in potential.coordinates.zmatrix.rows],
         "topology": potential.topology.to_dict() if potential.topology else None,
         "temperature": potential.temperature,
+        **temperatures,
         "units": {"length": "nm", "energy": "kJ/mol", "angle": "radian", "temperature": "K"},
         "plugins": {
             name: {"distribution": entry.distribution, "version": entry.version}
@@ -151,7 +166,7 @@ def add_provenance(source: str | Path, destination: str | Path, provenance: Mapp
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """The header of a model file: architecture, charts, topology, temperature, plug-ins and provenance.
+    """The header of a model file: architecture, charts, topology, temperature (and its range), plug-ins and provenance.
 
     Raises:
         FileFormatError: If the file is missing, truncated, not a model, or of a newer schema.
@@ -213,6 +228,9 @@ def read_model(
         dtype: Precision of weights and coordinates; float64 for molecular dynamics.
         device: Where to put it.
 
+    Returns:
+        At the temperature of its header; `FlowPotential.at_temperature` gives it at others, if it is of a range.
+
     Raises:
         FileFormatError: If the file is missing, damaged, not a model, or does not fit its own header.
         PluginError: If a plug-in that supplied a transform is not installed; says which distribution to install.
@@ -225,7 +243,7 @@ def read_model(
         # flows of versions 0.1 and 0.2 had no shear
         settings = FlowSettings(**{"shear": False, **header["settings"]})
         charts = [ColumnChart(**column) for column in header["charts"]]
-        temperature = float(header["temperature"])
+        temperature, temperatures = float(header["temperature"]), _temperatures(header)
         with safe_open(Path(path), framework="pt") as file:
             stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             shapes = {name: tuple(weight.get_shape()) for name, weight in stored.items()}
@@ -247,6 +265,7 @@ def read_model(
                     )
             flow = build_flow(settings, Chart(coordinates.codomain, charts))
             weights = {name: file.get_tensor(name) for name in shapes}
+        potential = FlowPotential(flow, coordinates, temperature, temperatures)
     except (ConfigurationError, ManifoldError, TopologyError) as error:
         raise FileFormatError(f'The header of "{path}" does not describe a model that can be built: {error}') from error
     except (
@@ -265,8 +284,15 @@ def read_model(
         if not bool(torch.isfinite(weight).all()):
             raise FileFormatError(f'The weight {name} in "{path}" is not finite. The file is damaged; get it again.')
     flow.load_state_dict(weights)
-    potential = FlowPotential(flow, coordinates, temperature).to(device=device, dtype=dtype)
-    return potential.requires_grad_(False).eval()
+    return potential.to(device=device, dtype=dtype).requires_grad_(False).eval()
+
+
+def _temperatures(header: Mapping[str, Any]) -> TemperatureRange | None:
+    """The range of temperatures of a model, if it is one of several; raises a `ConfigurationError` otherwise."""
+    if "temperature_range" not in header:
+        return None
+    lowest, highest = header["temperature_range"]
+    return TemperatureRange(float(lowest), float(highest))
 
 
 def _require_plugins(header: Mapping[str, Any], path: Path) -> None:

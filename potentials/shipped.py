@@ -30,7 +30,12 @@ def shipped_models() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
-def load(model: str | Path, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> Potential:
+def load(
+    model: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    temperature: float | None = None,
+) -> Potential:
     """A potential from a file, or by the name under which it ships: a trained flow, or compiled code.
 
     Args:
@@ -40,17 +45,21 @@ def load(model: str | Path, dtype: torch.dtype | None = None, device: str | torc
         dtype: Precision of weights and coordinates. By default float64 for a flow, and for compiled code where it was
             compiled in float64.
         device: Where to put it. By default the CPU for a flow, and for compiled code where it was compiled for.
+        temperature: K, of a model of a range of temperatures; by default that which its file names.
 
     Returns:
         A `FlowPotential` of a model file, a `CompiledPotential` of a compiled package.
 
     Raises:
         UnknownNameError: If there is neither a file nor a model of that name.
-        ConfigurationError: If the potential cannot compute in that precision or on that device.
+        ConfigurationError: If the potential cannot compute in that precision or on that device, or is not of that
+            temperature.
         FileFormatError: If the file is missing, damaged or not a potential.
         PluginError: If a plug-in that supplied a transform is not installed; says which distribution to install.
     """
     path = registry().model_path(model)
+    if temperature is not None:
+        return load_flow(model, dtype or torch.float64, device or "cpu", temperature)
     if not _has_own_loader(path):
         return read_model(path, dtype or torch.float64, device or "cpu")
     potential = registry().load(path)
@@ -65,9 +74,12 @@ def load(model: str | Path, dtype: torch.dtype | None = None, device: str | torc
 
 
 def load_flow(
-    model: str | Path, dtype: torch.dtype = torch.float64, device: str | torch.device = "cpu"
+    model: str | Path,
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device = "cpu",
+    temperature: float | None = None,
 ) -> FlowPotential:
-    """`load` for what only a flow can do: sampling, likelihoods, training.
+    """`load` for what only a flow can do: sampling, likelihoods, training, and other temperatures.
 
     Raises:
         ConfigurationError: If the file holds another potential.
@@ -77,6 +89,8 @@ def load_flow(
     if not isinstance(potential, FlowPotential):
         path = registry().model_path(model)
         raise ConfigurationError(f'"{path}" holds a {type(potential).__name__}, which is not a flow. Give a flow.')
+    if temperature is not None:
+        potential = potential.at_temperature(temperature)
     return potential if potential.dtype == dtype else potential.to(dtype)
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -59,6 +59,8 @@ class SimulateSettings:
         frame_interval: Time between frames of a walker, ps.
         temperature: K; that of the frames.
         ladder: Higher temperatures for replica exchange, K; without any, walkers are plain dynamics.
+        keep: Which frames are kept: those of the ``lowest`` temperature, or ``all``, those of each higher one in a
+            file of their own beside it (`frames_at`).
         exchange_interval: Time between exchanges, ps; a multiple of ``frame_interval``.
         timestep: ps.
         friction: 1/ps.
@@ -91,6 +93,7 @@ class SimulateSettings:
     workers: int | None = None
     proposals: str | None = None
     jumps: int = 10
+    keep: Literal["lowest", "all"] = "lowest"
 
     def __post_init__(self) -> None:
         for name in ("frame_interval", "temperature", "exchange_interval", "timestep", "friction"):
@@ -107,6 +110,11 @@ class SimulateSettings:
         if any(not math.isfinite(t) for t in self.ladder) or list(self.temperatures) != sorted(set(self.temperatures)):
             raise ConfigurationError(
                 f"The temperatures of a ladder must rise; they are {', '.join(map(str, self.temperatures))} K."
+            )
+        if self.keep not in ("lowest", "all") or (self.keep == "all" and not self.ladder):
+            raise ConfigurationError(
+                f'keep must be "lowest", or "all" with a ladder of higher temperatures; it is "{self.keep}"'
+                f"{'' if self.ladder else ' without one'}."
             )
         if self.ladder and not _is_multiple(self.exchange_interval, self.frame_interval):
             raise ConfigurationError(
@@ -138,6 +146,7 @@ class SimulateSettings:
             start_steps=round(self.start_time / self.timestep) if self.start_temperature > 0 else 0,
             seed=self.seed,
             jumps=self.jumps if self.proposals is not None else 0,
+            n_kept=1 if self.keep == "lowest" else len(self.temperatures),
         )
 
 
@@ -146,7 +155,7 @@ class SimulationReport:
     """The outcome of a simulation.
 
     Attributes:
-        n_frames: Frames in the file.
+        n_frames: Frames in the file, of the lowest temperature.
         resumed_from: Frames that were there before.
         attempted: Exchanges tried between each temperature and the next.
         accepted: Number of exchanges that were made.
@@ -160,6 +169,12 @@ class SimulationReport:
     accepted: tuple[int, ...]
     jumps: tuple[int, int]
     evaluations: int
+
+
+def frames_at(path: str | Path, temperature: float) -> Path:
+    """The file of the frames of a higher temperature (K) beside those of the lowest: ``frames-360K.h5``."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}-{temperature:g}K{path.suffix}")
 
 
 def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgress = silent) -> SimulationReport:
@@ -192,18 +207,23 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
         topology.require_same(potential.topology, f'"{settings.structure}"', "the potential")
     registry().engine(settings.engine)
     if settings.proposals is not None:
-        proposing = _proposing(settings.proposals).coordinates.topology
+        proposing = _proposing(settings.proposals, settings.temperature).coordinates.topology
         topology.require_same(proposing, f'"{settings.structure}"', f'the model "{settings.proposals}"')
     nothing = np.zeros((0, len(topology), 3), dtype=np.float32)
-    kind = Frames(
-        topology,
-        settings.temperature,
-        nothing,
-        nothing,
-        np.zeros(0),
-        replica=np.zeros(0, dtype=np.int32),
-        provenance=_provenance(settings),
-    )
+    # the lowest temperature first, which also holds the state; then those of the ladder whose frames are kept
+    kinds = [
+        Frames(
+            topology,
+            temperature,
+            nothing,
+            nothing,
+            np.zeros(0),
+            replica=np.zeros(0, dtype=np.int32),
+            provenance=_provenance(settings),
+        )
+        for temperature in settings.temperatures[: protocol.n_kept]
+    ]
+    kind, hotter = kinds[0], [(frames_at(path, kind.temperature), kind) for kind in kinds[1:]]
     per_round = protocol.round_frames * settings.walkers
     n_rounds = math.ceil(settings.n_frames / per_round)
     round_time = protocol.round_frames * settings.frame_interval * len(settings.temperatures)
@@ -211,12 +231,14 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
     if path.exists():
         _require_same(path, kind)
     else:
-        require_free(path)
+        for each in (path, *(other for other, _ in hotter)):
+            require_free(each)
     with worker_processes(min(settings.workers or n_cores(), settings.walkers)) as call, ExitStack() as opened:
         writer = opened.enter_context(FramesWriter.resume(path)) if path.exists() else None
         if writer is not None:
             with FramesReader(path) as reader:
                 walkers = _unpack(reader.state())
+            others = [opened.enter_context(_hotter_frames(other, hot, len(writer))) for other, hot in hotter]
         else:
             walkers = []
             on_progress(Progress("Equilibration", 0, settings.walkers))
@@ -235,7 +257,12 @@ def simulate(settings: SimulateSettings, path: str | Path, on_progress: OnProgre
             if writer is None:
                 # not before there are frames, so that a simulation that fails at once leaves no file
                 writer = opened.enter_context(FramesWriter.create(path, kind, _pack(before)))
-            writer.append(_frames(kind, [(walker.index, found) for walker, found in done]), _pack(walkers))
+                others = [opened.enter_context(_hotter_frames(other, hot, 0)) for other, hot in hotter]
+            parts = [_frames(kind, [(w.index, found[i]) for w, found in done]) for i, kind in enumerate(kinds)]
+            # the state last: what the others have more is cut off when the simulation goes on
+            for other, part in zip(others, parts[1:], strict=True):
+                other.append(part)
+            writer.append(parts[0], _pack(walkers))
             n_frames = len(writer)
             on_progress(Progress("Simulation", n_frames, total))
     attempted = np.sum([walker.attempted for walker in walkers], axis=0)
@@ -263,6 +290,21 @@ def default_ladder(structure: Path, temperature: float) -> tuple[float, ...]:
     if not slow_torsions(topology_from_pdb(structure)[0]):
         return ()
     return tuple(round(factor * temperature, 1) for factor in LADDER)
+
+
+def _hotter_frames(path: Path, kind: Frames, n_frames: int) -> FramesWriter:
+    """The file of a higher temperature, with as many frames as that of the lowest has.
+
+    Raises:
+        ConfigurationError: If there is another file of that name.
+        FileFormatError: If it is missing, or has fewer frames.
+    """
+    if n_frames == 0 and not path.exists():
+        return FramesWriter.create(path, kind)
+    if path.exists():
+        with FramesReader(path) as reader:
+            require_same_run(f'"{path}"', reader.provenance, dict(kind.provenance), ("versions", "structure"))
+    return FramesWriter.resume(path, n_frames)
 
 
 def _frames(kind: Frames, found: list[tuple[int, Found]]) -> Frames:
@@ -323,6 +365,7 @@ def _provenance(settings: SimulateSettings) -> dict[str, Any]:
         "start_temperature": settings.start_temperature,
         "start_time": settings.start_time,
         "seed": settings.seed,
+        **({} if settings.keep == "lowest" else {"keep": settings.keep}),
     }
 
 
@@ -331,7 +374,7 @@ def _require_same(path: Path, kind: Frames) -> None:
         there = reader.provenance
         has_state = "positions" in reader.state()
     # a structure is what is in it, whatever its name
-    here = {"proposals_sha256": MISSING, "jumps": MISSING, **kind.provenance}
+    here = {"proposals_sha256": MISSING, "jumps": MISSING, "keep": MISSING, **kind.provenance}
     require_same_run(f'"{path}"', there, here, ("versions", "structure"))
     if not has_state:
         raise ConfigurationError(f'"{path}" holds nothing to go on from: it was not written by a simulation.')
@@ -344,9 +387,11 @@ def _potential(name: str, structure: Path) -> Potential:
 
 
 @lru_cache(maxsize=1)
-def _proposing(model: str) -> FlowPotential:
-    """The model that proposes jumps, loaded once in each process."""
-    return load_flow(registry().model_path(model))
+def _proposing(model: str, temperature: float) -> FlowPotential:
+    """The model that proposes jumps, loaded once in each process; at the temperature (K) of the frames if it can."""
+    potential = load_flow(registry().model_path(model))
+    temperatures = potential.temperature_range
+    return potential.at_temperature(temperature) if temperatures and temperature in temperatures else potential
 
 
 def _system(settings: SimulateSettings) -> tuple[Potential, Engine, Float[Tensor, "atoms"]]:
@@ -360,8 +405,10 @@ def _start(index: int, settings: SimulateSettings, positions: np.ndarray) -> Wal
     return start_walker(index, *_system(settings), positions, settings.protocol)
 
 
-def _advance(walker: Walker, n_rounds: int, settings: SimulateSettings) -> tuple[Walker, Found]:
-    jumps = None if settings.proposals is None else Jumps(_proposing(settings.proposals), settings.temperature)
+def _advance(walker: Walker, n_rounds: int, settings: SimulateSettings) -> tuple[Walker, list[Found]]:
+    jumps = None
+    if settings.proposals is not None:
+        jumps = Jumps(_proposing(settings.proposals, settings.temperature), settings.temperature)
     return advance_walker(walker, n_rounds, *_system(settings), settings.protocol, jumps)
 
 

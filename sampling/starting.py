@@ -63,10 +63,12 @@ def starting_positions(
     return configurations.to(potential.device, potential.dtype)
 
 
-def origin_of(model: Path, start: Path | None) -> dict[str, Any]:
-    """What a run is of: the names of its files, and what is in them."""
+def origin_of(model: Path, start: Path | None, potential: FlowPotential | None = None) -> dict[str, Any]:
+    """What a run is of: the names of its files, what is in them, and the temperature of a model that has a range."""
     used = versions("smoothflow", "torch")
     origin: dict[str, Any] = {"model": model.name, "model_sha256": file_digest(model), "versions": used}
+    if potential is not None and potential.temperature_range is not None:
+        origin["temperature"] = potential.temperature
     if start is not None:
         origin |= {"start": start.name, "start_sha256": file_digest(start)}
     return origin

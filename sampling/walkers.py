@@ -33,7 +33,7 @@ class Protocol:
     """How a walker moves.
 
     Attributes:
-        temperatures: K; frames are kept at the first one, the others are a ladder for exchanges.
+        temperatures: K; the first one, and a ladder for exchanges above it.
         timestep: ps.
         friction: 1/ps.
         frame_steps: Steps between frames.
@@ -43,6 +43,7 @@ class Protocol:
         start_steps: Steps at that temperature.
         seed: Seed of the random numbers.
         jumps: Jumps that are attempted after each round at the first temperature.
+        n_kept: Number of temperatures at which frames are kept, from the first one on.
     """
 
     temperatures: tuple[float, ...]
@@ -55,6 +56,7 @@ class Protocol:
     start_steps: int
     seed: int
     jumps: int = 0
+    n_kept: int = 1
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Walker:
 
 @dataclass(frozen=True)
 class Found:
-    """Frames at the first temperature.
+    """Frames at one temperature.
 
     Attributes:
         positions: nm, float32 as they are stored.
@@ -135,8 +137,8 @@ def advance_walker(
     masses: Float[Tensor, "atoms"],
     protocol: Protocol,
     jumps: Jumps | None = None,
-) -> tuple[Walker, Found]:
-    """Advance a walker by rounds, and collect the frames at the first temperature.
+) -> tuple[Walker, list[Found]]:
+    """Advance a walker by rounds, and collect the frames at each temperature at which they are kept.
 
     Args:
         walker: Where to start.
@@ -150,19 +152,19 @@ def advance_walker(
     Raises:
         SimulationError: If the dynamics is unstable.
     """
-    kept = []
+    kept: list[list[Tensor]] = [[] for _ in range(protocol.n_kept)]
     n_steps = protocol.round_frames * protocol.frame_steps
     for _ in range(n_rounds):
         places, speeds, energies = [], [], []
         for replica, temperature in enumerate(protocol.temperatures):
             seed = _seed(protocol, walker.index, 1 + walker.rounds, replica, 0)
-            every = protocol.frame_steps if replica == 0 else n_steps
+            every = protocol.frame_steps if replica < protocol.n_kept else n_steps
             run = _dynamics(protocol, temperature, n_steps, every, seed)
             x, v = walker.positions[replica, None], walker.velocities[replica, None]
             trajectory = _run(engine, potential, masses, x, v, run, walker.index)
-            if replica == 0:
+            if replica < protocol.n_kept:
                 # the first frame is the last one of the round before
-                kept.append(trajectory.positions[1:, 0].float())
+                kept[replica].append(trajectory.positions[1:, 0].float())
             places.append(trajectory.positions[-1, 0].numpy())
             speeds.append(trajectory.velocities[-1, 0].numpy())
             energies.append(float(trajectory.potential_energy[-1, 0]))
@@ -170,9 +172,12 @@ def advance_walker(
         if jumps is not None:
             walker, energies[0] = _jump(walker, energies[0], potential, protocol, jumps)
         walker = exchange(walker, np.array(energies), protocol)
-    positions = torch.cat(kept)
+    return walker, [_found(potential, torch.cat(positions)) for positions in kept]
+
+
+def _found(potential: Potential, positions: Float[Tensor, "frames atoms 3"]) -> Found:
     energy, forces = potential.energy_and_forces(positions.double())
-    return walker, Found(positions.numpy(), energy.cpu().numpy(), forces.float().cpu().numpy())
+    return Found(positions.numpy(), energy.cpu().numpy(), forces.float().cpu().numpy())
 
 
 def _jump(

@@ -15,7 +15,7 @@ from torch.autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
 from torch.func import functional_call
 
 from ..core.errors import ConfigurationError
-from ..core.layers import Layer
+from ..core.layers import Layer, given
 from ..core.manifolds import Circle, Interval, Product
 from .report import Clause, Numbers, Report, check_clauses, require_within, violated
 
@@ -53,6 +53,23 @@ class LayerCase:
             "encode": (layer.encode, self.x, layer.domain, layer.codomain),
             "decode": (layer.decode, self.latent(), layer.codomain, layer.domain),
         }
+
+
+class InContext(Layer):
+    """A layer that depends on a context, in one of them."""
+
+    def __init__(self, layer: Layer, context: Float[Tensor, "n_context"]) -> None:
+        super().__init__()
+        self.layer = layer
+        self.domain, self.codomain = layer.domain, layer.codomain
+        self.register_buffer("context", context)
+        self.context: Tensor
+
+    def encode(self, x: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        return self.layer.encode(x, *given(self.layer, self.context.to(x).expand(x.shape[0], -1)))
+
+    def decode(self, z: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
+        return self.layer.decode(z, *given(self.layer, self.context.to(z).expand(z.shape[0], -1)))
 
 
 def distance(product: Product, a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> Tensor:
@@ -335,7 +352,8 @@ def examine_layer(
     """Check a layer against its contract, and report what held and what did not.
 
     Args:
-        layer: Any layer; a float64 copy of it is checked.
+        layer: Any layer; a float64 copy of it is checked. One that depends on a context is checked in a random one,
+            with features between -1 and 1.
         x: Points of its domain, off its edges; by default, random points of unit circles, intervals and lines.
         clauses: Which of `LAYER_CLAUSES`; by default, all.
         seed: Seed of points and directions.
@@ -361,7 +379,10 @@ def examine_layer(
             else:
                 columns.append(torch.special.ndtri(0.001 + 0.998 * uniform))
         x = torch.stack(columns, dim=-1)
-    case = LayerCase(copy.deepcopy(layer).double(), x.detach().double(), seed, compile_backend)
+    checked = copy.deepcopy(layer)
+    if layer.n_context > 0:
+        checked = InContext(checked, 2 * torch.rand(layer.n_context, generator=generator, dtype=torch.float64) - 1)
+    case = LayerCase(checked.double(), x.detach().double(), seed, compile_backend)
     return check_clauses(f"Layer {type(layer).__name__}", _CLAUSES, {"": case}, clauses)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from smoothflow.coordinates.internal import InternalCoordinates
@@ -13,6 +14,7 @@ from smoothflow.core.integrator import maxwell_boltzmann
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from smoothflow.core.topology import Atom, Topology
+from smoothflow.core.units import thermal_energy
 from smoothflow.molecules.elements import masses
 from smoothflow.molecules.frames import Frames
 from torch import Tensor, nn
@@ -273,6 +275,61 @@ def peroxide_frames(force_field: Peroxide) -> Frames:
         replica=torch.arange(100).repeat_interleave(16).numpy(),
         provenance={"force field": "closed form"},
     )
+
+
+class PeroxideStatistics:
+    """The Boltzmann distribution of `Peroxide` at a temperature, in which all internal coordinates are independent.
+
+    Args:
+        temperature: K.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+        self.kT = thermal_energy(temperature)
+        bond = torch.linspace(0.05, 0.19, 20_001, dtype=torch.float64)
+        angle = torch.linspace(0.2, math.pi, 20_001, dtype=torch.float64)
+        torsion = torch.linspace(-math.pi, math.pi, 20_001, dtype=torch.float64)
+        # each with its energy, kJ/mol, its volume element, and how many of it there are
+        self.columns = [
+            (bond, 1e5 * (bond - 0.12) ** 2, bond**2, 3),
+            (angle, 150 * (angle - 1.8) ** 2, angle.sin(), 2),
+            (torsion, 3 * (1 + torsion.cos()), torch.ones_like(torsion), 1),
+        ]
+
+    def log_z(self) -> float:
+        """Logarithm of the partition function over positions modulo rigid motion, by quadrature."""
+        return sum(
+            n * float(torch.trapezoid((-u / self.kT).exp() * volume, x).log()) for x, u, volume, n in self.columns
+        )
+
+    def mean_energy(self) -> float:
+        """kJ/mol, by quadrature."""
+        found = 0.0
+        for x, u, volume, n in self.columns:
+            weight = (-u / self.kT).exp() * volume
+            found += n * float(torch.trapezoid(u * weight, x) / torch.trapezoid(weight, x))
+        return found
+
+    def frames(self, n: int, seed: int) -> Frames:
+        """Independent frames, by inverting the cumulative distribution of each coordinate."""
+        rng = np.random.default_rng(seed)
+        drawn = []
+        for x, u, volume, n_columns in self.columns:
+            cumulative = torch.cumulative_trapezoid((-u / self.kT).exp() * volume, x).numpy()
+            at = rng.random((n, n_columns)) * cumulative[-1]
+            drawn.append(np.interp(at, np.concatenate([[0.0], cumulative]), x.numpy()))
+        force_field = Peroxide()
+        positions = force_field.coordinates.decode(torch.from_numpy(np.concatenate(drawn, axis=1)))[0].float()
+        energy, forces = force_field.energy_and_forces(positions.double())
+        return Frames(
+            PEROXIDE,
+            self.temperature,
+            positions=positions.numpy(),
+            forces=forces.numpy(),
+            energies=energy.numpy(),
+            provenance={"force field": "closed form"},
+        )
 
 
 @pytest.fixture

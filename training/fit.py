@@ -19,12 +19,12 @@ from torch.distributed import all_gather_object
 
 from ..core.errors import ConfigurationError, MissingDependencyError, TrainingError
 from ..core.files import write_atomically
-from ..molecules.frames import Frames
 from ..potentials.flow_potential import FlowPotential
 from ..potentials.model_file import save_model
 from ..runs.progress import Progress, silent
 from .batches import Batches, Parts
 from .config import TrainSettings
+from .data import TrainingData
 from .module import FlowTraining
 from .processes import Rank
 from .quiet import interruptible, quiet_lightning
@@ -53,7 +53,7 @@ class Work:
 
     Attributes:
         potential: The flow with its initial weights.
-        frames: All frames.
+        frames: All frames, of all temperatures.
         settings: How to train.
         reference: Reference of the flow's samples, if they are trained on.
         training: Indices of the frames to train on.
@@ -64,7 +64,7 @@ class Work:
     """
 
     potential: FlowPotential
-    frames: Frames
+    frames: TrainingData
     settings: TrainSettings
     reference: Target | None
     training: Int[ndarray, "training"]

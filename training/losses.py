@@ -22,26 +22,36 @@ from torch import Tensor
 class Density(Protocol):
     """What the losses ask of a flow on a molecule; a `FlowPotential` is one."""
 
-    def log_prob(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]: ...
+    def log_prob(
+        self, positions: Float[Tensor, "batch atoms 3"], context: Float[Tensor, "batch n_context"] | None = None
+    ) -> Float[Tensor, "batch"]: ...
 
     def sample(
         self, n_samples: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "n_samples atoms 3"], Float[Tensor, "n_samples"]]: ...
 
 
-def negative_log_likelihood(density: Density, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch"]:
+def negative_log_likelihood(
+    density: Density,
+    positions: Float[Tensor, "batch atoms 3"],
+    context: Float[Tensor, "batch n_context"] | None = None,
+) -> Float[Tensor, "batch"]:
     r"""Each frame's negative log-likelihood :math:`u(x) = -\log p(x)`, in kT; its mean is the forward KL divergence
     plus a constant.
 
     Args:
         density: The flow.
         positions: nm.
+        context: That of each of them, for a flow that depends on one.
     """
-    return -density.log_prob(positions)
+    return -(density.log_prob(positions) if context is None else density.log_prob(positions, context))
 
 
 def likelihood_and_forces(
-    density: Density, positions: Float[Tensor, "batch atoms 3"], create_graph: bool = True
+    density: Density,
+    positions: Float[Tensor, "batch atoms 3"],
+    create_graph: bool = True,
+    context: Float[Tensor, "batch n_context"] | None = None,
 ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch atoms 3"]]:
     r"""Each frame's negative log-likelihood and the flow's forces :math:`-\partial u / \partial x`, evaluated at once.
 
@@ -49,13 +59,14 @@ def likelihood_and_forces(
         density: The flow.
         positions: nm.
         create_graph: Whether the forces are to be differentiated with respect to the flow's parameters.
+        context: That of each frame, for a flow that depends on one.
 
     Returns:
         The negative log-likelihood in kT, and forces in kT/nm.
     """
     with torch.enable_grad():
         positions = positions.detach().requires_grad_(True)
-        nll = negative_log_likelihood(density, positions)
+        nll = negative_log_likelihood(density, positions, context)
         (gradient,) = torch.autograd.grad(nll.sum(), positions, create_graph=create_graph)
     return nll, -gradient
 

@@ -7,17 +7,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
-from numpy import ndarray
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..core.errors import MissingDependencyError, TrainingError
 from ..core.finite import first_not_finite
-from ..core.units import thermal_energy
 from ..molecules.elements import masses
 from ..molecules.frames import Frames
 from ..potentials.flow_potential import FlowPotential
@@ -25,6 +22,7 @@ from ..runs.randomness import generator
 from .captured_step import CapturedStep, captured_terms
 from .compiled_step import CompiledLoss, LossAndGradient, Terms
 from .config import TrainSettings
+from .data import TrainingData
 from .losses import damped, force_error, likelihood_and_forces, negative_log_likelihood, weighted_likelihood
 from .refining import Pool, Refiner
 from .sample_losses import Target, alpha_two, reverse_kl
@@ -44,7 +42,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
 
     Args:
         potential: The flow with its initial weights, in the precision of training.
-        frames: All frames, held-out ones included.
+        frames: All frames, held-out ones included; of one temperature, or of those of the potential's range.
         settings: How to train.
         target: The reference of the flow's samples, if they are trained on.
         refiner: Mixes weighted samples into the batches, if the flow is refined.
@@ -53,7 +51,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
     def __init__(
         self,
         potential: FlowPotential,
-        frames: Frames,
+        frames: Frames | TrainingData,
         settings: TrainSettings,
         target: Target | None = None,
         refiner: Refiner | None = None,
@@ -63,24 +61,20 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.potential = potential
         self.averaged = AveragedModel(potential, multi_avg_fn=_averaging(settings.averaging))
         self.averaged.requires_grad_(False)
-        self.kT = thermal_energy(frames.temperature)
         # no module itself, so that its potential is neither trained nor saved
         self.target = target
         self.refiner = refiner
-        self._topology = frames.topology
-        dtype = settings.torch_dtype
-        self._keep("positions", frames.positions, 1.0, dtype)
-        self._keep("forces", frames.forces if settings.weights.force > 0 else None, 1 / self.kT, dtype)
-        weights = None
-        if frames.log_weights is not None:
-            shifted = np.exp(frames.log_weights - frames.log_weights.max())
-            weights = shifted / shifted.mean()
-        self._keep("frame_weights", weights, 1.0, dtype)
-        self.frame_weights: Tensor | None
+        data = TrainingData.of(frames)
+        self._data = data
+        self._keep("positions", data.positions)
+        self._keep("forces", data.forces if settings.weights.force > 0 else None)
+        self._keep("frame_weights", data.weights)
+        self._keep("context", data.context)
         self.positions: Tensor
         self.forces: Tensor | None
+        self.frame_weights: Tensor | None
+        self.context: Tensor | None
         self.best = math.inf
-        self.n_left_out = 0
         on_gpu = _is_on_gpu(settings)
         self._compiled_loss = CompiledLoss(potential, self._frame_loss, on_gpu) if settings.compile else None
         # gradients of several processes meet between loss and optimizer, and samples are not captured
@@ -95,9 +89,9 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.validation_sums: dict[str, Tensor] = {}
         self.sample_estimates: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def _keep(self, name: str, values: ndarray | None, factor: float, dtype: torch.dtype) -> None:
+    def _keep(self, name: str, values: Shaped[Tensor, "frames *any"] | None) -> None:
         # on the device, as frames are small; not in checkpoints
-        kept = None if values is None else (torch.from_numpy(values) * factor).to(dtype)
+        kept = None if values is None else values.to(self.settings.torch_dtype)
         self.register_buffer(name, kept, persistent=False)
 
     def configure_optimizers(self) -> Any:
@@ -132,21 +126,9 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
                 loss = loss + self._total(samples)
                 terms |= samples
         if not bool(torch.isfinite(loss)):
-            error = self._not_finite(terms, batch)
-            if not self._may_leave_out(terms, batch):
-                raise error
-            # no gradient: weights move by the momentum of earlier steps alone
-            return torch.stack([0.0 * parameter.sum() for parameter in self.potential.parameters()]).sum()
+            raise self._not_finite(terms, batch)
         self._add_to_sums(terms, loss)
         return loss
-
-    def _may_leave_out(self, terms: Terms, batch: Int[Tensor, "size"]) -> bool:
-        """Whether all that is not finite are samples of the model, and too few of them to stop for."""
-        bad = torch.stack([~torch.isfinite(values) for values in terms.values() if len(values) == len(batch)]).any(0)
-        if self.refiner is None or not bool(bad.any()) or bool((batch[bad] >= 0).any()):
-            return False
-        self.n_left_out += int(bad.sum())
-        return self.n_left_out <= 1 + LARGEST_SHARE_LEFT_OUT * len(batch) * self.global_step
 
     def _add_to_sums(self, terms: Terms, loss: Float[Tensor, ""]) -> None:
         for name, values in terms.items():
@@ -206,8 +188,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         kT, ``force_mse`` (raw) and ``force`` (damped) in (kT/nm)^2, ``loss`` is the weighted sum that chooses the best
         model. Those of held-out frames have a standard error, as ``val_nll_error``; ``val_n`` is the number of frames.
         Frames near in time are alike: their error is larger. ``energy_evaluations`` are those of the target since
-        training began; ``pool_ess``, ``pool_clipped`` and ``pool_lost`` are figures of the last `Pool`, and
-        ``left_out`` counts its samples without a finite force so far, whose steps were left out.
+        training began; ``pool_ess``, ``pool_clipped`` and ``pool_lost`` are figures of the last `Pool`.
         """
         if self._captured_step is not None and (failure := self._captured_step.failure()) is not None:
             step, term, frame = failure
@@ -231,7 +212,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         if self.target is not None:
             found["energy_evaluations"] = self.target.n_evaluations
         if self.refiner is not None:
-            found |= self.refiner.figures() | {"left_out": float(self.n_left_out)}
+            found |= self.refiner.figures()
         self.training_sums, self.validation_sums, self.sample_estimates = {}, {}, {}
         return found
 
@@ -246,7 +227,6 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
             checkpoint["energy_evaluations"] = self.target.n_evaluations
         if self.refiner is not None and self.refiner.pool is not None:
             checkpoint["pool"] = self.refiner.pool.state()
-            checkpoint["left_out"] = self.n_left_out
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.best = float(checkpoint["best"])
@@ -254,15 +234,19 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
             self.target.n_evaluations = int(checkpoint["energy_evaluations"])
         if self.refiner is not None and "pool" in checkpoint:
             self.refiner.pool = Pool(**checkpoint["pool"])
-            self.n_left_out = int(checkpoint.get("left_out", 0))
 
     def _over_processes(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums over the frames of all processes; samples of the flow are the same in each of them."""
         return {name: self.trainer.strategy.reduce(total, reduce_op="sum") for name, total in sums.items()}
 
     def _tensors(self, batch: Int[Tensor, "size"]) -> Tensors:
-        """Positions, forces and weights of the frames of a batch, as far as there are any."""
-        kept = {"positions": self.positions, "forces": self.forces, "weights": self.frame_weights}
+        """Positions, forces, weights and context of the frames of a batch, as far as there are any."""
+        kept = {
+            "positions": self.positions,
+            "forces": self.forces,
+            "weights": self.frame_weights,
+            "context": self.context,
+        }
         return {name: values[batch] for name, values in kept.items() if values is not None}
 
     def _frame_loss(self, potential: FlowPotential, tensors: Tensors) -> tuple[Terms, Float[Tensor, ""]]:
@@ -273,12 +257,12 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self, potential: FlowPotential, tensors: Tensors, create_graph: bool = True, with_forces: bool = True
     ) -> Terms:
         """The terms of each frame: ``nll``, and with forces ``force`` (damped) and ``force_mse`` (raw)."""
-        positions = tensors["positions"]
+        positions, context = tensors["positions"], tensors.get("context")
         if "forces" not in tensors or not with_forces:
-            nll = negative_log_likelihood(potential, positions)
+            nll = negative_log_likelihood(potential, positions, context)
             terms = {"nll": nll}
         else:
-            nll, forces = likelihood_and_forces(potential, positions, create_graph)
+            nll, forces = likelihood_and_forces(potential, positions, create_graph, context)
             error = force_error(forces, tensors["forces"])
             scale = tensors.get("damping", self.settings.force_damping)
             terms = {"nll": nll, "force": damped(error, scale), "force_mse": error}
@@ -302,7 +286,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
             terms["reverse_kl"] = reverse_kl(potential, self.target, n_samples, noise, self.settings.path_gradient)
         if weights.alpha_two > 0:
             noise = generator(seed, 2, step + 1)
-            mass = masses(self._topology)
+            mass = masses(self._data.topology)
             terms["alpha_two"] = alpha_two(potential, self.target, mass, n_samples, noise, self.settings.annealing)
         return terms
 
@@ -328,7 +312,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
 
     def _name_of(self, label: int) -> str:
         """A configuration of a batch, in words."""
-        return f"frame {label}" if self.refiner is None else self.refiner.name_of(label)
+        return self._data.name_of(label) if self.refiner is None or label >= 0 else self.refiner.name_of(label)
 
 
 def _is_on_gpu(settings: TrainSettings) -> bool:
@@ -339,9 +323,6 @@ ADVICE = (
     "Training stopped; the best model and the last checkpoint are kept. "
     "Look at that frame, lower learning_rate, or train in float64."
 )
-
-LARGEST_SHARE_LEFT_OUT = 1e-4
-"""Share of samples that may have no finite force in the precision of training; their steps are left out."""
 
 N_VALIDATION_SAMPLES = 2000
 """Samples by which models are compared in what is estimated on samples."""

@@ -199,6 +199,9 @@ class Refiner:
             "log_density": [nothing[:kept], pool.log_density[sample]],
             "damping": [damping[: kept + len(sample)]],
         }
+        if "context" in frames:
+            # samples, and what is outside the bulk, are of the temperature of the lowest frames
+            parts["context"] = [frames["context"][:kept], torch.ones_like(frames["context"][kept:])]
         if n_outside > 0:
             n_there = len(pool.outside_positions)
             # another order than the samples', though their numbers may be equal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from ..core.potential import Potential
 from ..molecules.frames import Frames
 from ..potentials.model_file import read_header, read_model
 from ..runs.progress import OnProgress, silent
-from .batches import split
 from .config import TrainSettings
+from .data import TrainingData
 from .run import train
 from .run_folder import RunFolder, last_step, settings_of
 
@@ -82,23 +82,23 @@ def recorded_device(run_folder: str | Path) -> str:
     return settings_of(_require_run(Path(run_folder))).device
 
 
-def require_recorded(run_folder: str | Path, frames: Frames) -> None:
+def require_recorded(run_folder: str | Path, frames: Frames | Sequence[Frames]) -> None:
     """Raise a `ConfigurationError` unless these are the frames that a run was trained on, to the last bit.
 
     Whatever else makes a run the same is read from its folder, and need not be compared as in `require_same_run`.
     """
-    run = _require_run(Path(run_folder))
+    run, data = _require_run(Path(run_folder)), TrainingData.of(frames)
     recorded = _read_json(run.frames)
-    if recorded.get("sha256") != frames.digest():
+    if recorded.get("sha256") != data.digest():
         raise ConfigurationError(
             f'The run "{run.path}" was trained on other frames ({recorded.get("frames")} of them; here are '
-            f"{len(frames)}). Give those that it was trained on with --frames."
+            f"{len(data)}). Give those that it was trained on with --frames."
         )
 
 
 def reproduce(
     run_folder: str | Path,
-    frames: Frames,
+    frames: Frames | Sequence[Frames],
     output: str | Path,
     target: Potential | None = None,
     on_progress: OnProgress = silent,
@@ -152,7 +152,7 @@ def reproduce(
         again.path,
         (*numbers, _weights(run, again)),
         len(recorded),
-        len(split(frames, settings.validation_fraction, settings.seed)[1]),
+        len(TrainingData.of(frames).split(settings.validation_fraction, settings.seed)[1]),
         {name: (then[name], now[name]) for name in then if name in now and then[name] != now[name]},
     )
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,13 @@ from ..core.potential import Potential
 from ..core.units import thermal_energy
 from ..molecules.frames import Frames
 from ..molecules.label_checks import check_labels, compare_labels, warn_of_duplicates
-from ..molecules.sketch import sketch
 from ..potentials.flow_potential import FlowPotential
 from ..potentials.shipped import load_flow, provenance_of
 from ..runs.locks import lock_folder
 from ..runs.progress import OnProgress, Progress, silent
 from ..runs.provenance import versions
-from .batches import split
 from .config import TrainSettings
+from .data import TrainingData
 from .fit import VALIDATION_BATCH, Work, fit
 from .processes import ALONE, Rank, in_processes, launched_rank
 from .refining import hot_frames
@@ -46,7 +45,7 @@ N_REFERENCE_ENERGIES = 256
 
 
 def train(
-    frames: Frames,
+    frames: Frames | Sequence[Frames],
     settings: TrainSettings,
     run_folder: str | Path,
     target: Potential | None = None,
@@ -60,8 +59,12 @@ def train(
     number of them. They are started here, unless ``torchrun`` started this one. A script needs the guard
     ``if __name__ == "__main__":`` then, because each process imports it.
 
+    Frames of several temperatures, such as those of all temperatures of a replica exchange, train one flow of all of
+    them, whose context is the temperature. Each frame counts in its own kT; samples of the flow are of the lowest
+    temperature.
+
     Args:
-        frames: Training data; blocks of them are held out.
+        frames: Training data; blocks of them are held out. Several of them are of different temperatures.
         settings: How to train; to go on they must be those of the run.
         run_folder: Made if it is missing.
         target: The force field, for divergences on the flow's samples.
@@ -78,42 +81,49 @@ def train(
         TrainingError: If a loss or a gradient is not finite, which names step and frame; or if a process dies.
     """
     rank = launched_rank()
-    target = _checked(frames, settings, target, rank)
+    data = TrainingData.of(frames)
+    target = _checked(data, settings, target, rank)
     # before the folder, so that frames that cannot be trained on leave none
-    training, validation = split(frames, settings.validation_fraction, settings.seed)
+    training, validation = data.split(settings.validation_fraction, settings.seed)
     _require_shares(settings, len(training), len(validation))
     origin = None
     if settings.initial_model is None:
-        potential = initial_potential(frames[training], settings)
+        settings = _with_context(settings, data)
+        potential = initial_potential(data[training], settings)
     else:
         model = registry().model_path(settings.initial_model)
-        potential, settings = begin_with(model, frames, settings)
+        potential, settings = begin_with(model, data, settings)
         origin = _origin(model)
     outside = None
-    if hot_frames(settings, frames.topology) is not None:
+    if hot_frames(settings, data.topology) is not None:
         outside = file_digest(Path(str(settings.refining.outside_frames)))
-    if settings.weights.force > 0:
-        check_labels(frames, "the frames")
-    warn_of_duplicates(frames, "the frames")
+    for part in data.parts:
+        if settings.weights.force > 0:
+            check_labels(part, "the frames")
+        warn_of_duplicates(part, "the frames")
     run = RunFolder(Path(run_folder))
     is_first = rank is None or rank.index == 0
-    digest = frames.digest()
-    identity = identity_of(frames, digest, origin, outside)
+    digest = data.digest()
+    identity = identity_of(data, digest, origin, outside)
     with _hold(run, identity, settings) if is_first else nullcontext(_unheard) as journal:
         if is_first and source is not None and not run.source.exists():
             write_atomically(run.source, json.dumps(dict(source), indent=1).encode())
         reference = None
         if target is not None:
-            threshold = _threshold(frames[training], target, settings) if settings.weights.needs_target else math.inf
-            reference = Target(target, thermal_energy(frames.temperature), threshold)
+            coldest = data[training].parts[0]
+            threshold = _threshold(coldest, target, settings) if settings.weights.needs_target else math.inf
+            reference = Target(target, thermal_energy(data.temperature), threshold)
         journal(f"{len(training)} frames to train on, {len(validation)} held out")
+        if data.temperature_range is not None:
+            each = ", ".join(f"{part.temperature:g} K ({len(part)})" for part in data.parts)
+            journal(f"the temperature is a context of the flow; frames of {each}")
         step = last_step(run)
         if step is not None:
             journal(f"going on from step {step}")
         if step == settings.steps:
             return _finished(run)
-        provenance = _provenance(frames, digest, settings, origin)
-        work = Work(potential, frames, settings, reference, training, validation, run, provenance, step)
+        provenance = _provenance(data, digest, settings, origin)
+        work = Work(potential, data, settings, reference, training, validation, run, provenance, step)
 
         def tell(message: str | Progress) -> None:
             if isinstance(message, str):
@@ -156,25 +166,38 @@ def _unheard(text: str) -> None:
     """The log of a process that is not the first."""
 
 
-def initial_potential(frames: Frames, settings: TrainSettings) -> FlowPotential:
-    """The untrained flow on a molecule, its charts fitted to frames.
+def _with_context(settings: TrainSettings, data: TrainingData) -> TrainSettings:
+    """The settings of a flow of these temperatures: one feature of context if there are several."""
+    n_context = 0 if data.temperature_range is None else 1
+    if settings.flow.context not in (0, n_context):
+        kept = "are of one temperature" if n_context == 0 else "give it one feature, their temperature"
+        raise ConfigurationError(
+            f"flow.context is {settings.flow.context}, and the frames {kept}. Leave it out: it follows from the frames."
+        )
+    return settings.model_copy(update={"flow": replace(settings.flow, context=n_context)})
+
+
+def initial_potential(frames: Frames | TrainingData, settings: TrainSettings) -> FlowPotential:
+    """The untrained flow on a molecule, its charts fitted to frames, those of all temperatures together.
 
     Raises:
         GeometryError: If frames have no internal coordinates, or positions are in another unit than nm.
         TopologyError: If the topology is not a single molecule.
     """
-    rows = settings.zmatrix
-    coordinates = InternalCoordinates(frames.topology, None if rows is None else ZMatrix(tuple(Row(*r) for r in rows)))
-    positions = torch.from_numpy(frames.positions).double()
+    rows, data = settings.zmatrix, TrainingData.of(frames)
+    coordinates = InternalCoordinates(data.topology, None if rows is None else ZMatrix(tuple(Row(*r) for r in rows)))
+    positions = data.positions.double()
     coordinates.check_geometry(positions)
     q = torch.cat([coordinates.encode(part)[0] for part in torch.split(positions, VALIDATION_BATCH)])
     on_line = settings.flow.cuts_circles or settings.flow.narrow_torsions == "line"
     charts = fit_charts(q, coordinates.codomain, "standard" if on_line else "arc", settings.flow.cuts_circles)
     flow = build_flow(settings.flow, Chart(coordinates.codomain, charts))
-    return FlowPotential(flow, coordinates, frames.temperature)
+    return FlowPotential(flow, coordinates, data.temperature, data.temperature_range)
 
 
-def begin_with(model: Path, frames: Frames, settings: TrainSettings) -> tuple[FlowPotential, TrainSettings]:
+def begin_with(
+    model: Path, frames: Frames | TrainingData, settings: TrainSettings
+) -> tuple[FlowPotential, TrainSettings]:
     """The flow in a model file to go on with, and the settings with its architecture.
 
     Raises:
@@ -195,11 +218,16 @@ def begin_with(model: Path, frames: Frames, settings: TrainSettings) -> tuple[Fl
             f'The model "{model}" has another architecture: {name} is {flow[name]} there and '
             f"{getattr(settings.flow, name)} in the settings. Leave out flow: it is the model's."
         )
-    frames.require_potential(potential, "the model")
-    if potential.temperature != frames.temperature:
+    data = TrainingData.of(frames)
+    for part in data.parts:
+        part.require_potential(potential, "the model")
+    ours, theirs = potential.temperature_range, data.temperature_range
+    if (ours or potential.temperature) != (theirs or data.temperature):
         raise ConfigurationError(
-            f'The model "{model}" is of {potential.temperature:g} K, and the frames are of {frames.temperature:g} K.'
+            f'The model "{model}" is of {ours or f"{potential.temperature:g} K"}, and the frames are of '
+            f"{theirs or f'{data.temperature:g} K'}. Give frames of what the model is of."
         )
+    potential = potential.at_temperature(data.temperature)
     if settings.zmatrix is not None:
         raise ConfigurationError("A model to begin with has a z-matrix already: leave out zmatrix.")
     return potential.requires_grad_(True).train(), settings
@@ -210,7 +238,9 @@ def _origin(model: Path) -> dict[str, Any]:
     return {"sha256": file_digest(model), **provenance_of(model)}
 
 
-def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, rank: Rank | None) -> Potential | None:
+def _checked(
+    data: TrainingData, settings: TrainSettings, target: Potential | None, rank: Rank | None
+) -> Potential | None:
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigurationError(f'There is no device "{settings.device}" here. Train on "cpu".')
     if rank is not None and rank.count != settings.processes:
@@ -224,9 +254,10 @@ def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, 
                 f"{needed} processes need as many devices, from the first one on: here are {found}, and device is "
                 f'"{settings.device}". Set processes to at most {found} and device to "cuda".'
             )
-    if settings.weights.force > 0:
-        frames.require_forces()
-    frames.require_precision()
+    for part in data.parts:
+        if settings.weights.force > 0:
+            part.require_forces()
+        part.require_precision()
     if not settings.needs_target:
         return None
     if target is None:
@@ -234,8 +265,9 @@ def _checked(frames: Frames, settings: TrainSettings, target: Potential | None, 
             "Divergences on samples, and refining, need the force field: give a potential, or set weights.reverse_kl, "
             "weights.alpha_two and refining.pool_size to 0."
         )
-    frames.require_potential(target, "the potential")
-    compare_labels(frames, target, "the frames")
+    for part in data.parts:
+        part.require_potential(target, "the potential")
+        compare_labels(part, target, "the frames")
     return target
 
 
@@ -265,12 +297,12 @@ def _threshold(frames: Frames, target: Potential, settings: TrainSettings) -> fl
 
 
 def _provenance(
-    frames: Frames, digest: str, settings: TrainSettings, origin: Mapping[str, Any] | None
+    data: TrainingData, digest: str, settings: TrainSettings, origin: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     begun = {} if origin is None else {"initial_model": dict(origin)}
     return {
         **begun,
         "training": settings.model_dump(mode="json", exclude={"flow"}),
-        "frames": {**frames.provenance, "sha256": digest, "number": len(frames), "sketch": sketch(frames)},
+        "frames": {**data.provenance, "sha256": digest, "number": len(data), "sketch": data.sketch},
         "versions": versions("smoothflow", "torch", "lightning"),
     }

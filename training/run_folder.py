@@ -16,9 +16,9 @@ import torch
 from ..core.errors import FileFormatError
 from ..core.files import read_json, require_own_folder, write_atomically
 from ..core.text import shown
-from ..molecules.frames import Frames
 from ..runs.provenance import MISSING, require_same_run
 from .config import TrainSettings, read_settings, write_settings
+from .data import TrainingData
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ FRAMES_MARK = b'"sha256"'
 """What the file has that makes a folder a training run's."""
 
 
-def identity_of(frames: Frames, digest: str, origin: Mapping[str, Any] | None, outside: str | None) -> dict[str, Any]:
+def identity_of(
+    frames: TrainingData, digest: str, origin: Mapping[str, Any] | None, outside: str | None
+) -> dict[str, Any]:
     """What a run is made of besides its settings, as its folder keeps it.
 
     Args:
@@ -81,7 +83,7 @@ def identity_of(frames: Frames, digest: str, origin: Mapping[str, Any] | None, o
         origin: The model that training begins with, if there is one.
         outside: The SHA-256 of the file of frames outside the bulk, if there is one.
     """
-    identity = {"sha256": digest, "frames": len(frames), "provenance": dict(frames.provenance)}
+    identity = {"sha256": digest, "frames": len(frames), "provenance": frames.provenance}
     if origin is not None:
         identity["initial_model"] = origin["sha256"]
     if outside is not None:

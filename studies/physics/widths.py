@@ -12,6 +12,4 @@ TORSION_WIDTH = 0.15
 
 def widths_of(names: Sequence[str]) -> list[float]:
     """The width of each column, by its name; nm and radians."""
-    return [
-        next((width for kind, width in WIDTHS.items() if name.startswith(kind)), TORSION_WIDTH) for name in names
-    ]
+    return [next((width for kind, width in WIDTHS.items() if name.startswith(kind)), TORSION_WIDTH) for name in names]

@@ -78,9 +78,14 @@ def paths_of_commands() -> set[tuple[str, str]]:
     for command in app.registered_commands:
         assert command.callback is not None
         for name, kind in typing.get_type_hints(command.callback).items():
-            if Path in (kind, *typing.get_args(kind)):
+            if Path in parts_of(kind):
                 found.add((str(command.name), name))
     return found
+
+
+def parts_of(kind: object) -> set[object]:
+    """A type, and those that it is made of: ``list[Path] | None`` of ``Path`` among others."""
+    return {kind}.union(*map(parts_of, typing.get_args(kind)))
 
 
 def test_of_every_path_it_is_known_whether_it_is_written() -> None:

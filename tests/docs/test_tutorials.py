@@ -187,3 +187,18 @@ def test_jumps_within_dynamics(tutorial: Tutorial) -> None:
     # the dynamics in ASE is that of the flow itself, to which every proposal is its own
     assert names["jumps"].accepted == names["jumps"].attempted == 3
     assert len(read_frames(tutorial.folder / "frames.h5")) == 2000
+
+
+@pytest.mark.slow
+@follow("../how-to/temperatures.md")
+def test_models_of_a_range_of_temperatures(tutorial: Tutorial) -> None:
+    names, folder = tutorial.names, tutorial.folder
+    for file, temperature in (("frames-600K.h5", 600), ("samples-500K.h5", 500), ("md-500K.h5", 500)):
+        assert read_frames(folder / file).temperature == temperature
+    assert (names["hot"].temperature, names["model"].temperature) == (500.0, 300.0)
+    assert 0 < float(names["disagreement"]) < 100
+    # the partition function is a square of Bessel functions; 5000 weights have an error of 0.005
+    expected = 2 * float(torch.special.i0(torch.tensor(1.4)).log())
+    assert float(names["log_z"]) == pytest.approx(expected, abs=0.03)
+    # the divergence, kT; from 0.9 untrained
+    assert 0 < expected - float(names["log_weights"].mean()) < 0.15

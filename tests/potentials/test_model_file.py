@@ -98,7 +98,7 @@ def test_a_header_of_absurd_length_is_refused_without_reading_it(tmp_path: Path)
 
 def test_a_newer_schema_says_to_update(model: Path) -> None:
     rewrite(model, lambda header: header.update(schema=99))
-    with pytest.raises(FileFormatError, match="schema 99; this version reads up to 2"):
+    with pytest.raises(FileFormatError, match="schema 99; this version reads up to 3"):
         load(model)
 
 

@@ -16,15 +16,18 @@ import openmm
 import pytest
 import torch
 from openmm import app
+from smoothflow import FlowPotential, TemperatureRange, build_flow, save_model
 from smoothflow.core.errors import ConfigurationError, FileFormatError, SimulationError, TopologyError, UnknownNameError
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
 from smoothflow.molecules.elements import masses
 from smoothflow.molecules.frames_file import FramesWriter, read_frames, write_frames
+from smoothflow.molecules.label_checks import check_labels
 from smoothflow.molecules.shipped import molecule_path
+from smoothflow.potentials.shipped import load_flow
 from smoothflow.runs.progress import Progress
-from smoothflow.sampling.simulate import SimulateSettings, simulate
+from smoothflow.sampling.simulate import SimulateSettings, _proposing, frames_at, simulate
 from smoothflow.sampling.walkers import Protocol, Walker, advance_walker, exchange, relax
 
 ALANINE = molecule_path("capped-alanine")
@@ -35,7 +38,9 @@ LADDER = replace(SHORT, ladder=(400.0, 500.0), exchange_interval=0.1, n_frames=6
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from smoothflow.sampling.simulate import SimulateSettings, simulate
+from smoothflow.potentials.shipped import load_flow
+from smoothflow.runs.progress import Progress
+from smoothflow.sampling.simulate import SimulateSettings, _proposing, frames_at, simulate
 def main():
     def on_progress(progress):
         if progress.stage == "Simulation" and progress.done >= int(sys.argv[3]):
@@ -184,6 +189,80 @@ def test_kill_between_creation_and_first_frames_loses_nothing(tmp_path: Path, mo
     assert_same(tmp_path / "f.h5", tmp_path / "whole.h5")
 
 
+ALL = replace(LADDER, keep="all", n_frames=700)
+
+
+def test_frames_of_all_temperatures_are_those_of_their_own(tmp_path: Path) -> None:
+    simulate(replace(ALL, n_frames=2000), tmp_path / "all.h5")
+    means = []
+    for kelvin in ALL.temperatures:
+        frames = read_frames(tmp_path / "all.h5" if kelvin == 300 else frames_at(tmp_path / "all.h5", kelvin))
+        assert (frames.temperature, len(frames)) == (kelvin, 2000)
+        np.testing.assert_array_equal(np.bincount(frames.replica), [1000, 1000])
+        check_labels(frames, "the frames")
+        means.append(float(frames.energies[500:].mean()))
+    # 60 internal coordinates have some 30 kT: 25 kJ/mol for 100 K, with an error of 1 kT of such short walks
+    assert 10 < means[1] - means[0] < 45
+    assert 10 < means[2] - means[1] < 45
+
+
+def test_killed_simulation_of_all_temperatures_goes_on_without_a_trace(tmp_path: Path) -> None:
+    simulate(ALL, tmp_path / "whole.h5")
+    kill_at(ALL, tmp_path / "f.h5", 1)
+    report = simulate(ALL, tmp_path / "f.h5")
+    assert 0 < report.resumed_from < report.n_frames
+    assert_same(tmp_path / "f.h5", tmp_path / "whole.h5")
+    for kelvin in ALL.ladder:
+        assert_same(frames_at(tmp_path / "f.h5", kelvin), frames_at(tmp_path / "whole.h5", kelvin))
+
+
+@pytest.mark.parametrize("n_appends", range(7))
+def test_a_kill_between_the_files_of_the_temperatures_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_appends: int
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    settings = replace(ALL, n_frames=60)
+    # the frames of a round are written together, one file after the other
+    monkeypatch.setattr("smoothflow.sampling.simulate.CHUNK", 0.3)
+    simulate(settings, tmp_path / "whole.h5")
+    append = FramesWriter.append
+    calls: list[str] = []
+
+    def kill(writer: FramesWriter, *given: object) -> None:
+        if len(calls) == n_appends:
+            raise Killed
+        calls.append(writer.path.name)
+        append(writer, *given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FramesWriter, "append", kill)
+        with pytest.raises(Killed):
+            simulate(settings, tmp_path / "f.h5")
+    simulate(settings, tmp_path / "f.h5")
+    assert_same(tmp_path / "f.h5", tmp_path / "whole.h5")
+    for kelvin in ALL.ladder:
+        assert_same(frames_at(tmp_path / "f.h5", kelvin), frames_at(tmp_path / "whole.h5", kelvin))
+
+
+def test_files_of_higher_temperatures_are_not_replaced_and_must_be_there(tmp_path: Path) -> None:
+    settings = replace(ALL, n_frames=20)
+    hot = frames_at(tmp_path / "f.h5", 500.0)
+    assert hot.name == "f-500K.h5"
+    hot.write_text("mine")
+    with pytest.raises(ConfigurationError, match=r"f-500K\.h5.* exists already"):
+        simulate(settings, tmp_path / "f.h5")
+    assert [path.name for path in tmp_path.iterdir()] == ["f-500K.h5"]
+    hot.unlink()
+    simulate(settings, tmp_path / "f.h5")
+    with pytest.raises(ConfigurationError, match="keep is all there and nothing here"):
+        simulate(replace(settings, keep="lowest", n_frames=60), tmp_path / "f.h5")
+    hot.unlink()
+    with pytest.raises(FileFormatError, match=r"no file .*f-500K\.h5"):
+        simulate(replace(settings, n_frames=60), tmp_path / "f.h5")
+
+
 def test_more_frames_can_be_asked_for_later(tmp_path: Path) -> None:
     simulate(LADDER, tmp_path / "f.h5")
     report = simulate(replace(LADDER, n_frames=120), tmp_path / "f.h5")
@@ -246,7 +325,7 @@ def test_any_engine_and_potential(force_field: Potential) -> None:
     assert force_field.topology is not None
     weights = masses(force_field.topology)
     for engine in ("native", "ase", "openmm"):
-        moved, found = advance_walker(walker, 3, force_field, registry().engine(engine)(), weights, protocol)
+        moved, [found] = advance_walker(walker, 3, force_field, registry().engine(engine)(), weights, protocol)
         assert found.positions.shape == (6, 4, 3)
         np.testing.assert_array_equal(found.positions[-1], moved.positions[0].astype(np.float32))
         energy, forces = force_field.energy_and_forces(torch.from_numpy(found.positions).double())
@@ -263,6 +342,8 @@ def test_bad_settings_are_refused() -> None:
         ({"ladder": (400.0,), "exchange_interval": 0.03}, "multiple of frame_interval"),
         ({"equilibration": -1.0}, "must not be negative"),
         ({"temperature": math.inf}, "temperature must be positive"),
+        ({"keep": "all"}, "with a ladder"),
+        ({"keep": "some"}, 'must be "lowest"'),
     ):
         with pytest.raises(ConfigurationError, match=message):
             replace(SHORT, **change)  # type: ignore[arg-type]
@@ -324,3 +405,15 @@ def test_a_changed_force_field_file_is_another_simulation(tmp_path: Path) -> Non
     xml.write_text(xml.read_text() + "\n")
     with pytest.raises(ConfigurationError, match="potential_sha256"):
         simulate(settings, tmp_path / "f.h5")
+
+
+def test_a_model_of_a_range_proposes_at_the_temperature_of_the_frames(tmp_path: Path) -> None:
+    one = load_flow("ala2-affine")
+    assert one.flow.settings is not None
+    assert one.chart is not None
+    flow = build_flow(replace(one.flow.settings, context=1), one.chart)
+    path = tmp_path / "model.safetensors"
+    save_model(FlowPotential(flow, one.coordinates, 300.0, TemperatureRange(300.0, 500.0)), path)
+    found = [_proposing(str(path), kelvin).temperature for kelvin in (300.0, 400.0, 600.0)]
+    # beyond its range it proposes what it can: acceptance suffers, and frames do not
+    assert found == [300.0, 400.0, 300.0]
