@@ -14,6 +14,7 @@ import pytest
 import smoothflow.training.refining
 import torch
 from smoothflow.core.architecture import FlowSettings
+from smoothflow.core.descent import descend
 from smoothflow.core.errors import ConfigurationError, InversionError, TopologyError
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
@@ -27,7 +28,7 @@ from smoothflow.runs.workers import worker_processes
 from smoothflow.training.config import LossWeights, RefiningSettings, TrainSettings
 from smoothflow.training.losses import weighted_likelihood
 from smoothflow.training.module import FlowTraining
-from smoothflow.training.outside import descend, distort, outside_configurations
+from smoothflow.training.outside import DESCENT_STEPS, distort, outside_configurations
 from smoothflow.training.processes import ALONE, Rank
 from smoothflow.training.refining import Refiner, weighable_samples
 from smoothflow.training.reproduction import reproduce
@@ -367,7 +368,7 @@ def test_a_descent_goes_down_the_energy_of_the_flow(potential: FlowPotential) ->
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         start = distort(potential, potential.sample(100, seed=1)[0], generator)
-        below = descend(potential, start)
+        below = descend(potential, start, DESCENT_STEPS)
         assert bool((potential.energy(below) <= potential.energy(start)).all())
         assert float((potential.energy(start) - potential.energy(below)).mean()) > potential.kT
     found = outside_configurations(potential, start, generator)
