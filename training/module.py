@@ -26,6 +26,7 @@ from .captured_step import CapturedStep, captured_terms
 from .compiled_step import CompiledLoss, LossAndGradient, Terms
 from .config import TrainSettings
 from .losses import damped, force_error, likelihood_and_forces, negative_log_likelihood, weighted_likelihood
+from .optimizer import adam_with_cosine
 from .refining import Pool, Refiner
 from .sample_losses import Target, alpha_two, reverse_kl
 
@@ -99,19 +100,11 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         kept = None if values is None else (torch.from_numpy(values) * factor).to(dtype)
         self.register_buffer(name, kept, persistent=False)
 
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(
-            self.potential.parameters(), lr=self.settings.learning_rate, fused=True, capturable=self._captures
+    def configure_optimizers(self) -> dict[str, Any]:
+        settings = self.settings
+        return adam_with_cosine(
+            self.potential.parameters(), settings.learning_rate, settings.steps, settings.warm_up, self._captures
         )
-        steps, warm_up = self.settings.steps, self.settings.warm_up
-        schedule: torch.optim.lr_scheduler.LRScheduler
-        if warm_up == 0:
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-        else:
-            schedule = torch.optim.lr_scheduler.LambdaLR(
-                optimizer, lambda step: min(1.0, (step + 1) / warm_up) * (1 + math.cos(math.pi * step / steps)) / 2
-            )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Int[Tensor, "size"], _: int) -> Float[Tensor, ""]:
         tensors = self._tensors(batch)

@@ -22,6 +22,7 @@ from ...potentials.toys import Toy
 from ...runs.progress import OnProgress, Progress, silent
 from ...runs.randomness import generator
 from ...training.losses import force_error, likelihood_and_forces, negative_log_likelihood
+from ...training.optimizer import adam_with_cosine
 from ...training.quiet import interruptible, quiet_lightning
 
 try:
@@ -192,10 +193,8 @@ class ToyTraining(LightningModule):  # type: ignore[misc]
         # out of the module tree: the target is not trained
         self._target = [target]
 
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.flow.parameters(), lr=self.settings.learning_rate, fused=True)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.settings.steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def configure_optimizers(self) -> dict[str, Any]:
+        return adam_with_cosine(self.flow.parameters(), self.settings.learning_rate, self.settings.steps)
 
     def training_step(self, batch: Float[Tensor, "size dim"], _: int) -> Float[Tensor, ""]:
         step, n_steps = int(self.global_step), self.settings.steps
