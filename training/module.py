@@ -47,7 +47,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         potential: The flow with its initial weights, in the precision of training.
         frames: All frames, held-out ones included.
         settings: How to train.
-        target: The reference of the flow's samples, if they are trained on.
+        target: Force field for the flow's samples, if it is trained on them.
         refiner: Mixes weighted samples into the batches, if the flow is refined.
     """
 
@@ -65,7 +65,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.averaged = AveragedModel(potential, multi_avg_fn=_averaging(settings.averaging))
         self.averaged.requires_grad_(False)
         self.kT = thermal_energy(frames.temperature)
-        # no module itself, so that its potential is neither trained nor saved
+        # not a module, so that its potential is neither trained nor saved
         self.target = target
         self.refiner = refiner
         self._topology = frames.topology
@@ -83,7 +83,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.best = math.inf
         on_gpu = _is_on_gpu(settings)
         self._compiled_loss = CompiledLoss(potential, self._frame_loss, on_gpu) if settings.compile else None
-        # gradients of several processes meet between loss and optimizer, and samples are not captured
+        # gradients of several processes are averaged between loss and optimizer, and samples are not captured
         self._captures = settings.compile and on_gpu and settings.processes == 1 and not settings.weights.needs_target
         self._captured_step: CapturedStep | None = None
         self._validate: Callable[[Tensors], Terms] = partial(
@@ -135,7 +135,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
             self.training_sums[name] = self.training_sums.get(name, 0.0) + one
 
     def _captured_training_step(self, tensors: Tensors, batch: Int[Tensor, "size"]) -> Float[Tensor, ""]:
-        """The step with optimizer and average at once; what is not finite is found out when results are asked for."""
+        """The whole step with optimizer and average; values that are not finite are found when results are read."""
         if self._captured_step is None:
             self._captured_step = CapturedStep(
                 LossAndGradient(self.potential, self._frame_loss),
@@ -185,7 +185,8 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         Names begin with ``train_`` (current weights) or ``val_`` (averaged weights); ``nll`` and ``reverse_kl`` are in
         kT, ``force_mse`` (raw) and ``force`` (damped) in (kT/nm)^2, ``loss`` is the weighted sum that chooses the best
         model. Those of held-out frames have a standard error, as ``val_nll_error``; ``val_n`` is the number of frames.
-        Frames near in time are alike: their error is larger. ``energy_evaluations`` are those of the target since
+        Consecutive frames are correlated, so that the true error is larger. ``energy_evaluations`` are those of the
+            target since
         training began; ``pool_ess``, ``pool_clipped`` and ``pool_lost`` are figures of the last `Pool`.
         """
         if self._captured_step is not None and (failure := self._captured_step.failure()) is not None:
@@ -261,7 +262,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
             terms = {"nll": nll, "force": damped(error, scale), "force_mse": error}
         if "sampled" in tensors:
             sampled, log_density = tensors["sampled"], tensors["log_density"]
-            # of what is not a sample there is no density that it was drawn from: as if it were the flow's own
+            # other configurations were not drawn from a known density: the flow's own stands in
             drawn_from = torch.where(sampled > 0, log_density, -nll.detach())
             weighted = weighted_likelihood(nll, tensors["weights"], drawn_from, sampled)
             terms["nll"] = weighted
@@ -286,7 +287,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
     def _total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:
         factors = self.settings.weights.model_dump()
         used = [factors[name] * values.mean() for name, values in terms.items() if factors.get(name, 0) > 0]
-        # of the frames nothing may count, when only samples do
+        # no term of the frames may count, where only samples are trained on
         return torch.stack(used).sum() if used else torch.zeros((), device=self.positions.device)
 
     def _not_finite(self, terms: dict[str, Tensor], batch: Int[Tensor, "size"]) -> TrainingError:
@@ -318,7 +319,7 @@ ADVICE = (
 )
 
 N_VALIDATION_SAMPLES = 2000
-"""Samples by which models are compared in what is estimated on samples."""
+"""Samples on which divergences are estimated in a validation."""
 
 
 def _moments(values: Float[Tensor, "n"]) -> Float[Tensor, "2"]:
@@ -328,7 +329,7 @@ def _moments(values: Float[Tensor, "n"]) -> Float[Tensor, "2"]:
 
 
 def _estimate(moments: Float[Tensor, "2"], n: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The mean of n values, and its standard error as if they were independent; nan for a single one."""
+    """The mean of n values, and its standard error as if they were independent; nan for a single value."""
     mean, square = moments / n
     return mean, ((square - mean**2).clamp(min=0) / (n - 1)).sqrt()
 

@@ -1,4 +1,4 @@
-"""Configurations outside the bulk, to which a model must give high energies, though no molecule goes there."""
+"""Configurations outside the bulk: no molecule visits them, and a model must give them high energies."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..core.descent import descend
 from ..potentials.flow_potential import WIDE, FlowPotential
 
 TURNED = 0.5
-"""Chance of each wide torsion to be turned at random."""
+"""Probability that a wide torsion is turned at random."""
 
 LARGEST_STRETCH = 3.0
-"""Bonds, angles and narrow torsions deviate from their means up to so many times as far as in the samples."""
+"""Largest factor by which deviations of bonds, angles and narrow torsions from their means are stretched."""
 
 DESCENT_STEPS = 30
 
@@ -23,10 +23,10 @@ DESCENT_STEPS = 30
 def outside_configurations(
     potential: FlowPotential, positions: Float[Tensor, "n atoms 3"], generator: torch.Generator
 ) -> Float[Tensor, "kept atoms 3"]:
-    """Distorted samples of a flow, half of them moved to where the flow's own forces then lead.
+    """Distorted samples of a flow, half of them moved down the flow's own energy.
 
-    Turned torsions bring atoms into contact, and reach rotamers that the samples do not; where the forces lead from
-    there are the flow's minima, those that the reference does not have among them.
+    Turned torsions bring atoms into contact and reach rotamers that the samples do not; from there the forces lead to
+    minima of the flow, including those that the reference does not have.
 
     Args:
         potential: The flow.
@@ -49,7 +49,7 @@ def outside_configurations(
 def distort(
     potential: FlowPotential, positions: Float[Tensor, "n atoms 3"], generator: torch.Generator
 ) -> Float[Tensor, "n atoms 3"]:
-    """Samples (nm) with wide torsions turned, and everything else stretched, each by a factor of its own."""
+    """Samples (nm) with wide torsions turned and everything else stretched, each sample by its own factor."""
     if potential.chart is None:
         return positions
     columns = potential.chart.columns

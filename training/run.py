@@ -55,10 +55,10 @@ def train(
 ) -> Path:
     """Train a flow on frames, or go on with the run that is in the folder, bit for bit on one device.
 
-    With several processes each step is that of one process up to rounding: they share the frames of each batch and
-    the held-out frames, and draw the same samples of the flow, each of them all of these. A run may go on with another
-    number of them. They are started here, unless ``torchrun`` started this one. A script needs the guard
-    ``if __name__ == "__main__":`` then, because each process imports it.
+    With several processes each step is that of one process up to rounding: they share the frames of each batch and the
+        held-out frames, and each draws all samples of the flow, the same in every process. A run may go on with another
+        number of processes. They are started here, unless ``torchrun`` started this one. A script then needs the guard
+        ``if __name__ == "__main__":``, because each process imports it.
 
     Args:
         frames: Training data; blocks of them are held out.
@@ -73,7 +73,7 @@ def train(
 
     Raises:
         ConfigurationError: If settings and data do not go together, the folder belongs to another run, another
-            process is training in it, or there cannot be so many processes.
+            process is training in it, or cannot be shared by that many processes.
         FileFormatError: If forces are asked for and missing, or the folder cannot be written.
         TrainingError: If a loss or a gradient is not finite, which names step and frame; or if a process dies.
     """
@@ -134,7 +134,7 @@ def train(
 
 
 def _finished(run: RunFolder) -> Path:
-    """The model of a run that is done; raises a `TrainingError` if somebody removed it meanwhile."""
+    """The model of a run that is done; raises a `TrainingError` if it was removed meanwhile."""
     if not run.model.is_file():
         raise TrainingError(f'The model "{run.model}" was removed. Train again in another folder.')
     return run.model
@@ -206,7 +206,7 @@ def begin_with(model: Path, frames: Frames, settings: TrainSettings) -> tuple[Fl
 
 
 def _origin(model: Path) -> dict[str, Any]:
-    """What is written down of the model that training begins with."""
+    """What is recorded of the initial model."""
     return {"sha256": file_digest(model), **provenance_of(model)}
 
 
@@ -258,7 +258,7 @@ def _require_shares(settings: TrainSettings, n_training: int, n_validation: int)
 
 
 def _threshold(frames: Frames, target: Potential, settings: TrainSettings) -> float:
-    """Where regularization of reference energies begins: so far above the frames' mean, in kT."""
+    """The energy above which reference energies are regularized, kT."""
     chosen = torch.linspace(0, len(frames) - 1, min(len(frames), N_REFERENCE_ENERGIES)).long()
     energy, _ = target.energy_and_forces(torch.from_numpy(frames.positions)[chosen].double())
     return float(energy.mean()) / thermal_energy(frames.temperature) + settings.energy_threshold

@@ -49,17 +49,17 @@ class RunFolder:
 
     @property
     def timing(self) -> Path:
-        """How long training took so far, in seconds of wall-clock time over all stretches."""
+        """Wall-clock time of the training so far over all stretches, seconds."""
         return self.path / "timing.json"
 
     @property
     def log(self) -> Path:
-        """What happened when."""
+        """The log."""
         return self.path / "run.log"
 
     @property
     def checkpoint(self) -> Path:
-        """Where the run goes on."""
+        """The checkpoint from which the run resumes."""
         return self.path / "checkpoints" / "last.ckpt"
 
     @property
@@ -90,16 +90,16 @@ def identity_of(frames: Frames, digest: str, origin: Mapping[str, Any] | None, o
 
 
 def claim(run: RunFolder, identity: Mapping[str, Any], settings: TrainSettings) -> None:
-    """Write down what the run is, or see that it is this one.
+    """Record what the run is, or check that the folder holds this run.
 
     Raises:
-        ConfigurationError: If the folder holds another run, or files that a run would replace and is none.
+        ConfigurationError: If the folder holds another run, or is not a run and holds files that one would replace.
     """
     files = (run.config, run.frames, run.source, run.metrics, run.log, run.checkpoint, run.model)
     names = [str(path.relative_to(run.path)) for path in files]
     require_own_folder(run.path, names, {run.frames.name: FRAMES_MARK}, "a training run")
     if not run.config.exists():
-        # first what tells whose the folder is
+        # first the file that identifies the run
         write_atomically(run.frames, json.dumps(identity, indent=1).encode())
         write_atomically(run.config, write_settings(settings).encode())
         return
@@ -157,7 +157,7 @@ def journal_of(path: Path) -> Iterator[Journal]:
     """The log of a run, opened for each line; what stops the run is its last one."""
 
     def write(text: str) -> None:
-        # a disk too full for this line is reported for what is lost by it
+        # a full disk is reported where more than this line is lost
         with suppress(OSError), path.open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {shown(text)}\n")
 
