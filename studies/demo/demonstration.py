@@ -1,4 +1,4 @@
-"""The main job on one molecule: simulate, train, evaluate, sample, and run the flow in three engines."""
+"""The whole workflow on one molecule: simulate, train, evaluate, sample, and run the flow in three engines."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .showcase import AMBER_RUN, Clock, Demonstration, ShowSettings, begin, show
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """The size of every stage; the defaults take less than five minutes on two cores.
+    """Sizes of the stages; the defaults take less than five minutes on two cores.
 
     Attributes:
-        n_walkers: Independent short simulations, each heated first: rotamers that cross slowly are then all there. The
-            last eighth is held out of training.
+        n_walkers: Independent short simulations, each heated first, so that all slowly exchanging rotamers are visited.
+            The last eighth is held out of training.
         n_frames: Frames of all walkers, 0.05 ps apart.
         likelihood_steps: Training steps on the likelihood alone.
-        steps: All training steps; after the first ones on likelihood and forces.
+        steps: All training steps; those after the likelihood steps train on likelihood and forces.
         n_samples: Samples drawn from the flow.
         nve_duration: ps.
-        n_replicas: NVE runs in our own integrator, which takes them at once.
+        n_replicas: NVE runs in our own integrator, all at once.
         seed: Seed of the random numbers.
     """
 
@@ -67,11 +67,11 @@ class DemoSettings:
 
 
 def demonstrate(folder: Path, settings: DemoSettings, on_progress: OnProgress) -> Demonstration:
-    """Run the whole chain in a folder; simulation and training go on where an earlier call in it was interrupted.
+    """Run the whole workflow in a folder; simulation and training resume where an earlier call was interrupted.
 
     Args:
-        folder: Gets frames.h5, the run folder ``smooth``, metrics.json and report.html.
-        settings: The size of every stage.
+        folder: Receives frames.h5, the run folder ``smooth``, metrics.json and report.html.
+        settings: Sizes of the stages.
         on_progress: Told of each stage.
 
     Raises:

@@ -14,7 +14,7 @@ from .showcase import AMBER_RUN, MOLECULE, Clock, Demonstration, ShowSettings, b
 
 @dataclass(frozen=True)
 class PretrainedSettings:
-    """The size of every stage; the defaults take less than a minute on two cores.
+    """Sizes of the stages; the defaults take less than a minute on two cores.
 
     Attributes:
         n_walkers: Independent short simulations by Amber, each heated first.
@@ -40,12 +40,12 @@ class PretrainedSettings:
 def demonstrate_pretrained(
     model: str | Path, folder: Path, settings: PretrainedSettings, on_progress: OnProgress
 ) -> Demonstration:
-    """Simulate a few fresh frames, evaluate and sample a model against them, and run it.
+    """Simulate a few new frames, evaluate a model on them, sample it and run it.
 
     Args:
         model: A model of capped alanine, by name or path.
-        folder: Gets frames.h5, metrics.json and report.html.
-        settings: The size of every stage.
+        folder: Receives frames.h5, metrics.json and report.html.
+        settings: Sizes of the stages.
         on_progress: Told of each stage.
 
     Raises:
@@ -81,8 +81,8 @@ def demonstrate_pretrained(
             f"{potential.temperature:g} K: {len(frames)} frames of molecular dynamics that the model has never seen, "
             f"{settings.n_samples} samples of the model, and {settings.nve_duration:g} ps of constant-energy dynamics.",
             "Every number was measured in this run. Walkers of a few ps hardly cross between basins: the frames say "
-            "more about forces and likelihood within basins than about their populations, for which the reweighted "
-            "samples are the better witness.",
+            "more about forces and likelihood within basins than about their populations, which the reweighted samples "
+            "show better.",
         ],
         [],
         frames,

@@ -19,8 +19,8 @@ class Finding:
         test: Which test measured it.
         quantity: What it is, with its unit.
         measured: The number; nan if it could not be measured.
-        low: It should not be less.
-        high: Nor more.
+        low: Smallest acceptable value.
+        high: Largest acceptable value.
         note: Where it was found, or what went wrong.
     """
 
@@ -33,7 +33,7 @@ class Finding:
 
     @property
     def holds(self) -> bool:
-        """Whether the number is in its range; nan is not."""
+        """Whether the number is in its range, which nan is not."""
         return self.low <= self.measured.value <= self.high
 
     @property
@@ -52,7 +52,7 @@ class PhysicsReport:
         subject: What was examined.
         findings: What was measured.
         left_out: Tests that say nothing about this potential, and why.
-        unfinished: Tests that an interruption left undone.
+        unfinished: Tests that an interruption left unfinished.
     """
 
     subject: str

@@ -40,7 +40,7 @@ N_LINES = 24
 
 @dataclass(frozen=True)
 class ToyEvaluation:
-    """How good a flow is on a toy target; forces are in kT per unit of the coordinates.
+    """Quality of a flow on a toy target; forces are in kT per unit of the coordinates.
 
     Attributes:
         forward_kl: KL(target || flow), from held-out exact samples; `divergence` says how.
@@ -65,11 +65,11 @@ class ToyResult:
 
     Attributes:
         transform: Its name.
-        smoothness: What it declares: k of C^k.
+        smoothness: Declared smoothness, the k of C^k.
         n_parameters: Number of parameters of the flow.
         training_seconds: Wall-clock time.
-        evaluation: Its quality; None if training or evaluation broke down.
-        breakdown: Then, how.
+        evaluation: Quality of the flow; None if training or evaluation broke down.
+        breakdown: Error of a breakdown; empty if there was none.
     """
 
     transform: str
@@ -80,7 +80,7 @@ class ToyResult:
     breakdown: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers in plain JSON types; what is infinite, as text."""
+        """The numbers in plain JSON types; infinite ones as text."""
         row: dict[str, Any] = {
             "transform": self.transform,
             "smoothness": _json_number(self.smoothness),
@@ -105,7 +105,7 @@ def compare_on_target(
     folder: Path,
     on_progress: OnProgress = silent,
 ) -> list[ToyResult]:
-    """Train a flow of each transform on one toy target at one budget, and write a table, figures and a report.
+    """Train a flow of each transform on one toy target with one budget, and write a table, figures and a report.
 
     ``folder`` gets ``comparison.json``, rewritten after every transform, ``maps.png``, ``profiles.png`` and
     ``report.html``. A transform whose training breaks down is reported, and the others go on.
@@ -115,7 +115,7 @@ def compare_on_target(
         transforms: Names.
         settings: The budget.
         folder: Made if it is missing.
-        on_progress: Told how far things are.
+        on_progress: Told of steps and losses.
 
     Raises:
         UnknownNameError: If there is no such target or transform.
@@ -172,7 +172,7 @@ def evaluate_on_toy(flow: Flow, target: Toy, held_out: Float[Tensor, "n dim"], s
         flow: Trained, float64.
         target: The density p.
         held_out: Exact samples of it.
-        settings: Say how many samples to draw.
+        settings: Their number of evaluation samples is drawn from the flow.
     """
     with torch.no_grad():
         log_q = torch.cat([flow.log_prob(part) for part in torch.split(held_out, CHUNK)])
@@ -195,8 +195,8 @@ def divergence(log_ratio: Float[Tensor, "n"]) -> Estimate:
 
     .. math:: \mathrm{KL}(p \| q) = \left\langle -\log r + c\,(r - 1) \right\rangle_p, \qquad r = q / p
 
-    As :math:`\langle r \rangle_p = 1` for normalized densities, any c is right; that of the least variance, found by
-    regression on the same samples, makes small divergences far more certain than the plain mean.
+    As :math:`\langle r \rangle_p = 1` for normalized densities, any c is valid; the one of least variance, found by
+    regression on the same samples, makes small divergences far more precise than the plain mean.
 
     Args:
         log_ratio: log r of independent samples of p.
@@ -205,7 +205,7 @@ def divergence(log_ratio: Float[Tensor, "n"]) -> Estimate:
     if bool(ratio.isfinite().all()) and float(ratio.std()) > 0:
         centred = ratio - ratio.mean()
         log_ratio = log_ratio - (centred * log_ratio).mean() / centred.square().mean() * ratio
-    # what regression leaves crowds at zero, which looks like a heavy tail: that of the ratios is the one that matters
+    # residuals of the regression crowd at zero, which looks like a heavy tail: the tail of the ratios matters
     error = float(log_ratio.std()) / math.sqrt(len(log_ratio))
     return Estimate(-float(log_ratio.mean()), error, len(log_ratio)).because(tail_reason(ratio))
 

@@ -31,7 +31,7 @@ except ImportError as error:
     raise MissingDependencyError("Training", "lightning", "train") from error
 
 STEPS_PER_DRAW = 50
-"""Training steps for which samples are drawn at once."""
+"""Number of training steps for which samples are drawn at once."""
 
 PROGRESS_EVERY = 10
 WIDEST = 4096
@@ -49,24 +49,24 @@ NARROW: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 TOY_OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {"rings": NARROW, "rings-kinked": NARROW, "rings-periodic": NARROW}
 )
-"""For targets with details much finer than the period, constructor arguments of transforms: 16 components each, and
+"""Constructor arguments of transforms for targets with details much finer than the period: 16 components each, and
 bumps as narrow as the rings. The defaults of the smooth transform are those of molecules, whose forces must stay soft.
 """
 
 
 @dataclass(frozen=True)
 class ToySettings:
-    """One budget for every transform on a toy target.
+    """The budget of every transform on a toy target.
 
     Attributes:
         steps: Training steps.
         batch_size: Exact samples per step; none is seen twice.
         learning_rate: Learning rate of Adam at the start; it falls to 0 like half a cosine.
-        force_weight: Weight of the mean squared error of forces, per (kT per unit of the coordinates)^2; 0 trains on
-            likelihood alone.
+        force_weight: Weight of the mean squared force error, per (kT per unit of the coordinates)^2; 0: likelihood
+            alone.
         n_parameters: Largest number of parameters of each flow; the width of its conditioners' hidden layers follows.
         pairs: Pairs of couplings.
-        options: For each transform's name, arguments of its constructor, instead of those in `TOY_OPTIONS`.
+        options: Constructor arguments by the name of the transform, in place of those in `TOY_OPTIONS`.
         n_evaluation: Held-out samples, and samples drawn from each flow.
         seed: Seed of initial weights and samples.
     """
@@ -105,7 +105,7 @@ def toy_flow(domain: Product, transform: str, settings: ToySettings) -> Flow:
     Raises:
         UnknownNameError: If no plug-in offers the transform.
         ManifoldError: If it maps nothing that the target's coordinates can be carried to.
-        ConfigurationError: If not even the narrowest flow keeps to the budget.
+        ConfigurationError: If even the narrowest flow exceeds the budget.
     """
 
     def flow(hidden: int) -> Flow:
@@ -143,7 +143,7 @@ def count_parameters(flow: Flow) -> int:
 
 
 def _start(domain: Product, transform: str) -> tuple[Product | CutOpen, str]:
-    """Where the flow begins, and the kind of manifold that its couplings act on."""
+    """The domain on which the flow begins, and the kind of manifold on which its couplings act."""
     able = registry().transform(transform).manifolds
     manifold = domain.columns[0].manifold
     if type(manifold) in able:
@@ -179,8 +179,8 @@ class ToyTraining(LightningModule):  # type: ignore[misc]
     .. math:: \langle -\log p \rangle + w \langle |F - F_{\mathrm{target}}|^2 \rangle / d
 
     Args:
-        flow: With its initial weights.
-        target: Gives the forces.
+        flow: The flow with its initial weights.
+        target: The target, for its forces.
         settings: The budget.
         on_progress: Told of steps and losses.
     """
@@ -190,7 +190,7 @@ class ToyTraining(LightningModule):  # type: ignore[misc]
         self.flow = flow
         self.settings = settings
         self.on_progress = on_progress
-        # out of the module tree: the target is not trained
+        # outside the module tree: the target is not trained
         self._target = [target]
 
     def configure_optimizers(self) -> dict[str, Any]:
