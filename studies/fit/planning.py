@@ -1,4 +1,4 @@
-"""The sizes of all stages: from the molecule, and from what was measured of speed and quality."""
+"""The sizes of all stages, from the molecule and from measured speed and quality."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ MD_SHARE, FIRST_SHARE = 0.12, 0.25
 
 MOST_FRAMES, FEWEST_FRAMES = 40_000, 400
 ENOUGH_INDEPENDENT = 2000
-"""Frames worth so many independent ones teach a first model what it can learn; refining has samples without end."""
+"""Independent frames that suffice for a first model; refining has as many samples as it needs."""
 
 BATCH = 256
 COMPILED = 0.45
-"""Time of a compiled step in units of one that is not."""
+"""Time of a compiled step in units of an eager one."""
 
 COMPILING = 120.0
-"""Time that compiling takes, s, every time that a training begins."""
+"""Time for compiling at the start of every training, s."""
 
 STARTING = 15.0
-"""Time that a training takes until its first step, s."""
+"""Time of a training before its first step, s."""
 
 N_REFRESHES = 6
 """Pools in a round of refining."""
 
 DRAWING_SHARE = 0.35
-"""Time for samples in units of that for training steps, as long as samples need not serve too often for it."""
+"""Time for samples in units of that for training steps, unless samples would be reused too often."""
 
 MOST_USES = 12
 """Largest number of times that a sample is trained on."""
 
 WARM_UP = 100
-"""Steps in which a round's learning rate rises, at most."""
+"""Largest number of steps in which a round's learning rate rises."""
 
 LARGEST_POOL = 500_000
 FEWEST_STEPS = 100
@@ -72,7 +72,7 @@ def architecture(n_internal: int, seed: int) -> FlowSettings:
 
 
 def first_training(frames: Frames, seconds: float, cores: int, can_compile: bool, seed: int) -> TrainSettings:
-    """The training of a first model that takes so long, by the time of some of its steps."""
+    """The training of a first model for a given time, from the time of some of its steps."""
     settings = TrainSettings(
         flow=architecture(3 * len(frames.topology) - 6, seed),
         batch_size=min(BATCH, max(cores, len(frames) // (8 * cores) * cores)),
@@ -84,7 +84,7 @@ def first_training(frames: Frames, seconds: float, cores: int, can_compile: bool
 
 def _sized(settings: TrainSettings, seconds: float, per_step: float, cores: int, can_compile: bool) -> TrainSettings:
     """The settings with as many steps as fit, shared by all cores, and compiled where that saves time."""
-    # of several processes each computes a share of a batch, and they wait for one another
+    # several processes each compute a share of a batch, and wait for one another
     per_step /= max(1.0, 0.8 * cores)
     plain = (seconds - STARTING) / per_step
     compiled = (seconds - STARTING - COMPILING) / (COMPILED * per_step) if can_compile else 0.0
@@ -101,7 +101,7 @@ def _sized(settings: TrainSettings, seconds: float, per_step: float, cores: int,
 
 
 def seconds_per_step(frames: Frames, settings: TrainSettings) -> float:
-    """Time of one step of training on one core, not compiled."""
+    """Time of one eager training step on one core."""
     potential = initial_potential(frames, settings).to(settings.torch_dtype)
     rows = torch.arange(settings.batch_size) % len(frames)
     positions = torch.from_numpy(frames.positions)[rows].to(settings.torch_dtype)
@@ -129,17 +129,17 @@ def round_training(
     seed: int,
     number: int = 1,
 ) -> TrainSettings:
-    """A round of refining that takes so long.
+    """A round of refining for a given time.
 
     Args:
         first: The training of the first model.
         seconds: Time for it.
-        per_step: Time of a training step, as it is trained, s.
+        per_step: Time of a training step as it will be run, s.
         per_sample: Time to draw and weight a sample on all cores, s.
         model: The model to begin with.
         outside: File of hot frames.
         seed: Seed of its random numbers.
-        number: Which round at its temperature it is; the later, the smaller are its steps.
+        number: Number of the round at its temperature; later rounds take smaller steps.
     """
     share = RefiningSettings(
         pool_size=1, frames_share=0.1, outside_share=0.05, outside_frames=outside, outside_damping=1000.0
