@@ -47,10 +47,10 @@ PHYSICS_OPTIONS = (
     *("frames", "structure", "tests", "replicas", "nve_time", "order_time", "nvt_steps", "reference"),
     *("device", "compile_model"),
 )
-"""Parameters that contracts have no use for."""
+"""Parameters that do not concern contracts."""
 
 FRICTIONS = (1.0, 10.0, 100.0)
-"""1/ps, with which thermostats are checked."""
+"""Frictions with which thermostats are checked, 1/ps."""
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
@@ -100,7 +100,7 @@ def run(
     """Check a plug-in against its contract, or a potential against physics; exit code 2 if something fails.
 
     A name with a colon is a provider's potential: openmm:FILE is a force field in OpenMM, openmm alone the engine.
-    A name that transforms, integrators and engines share is checked as each of them.
+    A name shared by transforms, integrators or engines is checked as each of them.
 
     Example: smoothflow check smooth
 
@@ -130,7 +130,7 @@ def run(
             raise ConfigurationError(f'"{name}" is not a model that could be compiled. Leave out --compile.')
         potential = potential.compile()
     if potential.device.type != "cpu":
-        # what is counted and compared is counted on the CPU
+        # counts and comparisons are made on the CPU
         potential, positions = ElsewherePotential(potential), positions.cpu()
     settings = PhysicsSettings(
         temperature=temperature,
@@ -162,7 +162,7 @@ def run(
 
 
 def _reference(name: str, potential: Potential, structure: str | None, where: torch.device) -> Potential:
-    """The force field that minima are compared with, of the molecule that is examined."""
+    """The force field of the examined molecule with which minima are compared."""
     from ..potentials.flow_potential import FlowPotential
 
     if structure is None and isinstance(potential, FlowPotential):
@@ -187,11 +187,11 @@ def _print_physics(name: str, report: PhysicsReport, as_json: bool) -> None:
 
 
 def _kinds(name: str) -> list[Kind]:
-    """The kinds of plug-ins with a contract that bear a name; none if it means a potential.
+    """The kinds of plug-ins with a contract that have a name; none if it stands for a potential.
 
     Raises:
-        UnknownNameError: If it can mean nothing at all.
-        PluginError: If a broken plug-in bears the name.
+        UnknownNameError: If nothing has the name.
+        PluginError: If a broken plug-in has it.
     """
     from ..core.plugins import registry
 
@@ -259,7 +259,7 @@ def _load(
 
 
 def _check_contracts(name: str, kinds: list[Kind], seed: int, as_json: bool) -> None:
-    """Check a name as each of the kinds that bear it, print all reports, and raise the first error."""
+    """Check a name as each of the kinds that have it, print all reports, and raise the first error."""
     reports = [_examine(kind, name, seed) for kind in kinds]
     rows: list[list[str]] = []
     parts: list[dict[str, Any]] = []
@@ -304,7 +304,7 @@ def _examine(kind: Kind, name: str, seed: int) -> Report:
 
 
 def _examine_integrator(name: str, seed: int) -> Report:
-    """One that takes a temperature as a thermostat, with several frictions."""
+    """Examine an integrator; one that takes a temperature as a thermostat, with several frictions."""
     import torch
 
     from ..core.engine import DynamicsSettings

@@ -69,7 +69,7 @@ class RunFolder:
 
 
 FRAMES_MARK = b'"sha256"'
-"""What the file has that makes a folder a training run's."""
+"""Text in the file that marks a folder as a training run's."""
 
 
 def identity_of(frames: Frames, digest: str, origin: Mapping[str, Any] | None, outside: str | None) -> dict[str, Any]:
