@@ -145,7 +145,7 @@ def test_a_run_that_is_killed_leaves_what_it_had(tmp_path: Path) -> None:
     content = read_device(path)
     assert content["figures"]
     assert not content["finished"]
-    assert "was ended before its end" in describe_run(content)
+    assert "was stopped early" in describe_run(content)
     assert device_tables(content)
 
 

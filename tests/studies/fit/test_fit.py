@@ -27,6 +27,7 @@ from smoothflow.studies.fit.annealing import WORTH, crude_configurations, next_t
 from smoothflow.studies.fit.decisions import Decisions
 from smoothflow.studies.fit.fit import fit
 from smoothflow.studies.fit.planning import first_training, round_training
+from smoothflow.studies.fit.result import Fitted
 from smoothflow.studies.fit.settings import FitSettings, duration, spoken
 from smoothflow.training import refining
 from smoothflow.training.config import TrainSettings
@@ -57,22 +58,26 @@ def peroxide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return structure, xml
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def settings(peroxide: tuple[Path, Path]) -> FitSettings:
     structure, xml = peroxide
     return FitSettings(structure, f"openmm:{xml}", ess=0.995, budget=240, n_samples=1000)
 
 
-@pytest.fixture
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+def shorten(patch: pytest.MonkeyPatch) -> None:
     """One process, and the least of everything."""
     # whatever the machine is doing: plans are made for one that is quiet
-    monkeypatch.setattr(fit_module, "seconds_per_energy", lambda *_: 1e-4)
-    monkeypatch.setattr(fit_module, "n_cores", lambda: 1)
-    monkeypatch.setattr(refining, "n_cores", lambda: 1)
-    monkeypatch.setattr(fit_module, "FIRST_SHARE", 0.0)
-    monkeypatch.setattr(fit_module, "N_HOT", 100)
-    monkeypatch.setattr(planning, "STARTING", 1.0)
+    patch.setattr(fit_module, "seconds_per_energy", lambda *_: 1e-4)
+    patch.setattr(fit_module, "n_cores", lambda: 1)
+    patch.setattr(refining, "n_cores", lambda: 1)
+    patch.setattr(fit_module, "FIRST_SHARE", 0.0)
+    patch.setattr(fit_module, "N_HOT", 100)
+    patch.setattr(planning, "STARTING", 1.0)
+
+
+@pytest.fixture
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch)
 
 
 def hurried() -> float:
@@ -80,14 +85,21 @@ def hurried() -> float:
     return 10 * time.monotonic()
 
 
+@pytest.fixture(scope="module")
+def whole(settings: FitSettings, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    """A fit that was not interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        return fit(settings, tmp_path_factory.mktemp("whole") / "fit", clock=hurried)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("_short")
-def test_an_interrupted_fit_goes_on_to_the_same_numbers(settings: FitSettings, tmp_path: Path) -> None:
-    whole = fit(settings, tmp_path / "whole", clock=hurried)
+def test_an_interrupted_fit_goes_on_to_the_same_numbers(settings: FitSettings, whole: Fitted, tmp_path: Path) -> None:
     # what was measured and decided there, and nothing else
     again = tmp_path / "again"
     again.mkdir()
-    shutil.copy(tmp_path / "whole" / "fit.json", again)
+    shutil.copy(whole.folder / "fit.json", again)
     seen: set[str] = set()
 
     def stop(progress: Progress) -> None:
@@ -112,10 +124,8 @@ def test_an_interrupted_fit_goes_on_to_the_same_numbers(settings: FitSettings, t
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_short")
-def test_a_fit_reaches_its_target_and_says_what_it_did(settings: FitSettings, tmp_path: Path) -> None:
-    folder = tmp_path / "fit"
-    found = fit(settings, folder, clock=hurried)
+def test_a_fit_reaches_its_target_and_says_what_it_did(settings: FitSettings, whole: Fitted) -> None:
+    found, folder = whole, whole.folder
     # the reference's own energies weigh samples of the model that was kept: its efficiency, independently
     potential = read_model(found.model).double()
     with torch.no_grad():
