@@ -386,6 +386,11 @@ def read_estimate(found: Mapping[str, Any]) -> Estimate:
     return Estimate(number(found["value"]), number(found["error"]), int(found["n"]), reason, bounds)
 
 
+def as_text(value: Any) -> Any:
+    """A number that is not finite as the text that `read_estimate` reads; everything else as it is."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def plain(value: Any) -> Any:
     """Estimates, and whatever else holds them, in plain JSON types; null for a number that is not finite."""
     if isinstance(value, float):

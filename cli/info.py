@@ -66,12 +66,13 @@ def _list(as_json: bool) -> None:
 
 
 def _model(name: str, path: Path, as_json: bool) -> None:
+    from ..core.display import count_parameters
     from ..molecules.sketch import without_sketches
     from ..potentials.model_file import read_header, read_model
 
     header = read_header(path)
     model = read_model(path)
-    n_parameters = sum(parameter.numel() for parameter in model.flow.parameters())
+    n_parameters = count_parameters(model.flow)
     if as_json:
         print_json({**header, "n_parameters": n_parameters})
         return

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..core.display import count_parameters
 from ..core.errors import FileFormatError
 from ..core.files import write_atomically
 from ..core.potential import Potential
@@ -106,7 +107,7 @@ class DeviceRun:
         self.flow = load_flow(model, torch.float64)
         if self.flow.shape != (22, 3):
             raise FileFormatError(f'"{model}" is not a flow of {MOLECULE}, which everything here is measured with.')
-        parameters = sum(p.numel() for p in self.flow.parameters())
+        parameters = count_parameters(self.flow)
         self.content: dict[str, Any] = {
             "format": FORMAT,
             "schema": SCHEMA,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from ..analysis.mbar import mixture_log_weights
 from ..analysis.reweighted import Averages, Draws, require_torsions, torsions_of, weighted_averages
 from ..analysis.reweighting import FEWEST_HITS, ess_fraction, kish, level_difference, level_shift, weight_tail
 from ..core.errors import ConfigurationError
-from ..core.files import make_folder, require_own_folder, write_atomically
+from ..core.files import make_folder, require_own_folder, write_json
 from ..core.potential import Potential
 from ..molecules.frames import BLOCK
 from ..potentials.flow_potential import FlowPotential
@@ -364,4 +363,4 @@ def _write_report(
         "seed": settings.seed,
     }
     content = {"format": "smoothflow-transfer", "asked": asked, "models": list(names), "of": dict(origin or {})}
-    write_atomically(folder / REPORT, (json.dumps({**content, **found}, indent=1) + "\n").encode())
+    write_json(folder / REPORT, {**content, **found})

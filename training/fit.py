@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ from numpy import ndarray
 from torch.distributed import all_gather_object
 
 from ..core.errors import ConfigurationError, MissingDependencyError, TrainingError
-from ..core.files import write_atomically
+from ..core.files import write_atomically, write_json
 from ..molecules.frames import Frames
 from ..potentials.flow_potential import FlowPotential
 from ..potentials.model_file import save_model
@@ -239,5 +238,5 @@ class _Keeper(Callback):  # type: ignore[misc]
         writer.writerows(self.rows)
         write_atomically(self.work.run.metrics, text.getvalue().encode())
         seconds = self.seconds_before + time.monotonic() - self.began
-        write_atomically(self.work.run.timing, json.dumps({"training_seconds": round(seconds, 3)}).encode())
+        write_json(self.work.run.timing, {"training_seconds": round(seconds, 3)})
         self.tell(" ".join(f"{name}={value:.6g}" for name, value in row.items()))

@@ -6,7 +6,6 @@ the model file.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -22,7 +21,7 @@ from ..coordinates.zmatrix import Row, ZMatrix
 from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart
 from ..core.errors import ConfigurationError, TrainingError
-from ..core.files import file_digest, make_folder, write_atomically
+from ..core.files import file_digest, make_folder, write_json
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..core.units import thermal_energy
@@ -101,7 +100,7 @@ def train(
     identity = identity_of(frames, digest, origin, outside)
     with _hold(run, identity, settings) if is_first else nullcontext(_unheard) as journal:
         if is_first and source is not None and not run.source.exists():
-            write_atomically(run.source, json.dumps(dict(source), indent=1).encode())
+            write_json(run.source, dict(source))
         reference = None
         if target is not None:
             threshold = _threshold(frames[training], target, settings) if settings.weights.needs_target else math.inf

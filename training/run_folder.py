@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..core.errors import FileFormatError
-from ..core.files import read_json, require_own_folder, write_atomically
+from ..core.files import read_json, require_own_folder, write_atomically, write_json
 from ..core.text import shown
 from ..molecules.frames import Frames
 from ..runs.provenance import MISSING, require_same_run
@@ -100,7 +100,7 @@ def claim(run: RunFolder, identity: Mapping[str, Any], settings: TrainSettings) 
     require_own_folder(run.path, names, {run.frames.name: FRAMES_MARK}, "a training run")
     if not run.config.exists():
         # first the file that identifies the run
-        write_atomically(run.frames, json.dumps(identity, indent=1).encode())
+        write_json(run.frames, identity)
         write_atomically(run.config, write_settings(settings).encode())
         return
     try:

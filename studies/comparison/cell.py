@@ -18,6 +18,7 @@ from torch import Tensor
 from ...analysis.dynamics import energy_conservation, largest_force_gradient, scaling_exponent
 from ...analysis.estimates import Estimate, mean_of_independent
 from ...analysis.evaluation import Evaluation, evaluate
+from ...core.display import count_parameters
 from ...core.errors import InversionError, ManifoldError, SimulationError, SmoothflowError, TrainingError
 from ...core.files import file_digest, make_folder, write_atomically
 from ...core.potential import Potential
@@ -147,7 +148,7 @@ def measure_model(model: Path, inputs: Inputs, folder: Path, on_progress: OnProg
     make_folder(folder)
     found = Measured(f"{MODELS}/{folder.name}", identity, inputs.origin, folder)
     with lock_file(path):
-        found.metrics["n_parameters"] = _n_parameters(potential)
+        found.metrics["n_parameters"] = single(float(count_parameters(potential.flow)))
         provenance = provenance_of(model)
         return write_measured(_measured(found, potential, inputs.source.load(), inputs, provenance, on_progress), path)
 
@@ -283,9 +284,7 @@ def _quality(evaluation: Evaluation) -> dict[str, Estimate]:
 
 def _cost(potential: FlowPotential, run: RunFolder) -> dict[str, Estimate]:
     """Size of the flow, and what its training took."""
-    found = {
-        "n_parameters": _n_parameters(potential),
-    }
+    found = {"n_parameters": single(float(count_parameters(potential.flow)))}
     seconds = training_seconds(run)
     if not math.isnan(seconds):
         found["training_seconds"] = single(seconds)
@@ -294,7 +293,3 @@ def _cost(potential: FlowPotential, run: RunFolder) -> dict[str, Estimate]:
     if last.get("energy_evaluations"):
         found["energy_evaluations"] = single(float(last["energy_evaluations"]))
     return found
-
-
-def _n_parameters(potential: FlowPotential) -> Estimate:
-    return single(float(sum(parameter.numel() for parameter in potential.flow.parameters())))

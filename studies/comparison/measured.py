@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...analysis.estimates import Estimate, read_estimate
+from ...analysis.estimates import Estimate, as_text, read_estimate
 from ...core.errors import FileFormatError
-from ...core.files import read_json, write_atomically
+from ...core.files import read_json, write_json
 from ..report import Picture
 
 
@@ -74,7 +72,7 @@ class Measured:
             "identity": dict(self.identity),
             "origin": dict(self.origin),
             "metrics": {
-                name: {key: _json_number(value) for key, value in _kept(found).items()}
+                name: {key: as_text(value) for key, value in _kept(found).items()}
                 for name, found in self.metrics.items()
             },
             "breakdowns": self.breakdowns,
@@ -114,15 +112,10 @@ def read_measured(path: Path) -> Measured | None:
 
 def write_measured(found: Measured, path: Path) -> Measured:
     """Write the results to a file, whole or not at all, and return them."""
-    write_atomically(path, json.dumps(found.to_dict(), indent=1, allow_nan=False).encode())
+    write_json(path, found.to_dict())
     return found
 
 
 def _kept(found: Estimate) -> dict[str, Any]:
     """The fields of an estimate; reason and interval only where there are some."""
     return {key: value for key, value in asdict(found).items() if value not in ("", None)}
-
-
-def _json_number(value: Any) -> Any:
-    # JSON knows neither infinity nor nan
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...analysis.estimates import Verdict
-from ...core.files import write_atomically
+from ...core.files import write_atomically, write_json
 from ...core.text import printable
 from ..figures import conservation_figure, training_figure
 from ..gallery import Curves, add_curves
@@ -133,8 +132,7 @@ def markdown(table: Table) -> str:
 def write_tables(cells: Sequence[Measured], reference: Measured, folder: Path) -> None:
     """Write ``comparison.json`` with all results, ``comparison.csv`` with one number per row, and ``comparison.md``."""
     rows = [*cells, reference]
-    content = json.dumps(comparison_dict(cells, reference), indent=1, allow_nan=False)
-    write_atomically(folder / "comparison.json", content.encode())
+    write_json(folder / "comparison.json", comparison_dict(cells, reference))
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(("cell", "metric", "value", "error", "n", "reason"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from ...analysis.estimates import read_estimate
 from ...analysis.evaluation import Evaluation, evaluate
 from ...coordinates.internal import InternalCoordinates
 from ...core.engine import DynamicsSettings, Trajectory
-from ...core.files import make_folder, require_own_folder, write_atomically
+from ...core.files import make_folder, require_own_folder, write_json
 from ...core.plugins import registry
 from ...molecules.frames import Frames
 from ...molecules.frames_file import read_frames
@@ -215,7 +214,7 @@ def write_demonstration(
         provenance: Provenance beyond that of the frames.
     """
     metrics = {"seconds": result.seconds, "evaluation": result.evaluation.to_dict()}
-    write_atomically(result.report.with_name("metrics.json"), json.dumps(metrics, indent=1).encode())
+    write_json(result.report.with_name("metrics.json"), metrics)
     report = Report(
         title=title,
         paragraphs=[f"Verdict on the errors below: {result.evaluation.verdict}.", *paragraphs],

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import FileFormatError
-from ...core.files import read_json, require_own_folder, write_atomically
+from ...core.files import read_json, require_own_folder, write_json
 from ...runs.provenance import require_same_run
 
 STATE = "fit.json"
@@ -79,7 +78,7 @@ class Decisions:
 
     def _write(self) -> None:
         state = {"fit": 1, "identity": self._identity, "decisions": self._made}
-        write_atomically(self.path, json.dumps(state, indent=1).encode())
+        write_json(self.path, state)
 
     def _read(self, folder: Path) -> None:
         state = read_json(self.path)

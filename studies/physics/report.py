@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...analysis.estimates import Estimate
+from ...analysis.estimates import Estimate, plain
 from ...core.errors import ConformanceError
 
 
@@ -92,20 +92,16 @@ class PhysicsReport:
                 {
                     "test": finding.test,
                     "quantity": finding.quantity,
-                    "measured": _finite(finding.measured.value),
-                    "error": _finite(finding.measured.error),
-                    "low": _finite(finding.low),
-                    "high": _finite(finding.high),
+                    "measured": plain(finding.measured.value),
+                    "error": plain(finding.measured.error),
+                    "low": plain(finding.low),
+                    "high": plain(finding.high),
                     "holds": finding.holds,
                     "note": finding.note,
                 }
                 for finding in self.findings
             ],
         }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def single(value: float) -> Estimate:

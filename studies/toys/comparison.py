@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -14,10 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...analysis.estimates import Estimate, mean_of_independent, tail_reason
+from ...analysis.estimates import Estimate, as_text, mean_of_independent, tail_reason
 from ...analysis.reweighting import ess_fraction
+from ...core.display import count_parameters
 from ...core.errors import SmoothflowError, UnknownNameError
-from ...core.files import make_folder, require_own_folder, write_atomically
+from ...core.files import make_folder, require_own_folder, write_atomically, write_json
 from ...core.flow import Flow
 from ...core.plugins import registry
 from ...potentials.toys import TOYS, Toy
@@ -27,7 +27,7 @@ from ...training.losses import force_error
 from ..report import Picture, Report, Table, write_report
 from .figures import Field, field_on_grid, field_on_line, maps_figure, profiles_figure
 from .smoothness import CHUNK, forces_of, largest_force_gradient, largest_force_jump
-from .training import TOY_OPTIONS, ToySettings, count_parameters, toy_flow, train_on_toy
+from .training import TOY_OPTIONS, ToySettings, toy_flow, train_on_toy
 
 FILES = ("comparison.json", "maps.png", "profiles.png", "report.html")
 
@@ -83,18 +83,18 @@ class ToyResult:
         """The numbers in plain JSON types; infinite ones as text."""
         row: dict[str, Any] = {
             "transform": self.transform,
-            "smoothness": _json_number(self.smoothness),
+            "smoothness": as_text(self.smoothness),
             "n_parameters": self.n_parameters,
-            "training_seconds": _json_number(self.training_seconds),
+            "training_seconds": as_text(self.training_seconds),
             "breakdown": self.breakdown,
         }
         if self.evaluation is not None:
             for name, value in vars(self.evaluation).items():
                 if isinstance(value, Estimate):
-                    row[name] = _json_number(value.value)
-                    row[f"{name}_error"] = _json_number(value.error)
+                    row[name] = as_text(value.value)
+                    row[f"{name}_error"] = as_text(value.error)
                 else:
-                    row[name] = _json_number(value)
+                    row[name] = as_text(value)
         return row
 
 
@@ -255,7 +255,7 @@ def _write_table(
         "settings": settings.to_dict(),
         "transforms": [result.to_dict() for result in results],
     }
-    write_atomically(folder / "comparison.json", json.dumps(content, indent=1, allow_nan=False).encode())
+    write_json(folder / "comparison.json", content)
 
 
 def _write_report(
@@ -296,8 +296,3 @@ def _write_report(
         provenance=settings.to_dict(),
     )
     write_report(report, folder / "report.html")
-
-
-def _json_number(value: float) -> float | str:
-    # JSON knows neither infinity nor nan
-    return value if math.isfinite(value) else str(value)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...core.architecture import FlowSettings, build_flow
 from ...core.charts import CutOpen
+from ...core.display import count_parameters
 from ...core.errors import ConfigurationError, ManifoldError, MissingDependencyError, TrainingError
 from ...core.flow import Flow
 from ...core.manifolds import Interval, Line, Product
@@ -135,11 +136,6 @@ def toy_flow(domain: Product, transform: str, settings: ToySettings) -> Flow:
             narrow = middle
     # in float32 the last sample before the end of an interval would round onto it
     return flow(narrow).double()
-
-
-def count_parameters(flow: Flow) -> int:
-    """The number of trained parameters."""
-    return sum(parameter.numel() for parameter in flow.parameters())
 
 
 def _start(domain: Product, transform: str) -> tuple[Product | CutOpen, str]:
