@@ -39,9 +39,7 @@ def run(
     ] = None,
     match: Annotated[
         str | None,
-        typer.Option(
-            help="Put the atoms in the order of this model, by name.", autocompletion=completion.MODELS
-        ),
+        typer.Option(help="Put the atoms in the order of this model, by name.", autocompletion=completion.MODELS),
     ] = None,
     reference: Annotated[
         str | None,
