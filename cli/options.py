@@ -61,20 +61,9 @@ Capture = Annotated[
     bool,
     typer.Option("--compile", help="On a GPU, record the model's work once, in seconds, and replay it much faster."),
 ]
-Structure = Annotated[
-    str,
-    typer.Option(
-        help="PDB, mmCIF, SDF or SMILES file, the name of a molecule that ships with the package, or a SMILES string.",
-        autocompletion=completion.STRUCTURES,
-    ),
-]
-Molecule = Annotated[
-    str,
-    typer.Argument(
-        help="PDB, mmCIF, SDF or SMILES file, the name of a molecule that ships with the package, or a SMILES string.",
-        autocompletion=completion.STRUCTURES,
-    ),
-]
+STRUCTURE = "PDB, mmCIF, SDF or SMILES file, the name of a molecule that ships with the package, or a SMILES string."
+Structure = Annotated[str, typer.Option(help=STRUCTURE, autocompletion=completion.STRUCTURES)]
+Molecule = Annotated[str, typer.Argument(help=STRUCTURE, autocompletion=completion.STRUCTURES)]
 ModelStructure = Annotated[
     str | None,
     typer.Option(
