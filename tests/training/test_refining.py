@@ -93,57 +93,68 @@ def potential(model: Path) -> FlowPotential:
     return read_model(model).float()
 
 
+@pytest.fixture(scope="module")
+def refined(
+    settings: TrainSettings,
+    peroxide_frames: Frames,
+    force_field: Potential,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The folder of a refining that was not interrupted."""
+    folder = tmp_path_factory.mktemp("refined") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(smoothflow.training.refining, "n_cores", lambda: 1)
+        train(peroxide_frames, settings, folder, target=force_field)
+    return folder
+
+
 @pytest.fixture
 def refiner(settings: TrainSettings, force_field: Potential) -> Iterator[Refiner]:
     with worker_processes(1) as call:
         yield Refiner(settings, Target(force_field, thermal_energy(300.0), math.inf), None, call, ALONE)
 
 
-def test_refining_raises_the_sampling_efficiency(
-    tmp_path: Path, settings: TrainSettings, model: Path, peroxide_frames: Frames, force_field: Potential
-) -> None:
-    before = ess(model, force_field)
-    refined = train(peroxide_frames, settings, tmp_path / "run", target=force_field)
+def test_refining_raises_the_sampling_efficiency(refined: Path, model: Path, force_field: Potential) -> None:
+    before, best = ess(model, force_field), refined / "model.safetensors"
     # over three quarters of what was missing to 1
-    assert 1 - ess(refined, force_field) < 0.25 * (1 - before)
-    found = rows(tmp_path / "run")
+    assert 1 - ess(best, force_field) < 0.25 * (1 - before)
+    found = rows(refined)
     # a pool at steps 0, 30 and 60 of 600 samples and a tenth as many outside the bulk
     assert int(found[-1]["energy_evaluations"]) <= 3 * 660
     assert int(found[-1]["energy_evaluations"]) > 3 * 650
     assert float(found[-1]["pool_ess"]) > float(found[0]["pool_ess"])
     # 600 samples of the starting weights: the efficiency to a few percent
     assert float(found[0]["pool_ess"]) == pytest.approx(before, rel=0.15)
-    log = (tmp_path / "run" / "run.log").read_text()
+    log = (refined / "run.log").read_text()
     assert [line.split("pool of step ")[1].split(":")[0] for line in log.splitlines() if "pool of step" in line] == [
         "0",
         "30",
         "60",
     ]
-    kept = read_header(refined)["provenance"]["validation"]
-    assert kept["energy_evaluations"] == int(
-        next(r for r in found if int(r["step"]) == read_header(refined)["provenance"]["step"])["energy_evaluations"]
+    provenance = read_header(best)["provenance"]
+    assert provenance["validation"]["energy_evaluations"] == int(
+        next(r for r in found if int(r["step"]) == provenance["step"])["energy_evaluations"]
     )
 
 
 @pytest.mark.parametrize("at", [10, 25, 30, 50])
 def test_interrupted_refining_goes_on_bit_for_bit(
-    tmp_path: Path, settings: TrainSettings, peroxide_frames: Frames, force_field: Potential, at: int
+    tmp_path: Path, refined: Path, settings: TrainSettings, peroxide_frames: Frames, force_field: Potential, at: int
 ) -> None:
     def stop(progress: Progress) -> None:
         if progress.stage == "Training" and progress.done >= at:
             raise Stop
 
-    whole = train(peroxide_frames, settings, tmp_path / "whole", target=force_field)
     with pytest.raises(Stop):
         train(peroxide_frames, settings, tmp_path / "parts", force_field, stop)
     parts = train(peroxide_frames, settings, tmp_path / "parts", target=force_field)
-    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
-    for name, value in read_model(whole).flow.state_dict().items():
+    assert rows(tmp_path / "parts") == rows(refined)
+    for name, value in read_model(refined / "model.safetensors").flow.state_dict().items():
         assert torch.equal(value, read_model(parts).flow.state_dict()[name]), name
 
 
 def test_interrupted_while_a_pool_is_drawn_goes_on_bit_for_bit(
-    tmp_path: Path, settings: TrainSettings, peroxide_frames: Frames, force_field: Potential
+    tmp_path: Path, refined: Path, settings: TrainSettings, peroxide_frames: Frames, force_field: Potential
 ) -> None:
     pools = 0
 
@@ -153,12 +164,11 @@ def test_interrupted_while_a_pool_is_drawn_goes_on_bit_for_bit(
         if pools == 6:  # in the second pool of four parts, three of samples
             raise Stop
 
-    whole = train(peroxide_frames, settings, tmp_path / "whole", target=force_field)
     with pytest.raises(Stop):
         train(peroxide_frames, settings, tmp_path / "parts", force_field, stop)
-    train(peroxide_frames, settings, tmp_path / "parts", target=force_field)
-    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
-    assert whole.read_bytes() == (tmp_path / "parts" / "model.safetensors").read_bytes()
+    parts = train(peroxide_frames, settings, tmp_path / "parts", target=force_field)
+    assert rows(tmp_path / "parts") == rows(refined)
+    assert parts.read_bytes() == (refined / "model.safetensors").read_bytes()
 
 
 def test_a_pool_holds_weights_and_forces_of_the_reference(
