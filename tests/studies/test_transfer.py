@@ -214,7 +214,7 @@ def test_a_second_model_adds_to_what_the_first_one_paid(
         ({"seed": -1}, "must not be negative"),
     ],
 )
-def test_settings_that_cannot_be(change: dict[str, float], message: str) -> None:
+def test_impossible_settings_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         TransferSettings(**change)  # type: ignore[arg-type]
 

@@ -307,7 +307,7 @@ class Own(Potential):
         return self.model.energy(positions)
 
 
-def test_a_model_that_is_the_target_is_left_alone(model: Path, settings: TrainSettings) -> None:
+def test_a_model_that_equals_the_target_does_not_change(model: Path, settings: TrainSettings) -> None:
     potential = read_model(model).double().requires_grad_(True)
     target = Target(Own(read_model(model)), potential.kT, math.inf)
     settings = settings.model_copy(update={"dtype": "float64"})
@@ -406,7 +406,7 @@ def test_hot_frames_make_up_half_of_what_is_outside(
         train(peroxide_frames, warm, tmp_path / "run", target=force_field)
 
 
-def test_what_does_not_go_together_is_refused(
+def test_settings_that_contradict_one_another_are_refused(
     tmp_path: Path, settings: TrainSettings, peroxide_frames: Frames, force_field: Potential
 ) -> None:
     with pytest.raises(ConfigurationError, match="refining, need the force field"):

@@ -211,7 +211,7 @@ def test_crude_configurations_are_those_of_the_molecule(peroxide: tuple[Path, Pa
 
 
 @pytest.mark.usefixtures("_short")
-def test_what_cannot_be_fitted_is_refused(settings: FitSettings, tmp_path: Path) -> None:
+def test_impossible_fits_are_refused(settings: FitSettings, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"A budget of 2 s is too short: .* Give at least"):
         fit(FitSettings(settings.structure, settings.reference, budget=2.0), tmp_path / "short")
     foreign = tmp_path / "foreign"
