@@ -17,8 +17,8 @@ from .showcase import AMBER_RUN, Clock, Demonstration, ShowSettings, begin, show
 
 
 @dataclass(frozen=True)
-class DemoSettings:
-    """Sizes of the stages; the defaults take less than five minutes on two cores.
+class DemoSettings(ShowSettings):
+    """Sizes of all stages; the defaults take less than five minutes on two cores.
 
     Attributes:
         n_walkers: Independent short simulations, each heated first, so that all slowly exchanging rotamers are visited.
@@ -26,24 +26,12 @@ class DemoSettings:
         n_frames: Frames of all walkers, 0.05 ps apart.
         likelihood_steps: Training steps on the likelihood alone.
         steps: All training steps; those after the likelihood steps train on likelihood and forces.
-        n_samples: Samples drawn from the flow.
-        nve_duration: ps.
-        n_replicas: NVE runs in our own integrator, all at once.
-        seed: Seed of the random numbers.
     """
 
     n_walkers: int = 64
     n_frames: int = 25_600
     likelihood_steps: int = 150
     steps: int = 1200
-    n_samples: int = 10_000
-    nve_duration: float = 5.0
-    n_replicas: int = 10
-    seed: int = 0
-
-    def showing(self) -> ShowSettings:
-        """What is measured of the flow, in three engines."""
-        return ShowSettings(self.n_samples, self.nve_duration, self.n_replicas, ("ase", "openmm"), self.seed)
 
     def training(self) -> TrainSettings:
         """The settings of the training: a small flow, and a short schedule."""
@@ -96,7 +84,7 @@ def demonstrate(folder: Path, settings: DemoSettings, on_progress: OnProgress) -
     model = train(training, settings.training(), run.path, on_progress=on_progress)
     clock.stop("train")
 
-    evaluation, trajectories = show(model, test, settings.showing(), clock, on_progress)
+    evaluation, trajectories = show(model, test, settings, clock, on_progress)
     result = Demonstration(evaluation, trajectories, clock.seconds, model, folder / "report.html")
     write_demonstration(
         result,

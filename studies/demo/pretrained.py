@@ -13,16 +13,12 @@ from .showcase import AMBER_RUN, MOLECULE, Clock, Demonstration, ShowSettings, b
 
 
 @dataclass(frozen=True)
-class PretrainedSettings:
-    """Sizes of the stages; the defaults take less than a minute on two cores.
+class PretrainedSettings(ShowSettings):
+    """Sizes of all stages; the defaults take less than a minute on two cores.
 
     Attributes:
         n_walkers: Independent short simulations by Amber, each heated first.
         n_frames: Frames of all walkers, 0.1 ps apart, which the model has never seen.
-        n_samples: Samples drawn from the flow.
-        nve_duration: ps.
-        n_replicas: NVE runs of the flow and of Amber.
-        seed: Seed of the random numbers.
     """
 
     n_walkers: int = 16
@@ -30,11 +26,7 @@ class PretrainedSettings:
     n_samples: int = 4000
     nve_duration: float = 1.0
     n_replicas: int = 4
-    seed: int = 0
-
-    def showing(self) -> ShowSettings:
-        """What is measured of the flow, in our own integrator alone."""
-        return ShowSettings(self.n_samples, self.nve_duration, self.n_replicas, (), self.seed)
+    engines: tuple[str, ...] = ()
 
 
 def demonstrate_pretrained(
@@ -69,7 +61,7 @@ def demonstrate_pretrained(
     )
     frames = begin(folder, simulation, clock, on_progress)
 
-    evaluation, trajectories = show(path, frames, settings.showing(), clock, on_progress)
+    evaluation, trajectories = show(path, frames, settings, clock, on_progress)
     origin = provenance_of(path)
     published = origin.get("evaluation", {})
     result = Demonstration(evaluation, trajectories, clock.seconds, path, folder / "report.html", published)

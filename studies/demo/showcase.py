@@ -50,14 +50,14 @@ class ShowSettings:
         nve_duration: ps.
         n_replicas: NVE runs of the flow in our own integrator, all at once, and of Amber.
         engines: Other engines that run one replica of the flow.
-        seed: Seed of samples and velocities.
+        seed: Seed of the random numbers.
     """
 
-    n_samples: int
-    nve_duration: float
-    n_replicas: int
-    engines: tuple[str, ...]
-    seed: int
+    n_samples: int = 10_000
+    nve_duration: float = 5.0
+    n_replicas: int = 10
+    engines: tuple[str, ...] = ("ase", "openmm")
+    seed: int = 0
 
 
 @dataclass(frozen=True)
