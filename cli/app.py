@@ -151,7 +151,7 @@ def _run() -> int:
         if _is_out_of_memory(error):
             return _failed(
                 "error",
-                "The memory does not suffice. Ask for less at once (fewer replicas, samples or processes, smaller "
+                "There is not enough memory. Ask for less at once (fewer replicas, samples or processes, smaller "
                 "batches), or use a larger machine.",
                 2,
             )

@@ -144,7 +144,7 @@ def run(
     planned = plan_physics(potential, positions, settings, chosen)
     for plan in planned:
         note(f"{plan.test}: left out, {plan.left_out}" if plan.left_out else f"{plan.test}: {_duration(plan.seconds)}")
-    note(f"In all {_duration(sum(plan.seconds for plan in planned))}; shorter with --tests, --nvt-steps, --nve-time.")
+    note(f"In total {_duration(sum(plan.seconds for plan in planned))}; shorter with --tests, --nvt-steps, --nve-time.")
     try:
         with task_progress() as report:
             found = examine_physics(potential, positions, masses(topology), settings, chosen, report, beside)

@@ -122,7 +122,7 @@ def run(
         given = [name for name, value in own.items() if value is not None and name != "reference"]
         if target is not None or given:
             name = "target" if target is not None else given[0]
-            raise ConfigurationError(f"A preset says all that --{name} would: write a YAML file of your own for it.")
+            raise ConfigurationError(f"A preset sets what --{name} would: write a YAML file of your own instead.")
         settings = read_comparison(preset)
         if reference is not None:
             settings = settings.model_copy(update={"reference": reference})

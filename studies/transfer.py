@@ -50,7 +50,7 @@ class TransferSettings:
     Attributes:
         error: Error of every free energy at which evaluations end, kT.
         evaluations: Largest number of evaluations of the reference, over all models.
-        basins: Regions whose populations, and free energies above the first one, are asked for.
+        basins: Regions whose populations, and free energies above the first one, are estimated.
         seed: Seed of the samples.
     """
 
@@ -330,7 +330,7 @@ def _next(found: Transfer | None, n: int, n_last: int, settings: TransferSetting
     if found is None:
         return first, ""
     if found.error <= settings.error:
-        return n, f"the error asked for is reached: {found.error:.2g} kT"
+        return n, f"the target error is reached: {found.error:.2g} kT"
     if n >= budget:
         return n, f"the budget of {budget} evaluations is spent"
     if n_last < min(FIRST, budget - (n - n_last)):

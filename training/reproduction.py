@@ -124,7 +124,7 @@ def reproduce(
     """
     run, again = _require_run(Path(run_folder)), RunFolder(Path(output))
     if again.path.resolve() == run.path.resolve():
-        raise ConfigurationError(f'"{output}" is the run itself. Name another folder for the run that is made again.')
+        raise ConfigurationError(f'"{output}" is the run itself. Name another folder for the new run.')
     settings = read_settings(run.config)
     require_recorded(run.path, frames)
     _require_files(run, settings)

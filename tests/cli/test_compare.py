@@ -54,8 +54,8 @@ def test_transforms_are_compared_by_name(smoothflow: Smoothflow, chain: Chain, t
     ("arguments", "message"),
     [
         (["--preset", "alanine"], "alanine-dipeptide"),
-        (["--preset", "alanine-dipeptide", "--steps", "3"], "A preset says all that --steps would"),
-        (["--preset", "alanine-dipeptide", "--target", "rings"], "A preset says all that --target would"),
+        (["--preset", "alanine-dipeptide", "--steps", "3"], "A preset sets what --steps would"),
+        (["--preset", "alanine-dipeptide", "--target", "rings"], "A preset sets what --target would"),
         (["--preset", "alanine-dipeptide", "--held-out", "x.h5"], "give both, or none"),
         (["--target", "rings", "--preset", "no.yaml"], "--target"),
         (["x.h5", "--target", "rings"], "Give either a frames file"),

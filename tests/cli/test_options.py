@@ -115,7 +115,7 @@ def test_memory_that_does_not_suffice_is_one_line(
     monkeypatch.setattr("smoothflow.sampling.md.run_dynamics", fail)
     outcome = smoothflow("md", "ala2-affine", "--steps", 1)
     assert outcome.code == 2
-    assert "The memory does not suffice" in outcome.err
+    assert "There is not enough memory" in outcome.err
 
 
 @pytest.mark.parametrize("name", ["a.xyz", "a.npz", "a.PDB", "a.safetensors"])

@@ -93,7 +93,7 @@ def test_free_energies_are_those_of_the_closed_form(
     difference, cis = exact(2.5)
     estimate = found.reference.free_energies["cis above trans"]
     assert found.verdict.reliable
-    assert found.ended.startswith("the error asked for is reached")
+    assert found.ended.startswith("the target error is reached")
     assert found.difference is not None
     assert found.error <= 0.05
     # four standard errors each
