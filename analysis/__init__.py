@@ -1,1 +1,1 @@
-"""Reweighting, energy conservation, and the report."""
+"""Numbers with their errors: estimates, reweighting, evaluation, energy conservation."""

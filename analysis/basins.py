@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.errors import ConfigurationError
 
 SYNTAX = "NAME:TORSION=FROM..TO,TORSION=FROM..TO in degrees, like alpha:phi=-160..-20,psi=-120..50"
-"""How a basin is written."""
+"""Syntax of a basin."""
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?"
 _RANGE = re.compile(rf"(?P<torsion>[^=]+)=\s*(?P<lower>{_NUMBER})\s*\.\.\s*(?P<upper>{_NUMBER})")
@@ -22,7 +22,7 @@ _RANGE = re.compile(rf"(?P<torsion>[^=]+)=\s*(?P<lower>{_NUMBER})\s*\.\.\s*(?P<u
 
 @dataclass(frozen=True)
 class Basin:
-    """Where some torsions lie in ranges; each is passed upwards, through 180 degrees if it ends below its start.
+    """A region in which torsions lie in ranges; a range runs upwards, through 180 degrees if it ends below its start.
 
     Attributes:
         name: Name of the region.
@@ -42,7 +42,7 @@ class Basin:
 
     @classmethod
     def parse(cls, text: str) -> Basin:
-        """The basin of `BASINS` with that name, or the one that is written out.
+        """The basin of `BASINS` with that name, or one written as `SYNTAX` says.
 
         Raises:
             ConfigurationError: If it is neither.

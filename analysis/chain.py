@@ -25,13 +25,13 @@ from .reweighting import metropolis_chain
 
 @dataclass(frozen=True)
 class ChainReport:
-    r"""What a chain is worth.
+    r"""Statistics of a chain.
 
     Attributes:
         n_steps: Frames of the chain.
         acceptance: Fraction of the steps that moved.
-        autocorrelation_times: :math:`1 + 2 \sum_t \rho(t)` of the energy and of each phi and psi, in steps: so many
-            frames are worth one independent frame.
+        autocorrelation_times: :math:`1 + 2 \sum_t \rho(t)` of the energy and of each phi and psi, in steps: the number
+            of frames worth one independent frame.
     """
 
     n_steps: int
@@ -61,7 +61,7 @@ def write_chain(potential: FlowPotential, samples: Path, output: Path, seed: int
     Args:
         potential: The flow that the samples are of.
         samples: File of samples with log-weights.
-        output: Frames file; complete or not there.
+        output: Frames file, written whole or not at all.
         seed: Seed of the decisions.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a series of frames is worth: its memory, its walkers, and blocks of it that are independent."""
+"""Correlations in a series of frames: its memory, the mixing of its walkers, and independent blocks of it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ..molecules.frames import Frames
 from .estimates import FEWEST_BLOCKS, Blocks, Estimate, mean_of_series, plain
 
 BLOCK_MEMORIES = 5
-"""Length of a block in units of the memory of the frames: its error is then 5 % too small, or less."""
+"""Length of a block in units of the memory of the frames: errors are then too small by at most 5 %."""
 
 MOST_BLOCKS = 64
-"""Largest number of blocks: with as many an error is known to 9 %, and more do not make it better known."""
+"""Largest number of blocks: errors are then known to 9 %, and more blocks do not improve them."""
 
 LARGEST_COPIED = 0.1
-"""Share of frames that repeat others from which on errors, which take frames for different ones, are not told."""
+"""Share of repeated frames above which no errors are given, since these take all frames for different ones."""
 
 FEWEST_TRANSITIONS = 20
-"""A single walker that changes wells less often does not tell how long it stays in them."""
+"""Fewest transitions of a single walker that show how long it stays in its wells."""
 
 FEWEST_IN_WELL = 10
-"""Frames at the peak of a well; fewer may be stragglers of another one."""
+"""Fewest frames at the peak of a well; fewer may be stragglers of another well."""
 
 N_DEGREES = 360
-"""Points at which the density of a torsion is looked at for wells."""
+"""Grid points of the density of a torsion, in which wells are searched for."""
 
 
 def statistical_inefficiency(series: Complex[ndarray, "n"], replica: Int[ndarray, "n"] | None = None) -> float:
@@ -82,10 +82,10 @@ def blocks_of(series: Sequence[Complex[ndarray, "n"]], replica: Int[ndarray, "n"
     """
     n = len(series[0])
     walker_of = np.zeros(n, dtype=int) if replica is None else np.unique(replica, return_inverse=True)[1]
-    # what does not change at all has no memory to outlast
+    # a constant has no memory to outlast
     moving = [values for values in series if np.ptp(np.abs(values - values[0])) > 0]
     memory = max((statistical_inefficiency(values, walker_of) for values in moving), default=1.0)
-    # walkers of any length share what number of blocks there is to have
+    # the number of blocks is shared out among walkers of any length
     length = max(BLOCK_MEMORIES * memory, n / MOST_BLOCKS)
     index = np.empty(n, dtype=np.int64)
     n_blocks = 0
@@ -146,7 +146,7 @@ def wells(angles: Float[ndarray, "n"], kappa: float = 20.0) -> Float[ndarray, "d
     counts = np.bincount((angles % (2 * math.pi) / grid).astype(int) % N_DEGREES, minlength=N_DEGREES)
     kernel = np.exp(kappa * (np.cos(grid * np.arange(N_DEGREES)) - 1))
     density = np.fft.irfft(np.fft.rfft(counts) * np.fft.rfft(kernel), N_DEGREES)
-    # in frames; a thousandth of one is none, up to rounding of the transforms
+    # in frames; less than a thousandth is rounding of the transforms
     density = np.maximum(density, 1e-3)
     # peaks from the highest down; one is a well of its own if every way to a higher well has a pass
     peaks = [i for i in range(N_DEGREES) if density[i] >= density[i - 1] and density[i] > density[(i + 1) % N_DEGREES]]
@@ -170,7 +170,7 @@ def wells(angles: Float[ndarray, "n"], kappa: float = 20.0) -> Float[ndarray, "d
 
 
 def _pass(density: Float[ndarray, "degrees"], first: int, second: int) -> float:
-    """The higher one of the two lowest densities on the ways around the circle between two peaks."""
+    """The higher of the two lowest densities on the two ways around the circle from one peak to another."""
     low, high = sorted((first, second))
     return max(float(density[low : high + 1].min()), float(np.roll(density, -high)[: N_DEGREES - high + low + 1].min()))
 
@@ -203,7 +203,7 @@ class SlowTorsion:
 
 @dataclass(frozen=True)
 class Mixing:
-    """How well frames of molecular dynamics sample what they are of.
+    """How well frames of molecular dynamics sample the slow torsions.
 
     Attributes:
         n_walkers: Independent walkers.
@@ -301,7 +301,7 @@ def mixing(
 
 
 def _copied(q: Float[ndarray, "n dim"]) -> str:
-    """Why frames that repeat others have no errors; empty if there are hardly any."""
+    """Why errors are withheld where many frames repeat others; empty if hardly any do."""
     # equal positions give equal coordinates up to rounding; a Metropolis chain repeats a state only right after it
     rows = np.ascontiguousarray(np.round(q, 9))
     rows = rows[np.r_[True, (rows[1:] != rows[:-1]).any(1)]]
@@ -312,7 +312,7 @@ def _copied(q: Float[ndarray, "n dim"]) -> str:
 
 
 def _unmoved(n_walkers: int, torsions: Mapping[str, SlowTorsion]) -> str:
-    """Why the memory of what walkers never left is not in their frames; empty if it is."""
+    """Why frames do not show how long walkers stay in their wells; empty if they do."""
     turns = max((sum(torsion.transitions) for torsion in torsions.values()), default=0)
     if n_walkers == 1 and turns < FEWEST_TRANSITIONS:
         return f"no error: one walker, {f'with {turns} transitions' if turns else 'which never left one well'}"

@@ -1,4 +1,4 @@
-"""How well molecular dynamics conserves energy, and how steep the forces are that decide it."""
+"""Energy conservation of molecular dynamics, and the curvature of the energy that decides it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..core.potential import Potential
 from .estimates import Estimate, mean_of_independent
 
 FINITE_DIFFERENCE_STEP = 1e-5
-"""Displacement in nm by which forces are differenced; float64 loses about six of its digits there."""
+"""Displacement for finite differences of forces, nm; float64 loses about six of its digits there."""
 
 
 @dataclass(frozen=True)

@@ -15,32 +15,33 @@ from torch import Tensor
 from ..core.errors import ConfigurationError
 
 RELIABLE_K = 0.7
-"""The Pareto k from which the error of a mean has no basis: no number of draws that one can afford is enough.
+"""The Pareto k above which the error of a mean has no basis: no affordable number of draws is enough.
 
 Reference: Vehtari et al., J. Mach. Learn. Res. 25, 72 (2024), section 3.2.2.
 """
 
 LARGEST_SHARE = 0.5
-"""The share of the sum of squared deviations from which a single draw decides the error of a mean."""
+"""The share of the sum of squared deviations above which a single draw decides the error of a mean."""
 
 STEEP_K = 1 / 3
-"""The Pareto k for what rises steeply where atoms meet: its tail shows in more draws than one has, and less is seen."""
+"""The Pareto k for quantities that rise steeply where atoms meet: their tail is longer than the draws at hand show."""
 
 STEEP_SHARE = 0.03
 """The share of a single draw for the same."""
 
 TAIL_SHARE = 0.1
-"""Of these shares, what a single draw must reach for a heavy tail to count: values that crowd at one place look
-heavy-tailed too, where a sum of many still decides."""
+"""The fraction of these shares that a single draw must reach for a heavy tail to count: values that crowd at one place
+look heavy-tailed as well, though the sum of many decides."""
 
 MOST_ERRORS = 3.0
-"""Two estimates of one quantity that are further apart, in errors of their difference, disagree."""
+"""Estimates of one quantity that differ by more than this, in errors of the difference, disagree."""
 
 FEWEST_BLOCKS = 4
-"""Fewer blocks of frames than this do not tell how much their means vary."""
+"""Fewest blocks of frames that show how much their means vary."""
 
 FEWEST_VISITS = 2.0
-"""What independent frames show less often than this has no error: one visit more or less would be as large."""
+"""Fewest visits by independent frames for which a population has an error: a single visit changes a smaller one as
+much."""
 
 LOPSIDED = 3.0
 """Errors below the value at which an interval that begins further down is printed in place of the error."""
@@ -79,7 +80,7 @@ class Estimate:
         return self.interval or (self.value - 2 * self.error, self.value + 2 * self.error)
 
     def scaled(self, factor: float) -> Estimate:
-        """The same in another unit, which is so many times smaller."""
+        """The same in a unit that is smaller by this factor."""
         interval = self.interval and (factor * self.interval[0], factor * self.interval[1])
         return replace(self, value=factor * self.value, error=factor * self.error, interval=interval)
 
@@ -232,7 +233,7 @@ def tail_reason(values: Float[Tensor, "n"], what: str = "draw", steep: bool = Fa
 
     Args:
         values: Independent, or the influences of draws on a statistic.
-        what: One of them is called so.
+        what: What one of them is called.
         steep: Whether they are energies or forces far from the data, which rise steeply where atoms meet.
     """
     largest, heaviest = (STEEP_SHARE, STEEP_K) if steep else (LARGEST_SHARE, RELIABLE_K)
@@ -256,7 +257,7 @@ def mean_of_independent(values: Float[Tensor, "n"], steep: bool = False) -> Esti
 
     .. math:: \bar x \pm s / \sqrt n
 
-    Where `tail_reason` finds one, there is no error.
+    There is no error where `tail_reason` gives a reason.
     """
     values = values.double()
     n = len(values)
@@ -306,8 +307,8 @@ def fraction_of_series(flags: Bool[Tensor, "n"], blocks: Blocks) -> Estimate:
 
     The interval is `wilson`'s for as many independent frames as the variance of the blocks' means allows,
     :math:`p (1 - p) / \delta^2`, and not more than those that its own slow motion allows (`Blocks.n_effective_of`).
-    What no frame shows has no number: walkers that never went there do not tell how rarely they would; and what was
-    visited less than twice, or left, has no error.
+    What no frame shows has no number: walkers that never went there do not tell how rarely they would. What was
+    visited, or left, less than twice has no error.
     """
     n_blocks = int(blocks.index.max()) + 1
     p = float(flags.double().mean())
@@ -349,11 +350,11 @@ class Verdict:
 
 
 def differing(name: str, estimates: Mapping[str, Estimate]) -> list[str]:
-    """Which estimates of one quantity from independent sources are apart by more than their errors, in words.
+    """Which estimates of one quantity from independent sources differ by more than their errors, in words.
 
     Args:
         name: Name of the quantity.
-        estimates: By what they are from; those without an error are left out.
+        estimates: Estimates by source; those without an error are left out.
     """
     found = []
     for (first, one), (second, other) in combinations(estimates.items(), 2):
@@ -368,7 +369,7 @@ def differing(name: str, estimates: Mapping[str, Estimate]) -> list[str]:
 
 
 def largest_share(values: Float[Tensor, "n"]) -> float:
-    """Of the sum of values that are not negative, the share of the largest one."""
+    """The share of the largest value in the sum of non-negative values."""
     total = float(values.sum())
     return float(values.max()) / total if 0 < total < math.inf else math.nan
 
@@ -383,6 +384,11 @@ def read_estimate(found: Mapping[str, Any]) -> Estimate:
     bounds = None if interval is None else (number(interval[0]), number(interval[1]))
     reason = str(found.get("reason", ""))
     return Estimate(number(found["value"]), number(found["error"]), int(found["n"]), reason, bounds)
+
+
+def as_text(value: Any) -> Any:
+    """A number that is not finite as the text that `read_estimate` reads; everything else as it is."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plain(value: Any) -> Any:

@@ -48,7 +48,7 @@ from .reweighting import (
 from .structure import TorsionDivergence, ramachandran_pairs, torsion_divergence
 
 HIGH_ENERGY = 100.0
-"""Samples this far, in kT, above the mean energy of the frames count as of high energy."""
+"""Height above the mean energy of the frames, in kT, from which samples count as high in energy."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Population:
     reweighted: Estimate
 
     def disagreement(self) -> list[str]:
-        """Whether frames and reweighted samples are apart by more than their errors."""
+        """Whether frames and reweighted samples differ by more than their errors."""
         return differing(f"{self.name} > 0", {"frames": self.data, "reweighted samples": self.reweighted})
 
 
@@ -77,7 +77,8 @@ class Evaluation:
         mean_energy: Mean energy of the frames, :math:`\langle u \rangle_p`.
         log_z: :math:`\log Z` from frames and samples together, by Bennett's acceptance ratio.
         log_z_importance: :math:`\log Z` from the samples alone, by importance weights.
-        nll_floor: The entropy of p, :math:`\langle u \rangle_p + \log Z`: no density can have a smaller likelihood.
+        nll_floor: The entropy of p, :math:`\langle u \rangle_p + \log Z`: no density has a smaller negative
+            log-likelihood.
         forward_kl: The gap of the likelihood to its floor, :math:`\langle \log p / q \rangle_p`.
         reverse_kl: :math:`\langle \log q / p \rangle_q`.
         ess: Kish's fraction of the samples, raw: the sampling efficiency.
@@ -89,7 +90,7 @@ class Evaluation:
         sample_energy_max: Largest energy of a sample above the mean energy of the frames.
         high_energy_fraction: Fraction of samples more than 100 kT above the mean energy of the frames.
         not_finite: Number of samples whose reference energy is not finite; they have weight zero.
-        wrong_handedness: Fraction of samples with at least one tetrahedral centre arranged as in no majority of frames.
+        wrong_handedness: Fraction of samples with at least one tetrahedral centre arranged unlike most frames.
         handedness_by_atom: The same for each centre.
         divergences: Divergences of the distributions of phi and psi, residue by residue.
         populations: Populations of positive phi, residue by residue.
@@ -255,7 +256,7 @@ def summarize(
     populations = tuple(_population(names[i], i, frames, samples, blocks) for i, _ in pairs)
 
     def combined(value: float, drawn: Tensor, seen: Tensor, n: int) -> Estimate:
-        """A number that both kinds of configurations move, from the influence of each."""
+        """A statistic of both kinds of configurations, from their influences."""
         reason = (blocks.reason or tail_reason(seen, "frame")) if bool((seen != 0).any()) else ""
         found = Estimate(value, error_of_both(drawn, seen, blocks) if not reason else math.nan, n)
         return found.because(partition.log_z.reason or reason or tail_reason(drawn, "sample"))
@@ -330,11 +331,11 @@ def _trained(share: float) -> str:
 
 
 def _disagreement(by_both: Partition, by_weights: Partition, blocks: Blocks, tail: WeightTail) -> list[str]:
-    """Whether log Z by Bennett's method and by weights are apart by more than their errors."""
+    """Whether log Z by Bennett's method and by weights differ by more than their errors."""
     if tail.reason or not (by_both.log_z.reliable and by_weights.log_z.reliable):
         return []
     apart = by_both.log_z.value - by_weights.log_z.value
-    # both know the samples
+    # both use the samples
     error = error_of_both(by_both.samples - by_weights.samples, by_both.frames, blocks)
     if abs(apart) <= MOST_ERRORS * error:
         return []

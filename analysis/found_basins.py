@@ -21,7 +21,7 @@ from .reweighting import free_energy_difference, weighted_fraction
 from .structure import ramachandran_pairs
 
 FEWEST_SEEN = 3
-"""Configurations of one kind in a basin that the other kind does not visit, from which on it is said to be missing."""
+"""Fewest configurations of one kind in a basin for which it is reported as missing from the other kind."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class FoundBasin:
 
     @property
     def missing(self) -> str:
-        """Which kind of configurations never goes there, in words; empty if both do, or hardly one of them."""
+        """Which kind of configurations never goes there, in words; empty if both do, or hardly any configuration
+        does."""
         if self.frames is None:
             return ""
         if self.n_samples == 0 and self.n_frames >= FEWEST_SEEN:
@@ -160,7 +161,7 @@ def _frame_population(seen: Bool[Tensor, "n"], blocks: Blocks | None) -> Estimat
 
 
 def _nearest_well(angles: Float[np.ndarray, "n"]) -> Int[np.ndarray, "degrees"]:
-    """For each degree, the well to which it is nearest; 0 everywhere where there is only one."""
+    """The nearest well of each degree; 0 everywhere if there is only one."""
     core = wells(angles)
     if core.max() < 0:
         return np.zeros(N_DEGREES, dtype=np.int64)

@@ -75,7 +75,7 @@ class BothEnsembles:
         r"""The average of an observable over the target, :math:`\sum_i W_i f(x_i) / \sum_i W_i`.
 
         Args:
-            values: On the draws of the sampler, then on those of the target; where the weight is zero, anything.
+            values: On the draws of the sampler, then on those of the target; of any value where the weight is zero.
         """
         if math.isnan(self.log_z.value):
             return self._nothing()

@@ -51,7 +51,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Averages:
-    """What some draws say about the force field.
+    """Averages over the force field from one kind of draws.
 
     Attributes:
         mean_energy: kJ/mol.
@@ -75,7 +75,7 @@ class Averages:
         )
 
     def disagreements(self, frames: Averages) -> list[str]:
-        """What frames say otherwise, by more than both errors."""
+        """Where frames disagree by more than both errors."""
         pairs = {"mean energy": (self.mean_energy, frames.mean_energy)}
         pairs |= {f"population of {n}": (e, frames.populations[n]) for n, e in self.populations.items()}
         pairs |= {n: (e, frames.free_energies[n]) for n, e in self.free_energies.items()}
@@ -86,7 +86,7 @@ class Averages:
 
 @dataclass(frozen=True)
 class Reweighting:
-    """Averages over a force field, with what they took.
+    """Averages over a force field, and what they cost.
 
     Attributes:
         n_samples: Number of samples of the flow.

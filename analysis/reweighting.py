@@ -22,7 +22,7 @@ CLIPPED_FRACTION = 0.001
 """The share of draws whose weights `clipped_ess_fraction` lowers."""
 
 LARGEST_WEIGHT = 0.1
-"""The share of all weight from which one draw makes errors meaningless."""
+"""The share of all weight above which a single draw makes errors meaningless."""
 
 FEWEST_HITS = 10.0
 """Draws of equal weight that a rare region must be worth for its population to have an error."""
@@ -94,9 +94,9 @@ def ess_fraction(log_weights: Float[Tensor, "n"]) -> Estimate:
     .. math:: \frac{(\sum_i w_i)^2}{n \sum_i w_i^2}
 
     Its error needs fourth moments of the weights: where their squares have a heavy tail it has none, and the number can
-    only fall as more are drawn. Draws that happen to lack the largest weights show neither: the interval reaches
-    further down, by what one more draw would change, of 1.5 times the largest weight, which is where a Pareto tail of
-    shape 1/3 goes on beyond it, on average.
+    only fall as more are drawn. Draws that happen to lack the largest weights show neither: the interval therefore
+    reaches further down, by the change that one more draw of 1.5 times the largest weight would make, which is where a
+    Pareto tail of shape 1/3 continues on average.
 
     Reference: Kish, Survey Sampling, Wiley 1965.
     """
@@ -159,9 +159,9 @@ def weighted_fraction(flags: Bool[Tensor, "n"], log_weights: Float[Tensor, "n"])
 
     .. math:: p = \frac{\sum_{i \in A} w_i}{\sum_i w_i}
 
-    The interval is `wilson`'s for :math:`p (1 - p) / \delta^2` draws, :math:`\delta` from the delta method. What no
-    draw shows has no number: weights do not tell of what the sampler does not visit. What draws of less than
-    `FEWEST_HITS` equal weights show has no error.
+    The interval is `wilson`'s for :math:`p (1 - p) / \delta^2` draws, :math:`\delta` from the delta method. A region
+    without draws has no number, since weights say nothing of what the sampler does not visit; one that is worth fewer
+    than `FEWEST_HITS` draws of equal weight has no error.
     """
     w = _weights(log_weights)
     flags = flags.cpu()
@@ -178,7 +178,7 @@ def weighted_fraction(flags: Bool[Tensor, "n"], log_weights: Float[Tensor, "n"])
 
 
 def kish(w: Float[Tensor, "n"]) -> float:
-    """Draws of equal weight that so many weights are worth."""
+    """The number of draws of equal weight that the weights are worth."""
     return float(w.sum() ** 2 / (w**2).sum()) if bool((w > 0).any()) else 0.0
 
 
@@ -298,7 +298,7 @@ def bennett(log_weights: Float[Tensor, "n"], target_log_weights: Float[Tensor, "
     .. math:: O = \left( \frac 1n + \frac 1{m_e} \right) \left( \sum_{x \sim q} \sigma (1 - \sigma) +
               \frac{m_e}{m} \sum_{x \sim p} \sigma (1 - \sigma) \right) ,
 
-    which is what the second eigenvalue of the overlap matrix lacks to 1; below `SMALLEST_OVERLAP` there is no number.
+    which is 1 less the second eigenvalue of the overlap matrix; below `SMALLEST_OVERLAP` there is no number.
 
     Args:
         log_weights: Log weights of n independent draws of the sampler q.

@@ -1,4 +1,4 @@
-"""Structure of a set of configurations: pairs of torsions, and populations of a grid."""
+"""Distributions of pairs of torsions, and divergences between them."""
 
 from __future__ import annotations
 

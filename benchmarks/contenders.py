@@ -103,8 +103,3 @@ PEERS = {
     "zuko circular spline": partial(ZukoSpline, circular=True),
 }
 """Makers of the peers by name, from the number of columns; float32."""
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Trainable numbers."""
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -8,8 +8,9 @@ from typing import Any
 import openmm
 import pytest
 import torch
-from contenders import PEERS, count_parameters
+from contenders import PEERS
 from measuring import PRECISIONS, Measure, short
+from smoothflow.core.display import count_parameters
 
 BATCHES = (1, 10, 100, 1000)
 AMBER_STEPS = 100

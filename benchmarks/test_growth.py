@@ -6,9 +6,10 @@ from functools import cache, partial
 
 import pytest
 import torch
-from contenders import count_parameters, untrained_potential
+from contenders import untrained_potential
 from measuring import Measure, jittered
 from peptides import capped_polyalanine
+from smoothflow.core.display import count_parameters
 from smoothflow.potentials.flow_potential import FlowPotential
 from torch import Tensor
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from contenders import PEERS, SETTINGS, count_parameters, untrained_potential
+from contenders import PEERS, SETTINGS, untrained_potential
 from measuring import Measure
 from peptides import capped_polyalanine
 from smoothflow.core.architecture import transforms_for
+from smoothflow.core.display import count_parameters
 from smoothflow.core.plugins import registry
 from smoothflow.potentials.flow_potential import FlowPotential
 

@@ -10,13 +10,13 @@ from types import FrameType
 __all__ = ["main"]
 
 ENDING = {signal.SIGINT: "Interrupted.", signal.SIGTERM: "Terminated.", signal.SIGHUP: "Terminated."}
-"""Signals that end the program, and its last word."""
+"""Signals that end the program, and its last message."""
 
 
 def main() -> None:
-    """Run the program as a process: `app.main` says what it does.
+    """Run the program as a process; see `app.main`.
 
-    Importing takes a second, in which a signal ends the process at once: there is nothing yet to be closed.
+    Importing takes a second, in which a signal ends the process at once: nothing has to be closed yet.
     """
     _open_streams()
     usual = {number: signal.getsignal(number) for number in ENDING}
@@ -30,16 +30,16 @@ def main() -> None:
     try:
         run()
     except KeyboardInterrupt:
-        # a second one, while the first was told
+        # a second signal during the message of the first
         _end(signal.SIGINT, None)
     finally:
-        # what is left is the interpreter's own end
+        # only the interpreter's own end is left
         for number in heard:
             signal.signal(number, signal.SIG_IGN)
 
 
 def _open_streams() -> None:
-    """Give a process without standard streams ones that lead nowhere: a file that it opens would take their place."""
+    """Open standard streams that lead nowhere in a process without any: a file that it opens would take their place."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

@@ -1,4 +1,4 @@
-"""The program ``smoothflow``: its commands, and what happens when one fails."""
+"""The program ``smoothflow``: its commands, and the handling of their errors."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from .console import complain, note
 from .streams import careful_streams
 
 RENAMED = {"sample": {"--reweight": "--reference"}, "train": {"--target": "--reference"}}
-"""Options of commands that have another name since version 0.2; the old ones go with the next release."""
+"""Options renamed in version 0.2, by command; the old names go with the next release."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of the system for a disk or quota that is full; libraries raise them too."""
+"""The system's error numbers for a full disk or quota; libraries raise them too."""
 
 INTERRUPTED = 130
-"""The exit code after Ctrl-C, 128 + SIGINT as of any program."""
+"""The exit code after Ctrl-C, 128 + SIGINT as for any program."""
 
 
 class _Interrupted(Exception):
@@ -111,7 +111,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _renamed(arguments: list[str]) -> list[str]:
-    """The arguments with options by their new names, and a warning for each old one."""
+    """The arguments with the new names of options, and a warning for each old name."""
     renamed = RENAMED.get(arguments[0], {}) if arguments else {}
     found = []
     for argument in arguments:
@@ -151,7 +151,7 @@ def _run() -> int:
         if _is_out_of_memory(error):
             return _failed(
                 "error",
-                "The memory does not suffice. Ask for less at once (fewer replicas, samples or processes, smaller "
+                "There is not enough memory. Ask for less at once (fewer replicas, samples or processes, smaller "
                 "batches), or use a larger machine.",
                 2,
             )
@@ -173,7 +173,7 @@ def _run() -> int:
 
 
 def _trace(error: Exception) -> int:
-    """Show where an error came from, with the text in it as harmless as in any message."""
+    """Show where an error came from, its text made as harmless as in any message."""
     for line in "".join(traceback.format_exception(error)).splitlines():
         note(line)
     return 1
@@ -185,7 +185,7 @@ def _interrupted() -> int:
 
 
 def _came_of_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: libraries that are being imported turn it into errors of their own."""
+    """Whether Ctrl-C caused an error: libraries that are being imported turn it into errors of their own."""
     while error is not None:
         if isinstance(error, (KeyboardInterrupt, _Interrupted)):
             return True
@@ -208,7 +208,7 @@ def _failed(kind: str, text: str, code: int) -> int:
 
 
 def _usage(error: typer.TyperException) -> str:
-    """What is wrong with the arguments, in one line; nothing if help was printed, for want of any."""
+    """What is wrong with the arguments, in one line; empty if help was printed because there are none."""
     context: Any = getattr(error, "ctx", None)
     near = getattr(error, "possibilities", None)
     message = error.message if near else error.format_message()

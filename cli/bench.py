@@ -1,4 +1,4 @@
-"""``smoothflow bench``: how fast things are, beside yardsticks."""
+"""``smoothflow bench``: speed and memory, compared with yardsticks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(
             autocompletion=completion.MODELS,
         ),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of everything that is measured.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of all that is measured.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Run the benchmarks of a clone of the repository, tabulate them, and compare them with an earlier run.

@@ -48,10 +48,10 @@ PHYSICS_OPTIONS = (
     *("frames", "structure", "tests", "replicas", "nve_time", "order_time", "nvt_steps", "reference"),
     *("device", "compile_model", "temperature"),
 )
-"""Parameters that contracts have no use for."""
+"""Parameters that do not concern contracts."""
 
 FRICTIONS = (1.0, 10.0, 100.0)
-"""1/ps, with which thermostats are checked."""
+"""Frictions with which thermostats are checked, 1/ps."""
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
@@ -102,7 +102,7 @@ def run(
     """Check a plug-in against its contract, or a potential against physics; exit code 2 if something fails.
 
     A name with a colon is a provider's potential: openmm:FILE is a force field in OpenMM, openmm alone the engine.
-    A name that transforms, integrators and engines share is checked as each of them.
+    A name shared by transforms, integrators or engines is checked as each of them.
 
     Example: smoothflow check smooth
 
@@ -132,7 +132,7 @@ def run(
             raise ConfigurationError(f'"{name}" is not a model that could be compiled. Leave out --compile.')
         potential = potential.compile()
     if potential.device.type != "cpu":
-        # what is counted and compared is counted on the CPU
+        # counts and comparisons are made on the CPU
         potential, positions = ElsewherePotential(potential), positions.cpu()
     settings = PhysicsSettings(
         temperature=kelvin,
@@ -146,7 +146,7 @@ def run(
     planned = plan_physics(potential, positions, settings, chosen)
     for plan in planned:
         note(f"{plan.test}: left out, {plan.left_out}" if plan.left_out else f"{plan.test}: {_duration(plan.seconds)}")
-    note(f"In all {_duration(sum(plan.seconds for plan in planned))}; shorter with --tests, --nvt-steps, --nve-time.")
+    note(f"In total {_duration(sum(plan.seconds for plan in planned))}; shorter with --tests, --nvt-steps, --nve-time.")
     try:
         with task_progress() as report:
             found = examine_physics(potential, positions, masses(topology), settings, chosen, report, beside)
@@ -164,7 +164,7 @@ def run(
 
 
 def _reference(name: str, potential: Potential, structure: str | None, where: torch.device) -> Potential:
-    """The force field that minima are compared with, of the molecule that is examined."""
+    """The force field of the examined molecule with which minima are compared."""
     from ..potentials.flow_potential import FlowPotential
 
     if structure is None and isinstance(potential, FlowPotential):
@@ -189,11 +189,11 @@ def _print_physics(name: str, report: PhysicsReport, as_json: bool) -> None:
 
 
 def _kinds(name: str) -> list[Kind]:
-    """The kinds of plug-ins with a contract that bear a name; none if it means a potential.
+    """The kinds of plug-ins with a contract that have a name; none if it stands for a potential.
 
     Raises:
-        UnknownNameError: If it can mean nothing at all.
-        PluginError: If a broken plug-in bears the name.
+        UnknownNameError: If nothing has the name.
+        PluginError: If a broken plug-in has it.
     """
     from ..core.plugins import registry
 
@@ -279,7 +279,7 @@ def _load(
 
 
 def _check_contracts(name: str, kinds: list[Kind], seed: int, as_json: bool) -> None:
-    """Check a name as each of the kinds that bear it, print all reports, and raise the first error."""
+    """Check a name as each of the kinds that have it, print all reports, and raise the first error."""
     reports = [_examine(kind, name, seed) for kind in kinds]
     rows: list[list[str]] = []
     parts: list[dict[str, Any]] = []
@@ -324,7 +324,7 @@ def _examine(kind: Kind, name: str, seed: int) -> Report:
 
 
 def _examine_integrator(name: str, seed: int) -> Report:
-    """One that takes a temperature as a thermostat, with several frictions."""
+    """Examine an integrator; one that takes a temperature as a thermostat, with several frictions."""
     import torch
 
     from ..core.engine import DynamicsSettings

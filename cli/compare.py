@@ -24,7 +24,7 @@ MOLECULAR = (
     *("models", "held_out", "cells", "config", "structure", "reference"),
     *("n_samples", "replicas", "md_steps"),
 )
-"""Parameters that a toy target has no use for."""
+"""Parameters that do not concern a toy target."""
 
 
 def run(
@@ -39,7 +39,7 @@ def run(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="A grid of flows: alanine-dipeptide, or the path of one's own YAML file.",
+            help="A grid of flows: alanine-dipeptide, or the path of a YAML file of your own.",
             autocompletion=completion.PRESETS,
         ),
     ] = None,
@@ -96,7 +96,7 @@ def run(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train flows at one budget and tabulate their quality, on a molecule or a toy target; finished flows are kept.
+    """Train flows with one budget and tabulate their quality, on a molecule or a toy target; finished flows are kept.
 
     Example: smoothflow compare --target torus-multimodal --steps 200
     """
@@ -118,11 +118,11 @@ def run(
         "seed": seed,
     }
     if preset is not None:
-        # a force field that is code can be named here alone
+        # a force field that is code can only be named here
         given = [name for name, value in own.items() if value is not None and name != "reference"]
         if target is not None or given:
             name = "target" if target is not None else given[0]
-            raise ConfigurationError(f"A preset says all that --{name} would: write a YAML file of your own for it.")
+            raise ConfigurationError(f"A preset sets what --{name} would: write a YAML file of your own instead.")
         settings = read_comparison(preset)
         if reference is not None:
             settings = settings.model_copy(update={"reference": reference})

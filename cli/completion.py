@@ -1,4 +1,4 @@
-"""What a shell may offer for a value: names of plug-ins and files that fit, found without importing torch."""
+"""Completion of values in a shell: names of plug-ins and suitable files, found without importing torch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Complete = Callable[[str], list[str]]
 """Maps the beginning of a value to the values that begin with it."""
 
 FOLDERS = 100
-"""Number of folders in which files are looked for, the nearest first."""
+"""Largest number of folders searched for files, the nearest first."""
 
 
 def names(kind: str) -> list[str]:
     """Names of a kind of plug-in, or of the kinds "target", toy targets, and "preset", grids to compare.
 
-    To know them, plug-ins must be imported, and torch with them: seconds. So they are kept in the user's cache, under a
+    Finding them takes seconds, since plug-ins and torch must be imported. So they are kept in the user's cache, under a
     name that changes with what is installed.
     """
     try:
@@ -36,7 +36,7 @@ def names(kind: str) -> list[str]:
 
 
 def keep_names() -> dict[str, list[str]]:
-    """Find all names anew and, where there is a place for them, keep them for completion."""
+    """Find all names anew and, if the cache can be written, keep them for completion."""
     from ..core.files import write_atomically
     from ..core.plugins import KINDS, registry
     from ..potentials.toys import TOYS
@@ -62,7 +62,7 @@ def _cache() -> Path:
 
 
 def files(*suffixes: str) -> Complete:
-    """Completes a path of a file with one of the suffixes, in the folder that was typed or in one below it."""
+    """Completes the path of a file with one of the suffixes, in the folder typed or in one below it."""
 
     def complete(incomplete: str) -> list[str]:
         return _found(incomplete, suffixes)
@@ -90,7 +90,7 @@ def _found(incomplete: str, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def _chosen(values: Callable[[], Iterable[str]]) -> Complete:
-    """Completes a value, or the last one of a list with commas."""
+    """Completes a value, or the last one in a list with commas."""
 
     def complete(incomplete: str) -> list[str]:
         before = incomplete[: incomplete.rfind(",") + 1]

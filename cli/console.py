@@ -1,4 +1,4 @@
-"""What commands share when they talk to a person: consoles, progress, tables, JSON."""
+"""Output that commands share: consoles, progress, tables, JSON."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ SECONDS_PER_LINE = 60.0
 """Seconds between two lines of progress when output does not go to a terminal."""
 
 NUMBER = re.compile(r"[-+]?(\d|nan\b|inf\b)|$")
-"""How a cell with a number begins; an empty one fits everywhere."""
+"""The beginning of a cell with a number; an empty cell counts as one."""
 
 MAX_ROWS = 5000
 """Rows of a table that are printed."""
 
 ANY_WIDTH = 80
-"""Columns where a terminal says that it has none."""
+"""Columns of a terminal that reports none."""
 
 
 def _console(**options: Any) -> Console:
@@ -48,14 +48,14 @@ def _console(**options: Any) -> Console:
 
 
 results = _console()
-"""Standard output: what was asked for."""
+"""Standard output: the results."""
 
 errors = _console(stderr=True)
 """Standard error: progress, notes and errors, so that results can be piped."""
 
 
 class _Rate(ProgressColumn):
-    """How much is done per second, or how long one takes."""
+    """Units done per second, or seconds per unit."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -78,7 +78,7 @@ def task_progress() -> Iterator[Callable[[Stage], None]]:
 
     def report(stage: Stage) -> None:
         if stage.stage not in tasks:
-            # what an earlier run did counts as done, not as fast
+            # work of an earlier run counts as done, but not for the speed
             tasks[stage.stage] = bar.add_task(shown(stage.stage), total=stage.total, completed=stage.done, figures="")
         figures = " ".join(f"{name} {value:.4g}" for name, value in stage.values.items())
         bar.update(tasks[stage.stage], completed=stage.done, total=stage.total, figures=figures)
@@ -88,7 +88,7 @@ def task_progress() -> Iterator[Callable[[Stage], None]]:
 
 
 class _Display(Progress):
-    """Bars, and below them the figures of the last stage: beside them they do not fit into 80 columns."""
+    """Bars, and below them the figures of the last stage, which do not fit beside them in 80 columns."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
@@ -98,7 +98,7 @@ class _Display(Progress):
 
 
 class _Lines:
-    """A line a minute where there is no terminal, from the first minute on: short commands say nothing."""
+    """A line a minute without a terminal, from the first minute on: short commands print none."""
 
     def __init__(self) -> None:
         self._began = self._told = time.monotonic()
@@ -126,7 +126,7 @@ def _bar() -> Progress:
 
 
 def _text(text: str, style: str = "") -> Text:
-    """Whatever text, from files, plug-ins or other programs, as it may be printed: all that is printed passes here."""
+    """Text from files, plug-ins or other programs, made fit for printing: all that is printed passes through here."""
     return Text(shown(text), style)
 
 
@@ -141,12 +141,12 @@ def say(text: str) -> None:
 
 
 def complain(kind: str, colour: str, text: str) -> None:
-    """A line on standard error that begins with what kind of complaint it is, in a colour."""
+    """A line on standard error that begins with the kind of message, in colour."""
     errors.print(Text.assemble((f"{kind}:", f"bold {colour}"), " ", _text(text)), soft_wrap=True)
 
 
 def exit_after(stopped_by: int, after: str) -> NoReturn:
-    """Say that a signal stopped a run, and end the program as that signal does.
+    """Report that a signal stopped a run, and end the program as that signal does.
 
     Args:
         stopped_by: The signal's number.
@@ -157,7 +157,7 @@ def exit_after(stopped_by: int, after: str) -> NoReturn:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output: columns of numbers to the right, others to the left."""
+    """A table on standard output: columns of numbers aligned right, others left."""
     table = Table(title=_text(title, "table.title"), title_justify="left")
     for i, column in enumerate(columns):
         numbers = all(NUMBER.match(row[i]) for row in rows)

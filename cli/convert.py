@@ -1,4 +1,4 @@
-"""``smoothflow convert``: frames from and to other programs' files."""
+"""``smoothflow convert``: frames from and to files of other programs."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ def run(
     ] = None,
     match: Annotated[
         str | None,
-        typer.Option(
-            help="Put the atoms into the order of this model, by their names.", autocompletion=completion.MODELS
-        ),
+        typer.Option(help="Put the atoms in the order of this model, by name.", autocompletion=completion.MODELS),
     ] = None,
     reference: Annotated[
         str | None,
@@ -108,7 +106,7 @@ def _matched(frames: Frames, model: str) -> Frames:
 
 
 def _ours(source: Path, structure: Path | None, others: dict[str, object]) -> Frames:
-    """Frames of our own format, which says all that the options of other formats do."""
+    """Frames in our own format, which holds all that the options of other formats say."""
     from ..molecules.frames_file import read_frames
     from ..molecules.topologies import topology_from_pdb
 

@@ -1,4 +1,4 @@
-"""``smoothflow demo``: the main job on a real molecule."""
+"""``smoothflow demo``: the whole workflow on a real molecule."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def run(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", help=f"With --pretrained, another model than {BEST}.", autocompletion=completion.MODELS
+            metavar="MODEL", help=f"With --pretrained, a model other than {BEST}.", autocompletion=completion.MODELS
         ),
     ] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Show a model that is trained already.")] = False,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Show a trained model.")] = False,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Folder for frames, model and report.", show_default=f"{FOLDER}; of a model, {FOLDER}/NAME"
+            "--out", help="Folder for frames, model and report.", show_default=f"{FOLDER}; for a model, {FOLDER}/NAME"
         ),
     ] = None,
     seed: Seed = 0,
@@ -35,7 +35,7 @@ def run(
 ) -> None:
     """Simulate capped alanine, train a smooth flow, evaluate and sample it, and run it in three engines: 5 minutes.
 
-    With --pretrained, show what a model that ships with the package does on fresh frames: less than a minute.
+    With --pretrained, show what a model that ships with the package does on new frames: less than a minute.
 
     Example: smoothflow demo
 

@@ -1,4 +1,4 @@
-"""``smoothflow evaluate``: how good a model is, on frames and on its own samples, and whether the errors hold."""
+"""``smoothflow evaluate``: quality of a model on frames and on its own samples, and whether the errors hold."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def run(
     temperature: Annotated[float, typer.Option(help="Temperature in K.")] = 300.0,
     no_md: Annotated[
         bool,
-        typer.Option("--no-md", help="Begin at a high temperature instead of by dynamics: for expensive references."),
+        typer.Option("--no-md", help="Begin at a high temperature instead of with dynamics: for expensive references."),
     ] = False,
     n_samples: Annotated[
         int, typer.Option("-n", "--n-samples", min=100, help="Samples of the final evaluation.")
@@ -34,8 +34,8 @@ def run(
 ) -> None:
     """Fit a model to a molecule: dynamics, a first model, and rounds of refining on its own samples.
 
-    It decides on sizes and steps by what it measures, and says why in fit.log; the folder also gets the model and a
-    report. Interrupted, it goes on with the same command, to the same numbers.
+    Sizes and steps follow from measurements, with the reasons in fit.log; the folder also receives the model and a
+    report. An interrupted fit goes on with the same command, to the same numbers.
 
     Example: smoothflow fit capped-alanine --ess 0.9 --budget 30min --out my-fit
     """

@@ -1,4 +1,4 @@
-"""``smoothflow info``: what is in a model or a frames file, and which models ship with the package."""
+"""``smoothflow info``: content of a model or a frames file, and the models that ship with the package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LISTED = {
     "force_mse_data": "force MSE, (kT/nm)^2",
     "ess": "Kish ESS, raw",
 }
-"""Measures in the list of models, and their heads."""
+"""Measures in the list of models, and their column headings."""
 
 
 def run(
@@ -31,7 +31,7 @@ def run(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a model or a frames file holds: molecule, charts, settings, provenance, quality; or list the models.
+    """Show what a model or a frames file holds: molecule, charts, settings, provenance, quality; or list the models.
 
     Example: smoothflow info ala2-smooth
     """
@@ -66,17 +66,18 @@ def _list(as_json: bool) -> None:
 
 
 def _model(name: str, path: Path, as_json: bool) -> None:
+    from ..core.display import count_parameters
     from ..molecules.sketch import without_sketches
     from ..potentials.model_file import read_header, read_model
 
     header = read_header(path)
     model = read_model(path)
-    n_parameters = sum(parameter.numel() for parameter in model.flow.parameters())
+    n_parameters = count_parameters(model.flow)
     if as_json:
         print_json({**header, "n_parameters": n_parameters})
         return
     provenance = without_sketches(header["provenance"])
-    # whoever made the model may have put anything there
+    # the header may hold anything
     measured = provenance.get("evaluation")
     evaluation = provenance.pop("evaluation") if isinstance(measured, Mapping) else {}
     print_table(
@@ -112,7 +113,7 @@ def _model(name: str, path: Path, as_json: bool) -> None:
 
 
 def _potential(name: str, path: Path, as_json: bool) -> None:
-    """What any loader's file holds."""
+    """Content of a file of any loader."""
     from ..core.plugins import registry
 
     reader = registry().entry("loader", path.suffix)
@@ -133,7 +134,7 @@ def _potential(name: str, path: Path, as_json: bool) -> None:
 def _frames_are(evaluation: Mapping[str, Any]) -> str:
     from ..molecules.sketch import Origin
 
-    # models of earlier versions do not say; those who published them called their frames held-out
+    # models of earlier versions do not say; their publishers called the frames held-out
     known = {origin.value for origin in Origin}
     said = evaluation.get("frames_are", Origin.HELD_OUT.value)
     return said if said in known else Origin.UNKNOWN.value
@@ -151,7 +152,7 @@ def _flat(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _label(item: Mapping[str, Any], index: int) -> str:
-    """What an item of a list goes by: its name or names, or its place."""
+    """Key of an item in a list: its name or names, or its index."""
     names = item.get("names")
     return str(item.get("name") or (" and ".join(map(str, names)) if isinstance(names, list) else "") or index)
 

@@ -1,4 +1,4 @@
-"""``smoothflow init``: settings of a training, written out with their meaning."""
+"""``smoothflow init``: settings of a training, written out with their meanings."""
 
 from __future__ import annotations
 

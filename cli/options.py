@@ -1,4 +1,4 @@
-"""Options that several commands share, and their meaning."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..potentials.flow_potential import FlowPotential
 
 AMBER_NAME = "Amber ff99SB-ILDN with OBC in openmm"
-"""The default force field in words that fit into the help."""
+"""The default force field, in words that fit in the help."""
 
 
 class Precision(StrEnum):
@@ -36,7 +36,7 @@ class Precision(StrEnum):
 
     @property
     def torch(self) -> torch.dtype:
-        """The same as torch names it."""
+        """The torch dtype."""
         import torch
 
         return torch.float32 if self is Precision.float32 else torch.float64
@@ -51,7 +51,7 @@ Model = Annotated[
     ),
 ]
 LARGEST_SEED = 2**63 - 1
-"""Generators of torch take 64 bits."""
+"""torch's generators take 64 bits."""
 
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the random numbers.")]
 Device = Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, ...")]
@@ -67,22 +67,11 @@ Temperature = Annotated[
 ]
 Capture = Annotated[
     bool,
-    typer.Option("--compile", help="On a GPU, record the model's work once and replay it: seconds, then much faster."),
+    typer.Option("--compile", help="On a GPU, record the model's work once, in seconds, and replay it much faster."),
 ]
-Structure = Annotated[
-    str,
-    typer.Option(
-        help="PDB, mmCIF, SDF or SMILES file, the name of a molecule that ships with the package, or a SMILES string.",
-        autocompletion=completion.STRUCTURES,
-    ),
-]
-Molecule = Annotated[
-    str,
-    typer.Argument(
-        help="PDB, mmCIF, SDF or SMILES file, the name of a molecule that ships with the package, or a SMILES string.",
-        autocompletion=completion.STRUCTURES,
-    ),
-]
+STRUCTURE = "PDB, mmCIF, SDF or SMILES file, the name of a molecule that ships with the package, or a SMILES string."
+Structure = Annotated[str, typer.Option(help=STRUCTURE, autocompletion=completion.STRUCTURES)]
+Molecule = Annotated[str, typer.Argument(help=STRUCTURE, autocompletion=completion.STRUCTURES)]
 ModelStructure = Annotated[
     str | None,
     typer.Option(
@@ -94,8 +83,8 @@ ModelStructure = Annotated[
 Basins = Annotated[
     list[str] | None,
     typer.Option(
-        help="Weigh this region, and its free energy above the first one: alpha, beta, ppii, or one of your own in "
-        "degrees, like left:phi=20..120. Repeat it for more."
+        help="Population of this region, and its free energy above the first one: alpha, beta, ppii, or one of your "
+        "own in degrees, like left:phi=20..120. Repeat it for more."
     ),
 ]
 Reference = Annotated[
@@ -118,13 +107,13 @@ Multiplicity = Annotated[
 
 
 def is_given(context: typer.Context, name: str) -> bool:
-    """Whether a parameter is on the command line, be it with its default value."""
+    """Whether a parameter is on the command line, even with its default value."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def require_none_given(context: typer.Context, names: Iterable[str], why: str) -> None:
-    """Raise if options are on the command line that a command would not look at.
+    """Raise if options are on the command line that a command would ignore.
 
     Args:
         context: The command's.
@@ -150,7 +139,7 @@ def require_device(name: str) -> torch.device:
 
     try:
         device = torch.device(name)
-        # a device that has no numbers, like meta, is none to compute on
+        # a device without numbers, like meta, cannot compute
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -175,7 +164,7 @@ def captured(potential: FlowPotential) -> FlowPotential:
 
 
 def model_reference(model: str, topology: Topology) -> str:
-    """The force field that a model was trained on frames of, as its file says.
+    """The force field whose frames a model was trained on, according to its file.
 
     Raises:
         ConfigurationError: If it does not say.
@@ -192,13 +181,13 @@ def model_reference(model: str, topology: Topology) -> str:
     if shipped_structure(topology) == molecule_path("capped-alanine"):
         return AMBER
     raise ConfigurationError(
-        f'The model "{model}" does not say which force field its frames are of. Name it: --reference PROVIDER:ARGUMENT.'
+        f'The model "{model}" does not name the force field of its frames. Name it: --reference PROVIDER:ARGUMENT.'
     )
 
 
 @contextmanager
 def model_structure(model: FlowPotential, name: str | None) -> Iterator[tuple[Path, str]]:
-    """A structure file of a model's molecule, and what it is called: the one named, or else one of the model itself."""
+    """A structure file of a model's molecule, and its name: the one given, or else one made from the model."""
     if name is not None:
         with structure_file(name) as path:
             yield path, name
@@ -220,7 +209,7 @@ def model_structure(model: FlowPotential, name: str | None) -> Iterator[tuple[Pa
 
 
 def shipped_structure(topology: Topology) -> Path | None:
-    """The file of the molecule that comes with the package, if it is one."""
+    """The file of a molecule that ships with the package; None if it does not."""
     from ..molecules.topologies import topology_from_pdb
 
     for name in molecule_names():
@@ -239,7 +228,7 @@ def provider_potential(name: str, structure: str | Path | None, device: torch.de
 
 
 def tell_code(name: str, potential: Potential) -> Potential:
-    """The potential, having said of a compiled package, before anything in it runs, that it is a program."""
+    """The potential; for a compiled package, warn that it is a program before anything in it runs."""
     from ..potentials.compiled import CompiledPotential
 
     if isinstance(potential, CompiledPotential):

@@ -1,4 +1,4 @@
-"""``smoothflow plugins``: what is installed, and what is broken."""
+"""``smoothflow plugins``: installed plug-ins, and broken ones."""
 
 from __future__ import annotations
 

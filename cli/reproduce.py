@@ -1,4 +1,4 @@
-"""``smoothflow reproduce``: a training run made again from its folder."""
+"""``smoothflow reproduce``: repeat a training run from its folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = ("number", "recorded", "reproduced", "differs by")
 
 def run(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished training run.")],
-    output: Annotated[Path, typer.Option("--out", help="Folder of the new run; if one was begun there, it goes on.")],
+    output: Annotated[Path, typer.Option("--out", help="Folder of the new run; a run that is in it goes on.")],
     frames: Annotated[
         list[Path] | None,
         typer.Option(
@@ -39,11 +39,11 @@ def run(
         ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0, help="Relative difference up to which numbers agree; 0 is bit for bit.")
+        float, typer.Option(min=0, help="Relative difference up to which numbers agree; 0: bit for bit.")
     ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Train again what a run folder says, and compare all numbers that it wrote down; exit code 1 if any differs.
+    """Repeat the training of a run folder, and compare all numbers that it recorded; exit code 1 if any differs.
 
     Example: smoothflow reproduce my-run --out my-run-again
     """
@@ -64,7 +64,7 @@ def run(
         named, structure = str(recorded["target"]), str(recorded.get("structure"))
         if reference is None and not names_no_code(named):
             raise ConfigurationError(f'The force field of "{folder}": {only_typed(named, "--reference")}.')
-        # where the run computed: elsewhere the last bits are others
+        # on the run's own device: elsewhere the last bits differ
         target = provider_potential(reference or named, structure, require_device(recorded_device(folder)))
         kept = {"target": reference or named, "structure": structure}
     elif reference is not None:
@@ -100,7 +100,7 @@ def run(
 
 
 def _recorded_frames(folder: Path, paths: list[Path]) -> list[Frames]:
-    """The frames that the run was trained on: all of the files, or what a comparison leaves of one for training."""
+    """The frames that the run was trained on: all of the files, or those that a comparison leaves for training."""
     from ..molecules.frames_file import read_frames
     from ..studies.comparison.comparison import split_frames
     from ..training.reproduction import require_recorded

@@ -59,7 +59,7 @@ def run(
     friction: Annotated[float, typer.Option(help="In 1/ps.")] = 1.0,
     equilibration: Annotated[float, typer.Option(help="Equilibration before the first frame, in ps.")] = 10.0,
     start_temperature: Annotated[
-        float, typer.Option(help="Temperature to which each walker is heated first, in K; 0: none is.")
+        float, typer.Option(help="Temperature to which each walker is heated first, in K; 0: no heating.")
     ] = 0.0,
     proposals: Annotated[
         str | None,
@@ -144,7 +144,7 @@ def run(
 
 
 def _ladder(text: str, temperature: float, structure: Path) -> tuple[float, ...]:
-    """The temperatures above the first one."""
+    """The temperatures of the ladder above the first one."""
     from ..sampling.simulate import default_ladder
 
     if text == "none":

@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed, full or know ASCII alone: the work goes on, its files are written."""
+"""Standard output and error that may be closed, full or limited to ASCII: the work goes on, its files are written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLAIN = {
     "\u00a0": " ",
     "\N{REPLACEMENT CHARACTER}": "?",
 }
-"""Characters of our own output where a terminal does not know them."""
+"""Replacements of our own characters on a terminal that lacks them."""
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
@@ -38,7 +38,7 @@ codecs.register_error("smoothflow-plain", _plain)
 
 
 class CarefulStream:
-    """A stream that drops what cannot be written, and remembers it.
+    """A stream that drops what cannot be written, and remembers that.
 
     Attributes:
         is_closed: Whether the reader went away.
@@ -79,7 +79,7 @@ class CarefulStream:
             self.is_closed = True
         else:
             self.reason = os.strerror(error.errno) if error.errno else str(error)
-        # what the stream still holds goes nowhere, also when the interpreter ends
+        # what the stream still holds goes nowhere, even when the interpreter ends
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

@@ -111,7 +111,7 @@ def run(
         flow = replace(flow, transforms=used, options=options)
     if seed is not None:
         changes["seed"] = seed
-        # the seed of the initial weights, where there are none yet
+        # the seed also makes the initial weights, unless there are some
         if initial_model is None:
             flow = replace(flow, seed=seed)
     if flow != settings.flow:

@@ -27,7 +27,7 @@ from .options import (
 )
 
 AT_ONCE = ("torch", "smoothflow")
-"""Providers whose potentials evaluate a batch at once, and need no processes for it."""
+"""Providers whose potentials evaluate a batch at once, without further processes."""
 
 
 def run(
@@ -35,7 +35,7 @@ def run(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="A model of the cheap force field; then those that were refined on what was evaluated, in order.",
+            help="A model of the cheap force field; then those refined on its evaluations, in order.",
             autocompletion=completion.MODELS,
         ),
     ],
@@ -48,7 +48,7 @@ def run(
     ],
     output: Annotated[
         Path,
-        typer.Option("--out", help="Folder for the evaluations; a run that is in it goes on, and repeats none."),
+        typer.Option("--out", help="Folder for the evaluations; a run that is in it goes on without repeating any."),
     ],
     structure: ModelStructure = None,
     charge: Charge = None,
@@ -56,15 +56,15 @@ def run(
     cheap: Annotated[
         str | None,
         typer.Option(
-            help="The force field that the model knows, as PROVIDER:ARGUMENT, or none.",
+            help="The force field of the model, as PROVIDER:ARGUMENT, or none.",
             show_default="the one whose frames it was trained on",
             autocompletion=completion.PROVIDERS,
         ),
     ] = None,
     basin: Basins = None,
-    error: Annotated[float, typer.Option(help="Stop when every free energy is known to this, in kT.")] = 0.1,
+    error: Annotated[float, typer.Option(help="Error of every free energy at which to stop, in kT.")] = 0.1,
     evaluations: Annotated[
-        int, typer.Option(min=2, help="Evaluations of the reference at most, over all runs.")
+        int, typer.Option(min=2, help="Largest number of evaluations of the reference, over all runs.")
     ] = 10_000,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that evaluate the reference; by default one for each core.")
@@ -74,7 +74,7 @@ def run(
     dtype: DType = Precision.float64,
     as_json: AsJson = False,
 ) -> None:
-    """Populations and free energies at an expensive level of theory, from a model of a cheap one and few evaluations.
+    """Populations and free energies at an expensive level of theory, from a model of a cheap one and a few evaluations.
 
     Example: smoothflow transfer ala2-smooth --reference ase:tblite:GFN2-xTB --basin alpha --basin beta --out run
     """

@@ -19,9 +19,14 @@ def counted(kinds: Iterable[str]) -> str:
     return ", ".join(f"{n} {kind}" for kind, n in Counter(kinds).items())
 
 
+def count_parameters(module: nn.Module) -> int:
+    """The number of parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def n_weights(module: nn.Module) -> str:
     """The number of parameters of a module, as it is written: ``12,345 parameters``."""
-    return f"{sum(parameter.numel() for parameter in module.parameters()):,} parameters"
+    return f"{count_parameters(module):,} parameters"
 
 
 def described(of: object, *parts: str) -> str:

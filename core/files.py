@@ -219,6 +219,11 @@ def require_safetensors(path: Path, what: str) -> None:
         raise FileFormatError(f'"{path}" is not a {what}: it does not begin like a safetensors file.')
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file as `write_atomically` writes files; raises as it does."""
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
 def read_json(path: Path) -> Any:
     """The value in a JSON file that may be a stranger's.
 

@@ -29,7 +29,6 @@ fills the memory. Why not with less:
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import resource
@@ -454,7 +453,7 @@ def _turn_in(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise FileFormatError(f'The folder "{folder}" cannot be opened: {error.strerror}.') from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock_descriptor(descriptor, f'The folder "{folder}"', wait=True)
         yield
     finally:
         os.close(descriptor)

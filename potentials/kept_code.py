@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -20,6 +19,7 @@ from torch import Tensor
 from ..core.errors import CompilationError, FileFormatError
 from ..core.files import write_atomically
 from ..core.torch_internals import loaded_function, write_package
+from ..runs.locks import lock_file
 from .compilation import TOLERANCES, machine_code, quiet, require_compiler, trace
 from .package import HEADER, machine, read_package, write_header
 
@@ -121,7 +121,8 @@ def kept_code(function: Function, example: Float[Tensor, "size *shape"]) -> Call
     key = _digest(graph, example)
     with _folder() as folder:
         path = folder / f"{key}.pt2"
-        with _alone(path):
+        # one process compiles for all that want the same code
+        with lock_file(path, wait=True):
             try:
                 _require_own(path)
                 read_package(path)
@@ -171,17 +172,6 @@ def _folder() -> Iterator[Path]:
             yield Path(own)
     else:
         yield folder
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process compiles the same code; one of them does it for all."""
-    descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _require_own(path: Path) -> None:

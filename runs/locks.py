@@ -19,16 +19,23 @@ from ..core.errors import ConfigurationError, FileFormatError
 from ..core.text import shown
 
 MAX_HOLDER_BYTES = 200
+FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+"""How a file that serves only as a lock is opened; a link that somebody put there would be followed to another file."""
 
 
-def lock_descriptor(descriptor: int, what: str) -> None:
+def lock_descriptor(descriptor: int, what: str, wait: bool = False) -> None:
     """Lock an open file until it is closed; the system drops the lock of a process that dies.
 
+    Args:
+        descriptor: The open file.
+        what: The file or folder, as an error calls it.
+        wait: Whether to wait for a process that holds the lock.
+
     Raises:
-        ConfigurationError: If another process holds the lock.
+        ConfigurationError: If another process holds the lock, and it is not waited for.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise _held(what) from error
 
@@ -39,10 +46,10 @@ def _held(what: str, holder: str = "") -> ConfigurationError:
     )
 
 
-def _lock_named(descriptor: int, what: str) -> None:
+def _lock_named(descriptor: int, what: str, wait: bool = False) -> None:
     """Lock a file that serves only as a lock, and write into it who holds it."""
     try:
-        lock_descriptor(descriptor, what)
+        lock_descriptor(descriptor, what, wait)
     except ConfigurationError as error:
         holder = os.pread(descriptor, MAX_HOLDER_BYTES, 0).decode(errors="replace")
         raise _held(what, f" ({shown(holder)})" if holder else "") from error
@@ -61,7 +68,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         FileFormatError: If it cannot be written.
     """
     try:
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(folder / ".lock", FLAGS, 0o644)
     except OSError as error:
         raise FileFormatError(f'The folder "{folder}" cannot be written: {error.strerror}.') from error
     try:
@@ -72,15 +79,19 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def lock_file(path: Path) -> Iterator[None]:
+def lock_file(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold the name of a file, which need not exist, for the length of a ``with`` block.
 
+    Args:
+        path: The file.
+        wait: Whether to wait for a process that holds it.
+
     Raises:
-        ConfigurationError: If another process holds it.
+        ConfigurationError: If another process holds it, and it is not waited for.
         FileFormatError: If the folder is missing or cannot be written.
     """
     lock = path.with_name(f".{path.name}.lock")
-    descriptor = _locked(lock, path)
+    descriptor = _locked(lock, path, wait)
     try:
         yield
     finally:
@@ -88,19 +99,19 @@ def lock_file(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _locked(lock: Path, path: Path) -> int:
+def _locked(lock: Path, path: Path, wait: bool) -> int:
     while True:
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(lock, FLAGS, 0o644)
         except OSError as error:
             raise FileFormatError(f'"{path}" cannot be written: {error.strerror}.') from error
         try:
-            _lock_named(descriptor, f'"{path}"')
+            _lock_named(descriptor, f'"{path}"', wait)
             if os.path.samestat(os.fstat(descriptor), lock.stat()):
                 return descriptor
         except FileNotFoundError:
             pass
-        except ConfigurationError:
+        except BaseException:
             os.close(descriptor)
             raise
         # the process that held it removed it before it was locked here

@@ -85,7 +85,8 @@ def draw_samples(potential: FlowPotential, plan: SamplingPlan, on_progress: OnPr
     """
     if plan.seed < 0:
         raise ConfigurationError(f"The seed must not be negative; it is {plan.seed}.")
-    _require_molecule(potential, plan.target)
+    if plan.target is not None:
+        require_target(potential, plan.target)
     origin = {
         **(plan.provenance or {}),
         "seed": plan.seed,
@@ -155,13 +156,12 @@ def _samples_there(plan: SamplingPlan, origin: Mapping[str, Any]) -> int:
     return n_there
 
 
-def _require_molecule(potential: FlowPotential, target: Potential | None) -> None:
-    if target is None:
-        return
+def require_target(flow: FlowPotential, target: Potential) -> None:
+    """Raise a `TopologyError` unless a reference is of the molecule of a flow."""
     if target.topology is not None:
-        potential.coordinates.topology.require_same(target.topology, "the model", "the force field")
-    if tuple(target.shape) != tuple(potential.shape):
+        flow.coordinates.topology.require_same(target.topology, "the model", "the reference")
+    if tuple(target.shape) != tuple(flow.shape):
         raise TopologyError(
-            f"The force field is for configurations of shape {tuple(target.shape)} and the model for "
-            f"{tuple(potential.shape)}. Use one molecule for both."
+            f"The reference is for configurations of shape {tuple(target.shape)} and the model for "
+            f"{tuple(flow.shape)}. Use one molecule for both."
         )

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.errors import ConfigurationError, SimulationError, TopologyError
+from ..core.errors import ConfigurationError, SimulationError
 from ..core.finite import first_not_finite
 from ..core.potential import Potential
 from ..molecules.frames import Frames
@@ -25,6 +25,7 @@ from ..runs.progress import OnProgress, Progress, silent
 from ..runs.provenance import require_same_run
 from ..runs.randomness import generator
 from ..runs.stopping import Asked
+from .draws import require_target
 
 CHUNK = 250
 """Samples that are drawn together; what is drawn again after an interruption costs little."""
@@ -75,13 +76,7 @@ class EvaluatedSamples:
     def __init__(
         self, path: Path, flow: FlowPotential, target: Potential, seed: int, provenance: Mapping[str, Any]
     ) -> None:
-        if target.topology is not None:
-            flow.coordinates.topology.require_same(target.topology, "the model", "the reference")
-        if tuple(target.shape) != tuple(flow.shape):
-            raise TopologyError(
-                f"The reference is for configurations of shape {tuple(target.shape)} and the model for "
-                f"{tuple(flow.shape)}. Use one molecule for both."
-            )
+        require_target(flow, target)
         self.path, self.flow, self.target, self.seed = path, flow, target, seed
         self.provenance = {**provenance, "seed": seed, "dtype": str(flow.dtype).removeprefix("torch.")}
         self.failure = ""

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from ..core.descent import descend
 from ..core.engine import DynamicsSettings, Engine
 from ..core.errors import SimulationError
 from ..core.integrator import maxwell_boltzmann
@@ -24,8 +25,6 @@ from ..core.potential import Potential
 from ..core.units import thermal_energy
 
 RELAXATION_STEPS = 300
-FIRST_DISPLACEMENT = 0.005
-"""Largest displacement of an atom in the first step of relaxation, nm."""
 
 
 @dataclass(frozen=True)
@@ -234,20 +233,7 @@ def exchange(walker: Walker, energies: Float[ndarray, "replicas"], protocol: Pro
 def relax(potential: Potential, positions: Float[ndarray, "atoms 3"]) -> Float[ndarray, "atoms 3"]:
     """Positions (nm) after some steps down the gradient, so that a strained structure does not explode."""
     x = torch.from_numpy(np.asarray(positions, dtype=np.float64))[None]
-    energy, forces = potential.energy_and_forces(x)
-    displacement = FIRST_DISPLACEMENT
-    for _ in range(RELAXATION_STEPS):
-        largest = float(forces.norm(dim=-1).max())
-        if largest * displacement < 1e-6 or not math.isfinite(largest):
-            break
-        trial = x + forces * (displacement / largest)
-        new_energy, new_forces = potential.energy_and_forces(trial)
-        if float(new_energy) < float(energy):
-            x, energy, forces = trial, new_energy, new_forces
-            displacement *= 1.2
-        else:
-            displacement *= 0.5
-    return x[0].numpy()
+    return descend(potential, x, RELAXATION_STEPS)[0].numpy()
 
 
 def _dynamics(protocol: Protocol, temperature: float, n_steps: int, every: int, seed: int) -> DynamicsSettings:

@@ -1,6 +1,7 @@
-"""Benchmarks: run the suites of a clone, read what they measured, and put figures beside yardsticks and earlier runs.
+"""Benchmarks: run the suites of a clone, and compare their figures with yardsticks and earlier runs.
 
-A figure is one contender's in a group; groups have yardsticks, measured in the same process with as many threads.
+A figure belongs to one contender in a group; each group has yardsticks, measured in the same process with as many
+threads.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ..runs.progress import OnProgress, Progress, silent
 from .report import Table
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
-"""The suites; they are in a clone of the repository, and not in a package without one."""
+"""The suites, which are in a clone of the repository and not in the installed package."""
 
 NEEDED = {"pytest_benchmark": "pytest-benchmark", "zuko": "zuko"}
 PYTEST = (
@@ -38,22 +39,22 @@ PYTEST = (
 
 
 COUNT = re.compile(r"\[\s*(\d+)/(\d+)\]$")
-"""What pytest ends the line of a test with."""
+"""How pytest ends the line of a test."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What one contender takes in one group.
+    """Time or memory of one contender in one group.
 
     Attributes:
         suite: The suite that measured it.
-        group: What was done; figures of one group can be divided by one another.
-        contender: Who did it.
+        group: The task; figures of one group can be divided by one another.
+        contender: The program that did it.
         unit: ``ms`` or ``MiB``.
         minimum: Over rounds; the figure that ratios are made of, since other programs on the machine only add to it.
         median: Over rounds.
         yardstick: Whether the others of the group are divided by it.
-        facts: What else is known: ``parameters``, ``atoms``.
+        facts: Further figures: ``parameters``, ``atoms``.
     """
 
     suite: str
@@ -67,17 +68,17 @@ class Figure:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What identifies it in another run."""
+        """Key by which it is found in another run."""
         return self.suite, self.group, self.contender
 
     def over(self, other: Figure) -> float:
-        """The ratio of minima; not a number if nothing is divided by."""
+        """The ratio of minima; nan without a yardstick."""
         return _divided(self.minimum, other.minimum)
 
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """All figures of one run, and where it ran."""
+    """All figures of one run, and the machine that it ran on."""
 
     machine: Mapping[str, Any]
     figures: tuple[Figure, ...]
@@ -98,7 +99,7 @@ class BenchmarkRun:
 
 
 def suite_names(folder: Path = FOLDER) -> list[str]:
-    """The suites in a folder.
+    """The benchmark suites in a folder.
 
     Raises:
         ConfigurationError: If there is none: the package was installed without its repository.
@@ -120,7 +121,7 @@ def run_benchmarks(
     folder: Path = FOLDER,
     on_progress: OnProgress = silent,
 ) -> None:
-    """Run suites one after the other in one process of their own, and write pytest-benchmark's JSON.
+    """Run suites one after another in a process of their own, and write pytest-benchmark's JSON.
 
     Args:
         suites: Names; all if empty.
@@ -128,12 +129,12 @@ def run_benchmarks(
         model: A model file of capped alanine, instead of an untrained flow.
         threads: Threads of torch and OpenMM.
         folder: Where the suites are.
-        on_progress: Told of the figures that are done.
+        on_progress: Called after each figure.
 
     Raises:
         MissingDependencyError: If a package that the suites need is not installed.
         UnknownNameError: If there is no such suite.
-        BenchmarkError: If one fails; what the others measured is written all the same.
+        BenchmarkError: If one fails; the results of the others are written nevertheless.
     """
     for module, package in NEEDED.items():
         if find_spec(module) is None:

@@ -25,7 +25,7 @@ from ..runs.workers import Workers, tell
 
 @dataclass(frozen=True)
 class PotentialSource:
-    """Where a process finds a potential: a model file, or a provider's argument and a structure.
+    """Where a process finds a potential: in a model file, or by a provider's argument and a structure.
 
     Attributes:
         model: A model file.
@@ -55,7 +55,7 @@ class ConservationRun:
         masses: amu.
         positions: nm.
         velocities: nm/ps.
-        settings: Number and length of steps.
+        settings: Number and length of the steps.
     """
 
     title: str
@@ -70,9 +70,9 @@ class ConservationRun:
 def conservation_run(
     title: str, source: PotentialSource, engine: str, frames: Frames, n_replicas: int, settings: DynamicsSettings
 ) -> ConservationRun:
-    """An NVE run that starts from frames spread over the data, with velocities of their temperature.
+    """An NVE run from frames spread over the data, with thermal velocities.
 
-    Replica 0 starts alike whatever the number of replicas, so that engines and potentials can be compared.
+    Replica 0 has the same start whatever the number of replicas, so that engines and potentials can be compared.
     """
     chosen = torch.linspace(0, len(frames) - 1, n_replicas).long()
     positions = torch.from_numpy(frames.positions)[chosen].double()
@@ -89,7 +89,7 @@ def conservation_run(
 def run_conservation(
     runs: Sequence[ConservationRun], n_workers: int, on_progress: OnProgress = silent
 ) -> dict[str, Trajectory]:
-    """Run all, each in a process of one thread, at most ``n_workers`` at a time.
+    """Run all of them, each in a process of one thread, at most ``n_workers`` at a time.
 
     Args:
         runs: What to run; titles must differ.

@@ -1,7 +1,7 @@
-"""What a device makes of a flow: right numbers first, then speeds beside the least that arithmetic and memory take.
+"""A flow on a device: correctness first, then speeds beside the least time that arithmetic and memory allow.
 
 Nothing here needs more than torch and this package: pydantic and lightning are for training as a command, and OpenMM is
-for the force field; what cannot be measured for want of a package is left out, and the result says so.
+for the force field; what cannot be measured because a package is missing is left out, and the result says so.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ def measure_device(
     model: str = MODEL,
     on_progress: OnProgress = silent,
 ) -> dict[str, Any]:
-    """Measure one device, and write what was found after every figure.
+    """Measure one device, and write the results after every figure.
 
     Args:
         device: Where torch computes.
-        seconds: How long it may take; sizes adapt to it, and what there is no time for is left out.
-        output: JSON file, replaced as figures come: a run that is killed leaves those that it had.
+        seconds: Time budget; sizes adapt to it, and what it leaves no time for is left out.
+        output: JSON file, rewritten after every figure: a run that is killed leaves those it had.
         model: A flow of capped alanine.
         on_progress: Told of sections.
 
     Returns:
-        What the file holds.
+        The content of the file.
     """
     run = DeviceRun(device, seconds, output, model)
     sections = {
@@ -144,7 +144,7 @@ def captures(device: torch.device) -> bool:
 
 
 def _ways(flow: FlowPotential) -> dict[str, FlowPotential]:
-    """The flow as it can be evaluated on the device, by what that is called."""
+    """The ways in which the flow can be evaluated on the device, by name."""
     return {"eager": flow, **({"captured": CapturedFlow(flow)} if captures(flow.device) else {})}
 
 
@@ -220,7 +220,7 @@ def _samples(run: DeviceRun) -> None:
 
 def _force_field(run: DeviceRun) -> None:
     potential = run.force_field(run.device)
-    # as a record, operations would not be seen
+    # in recorded work, operations would not be seen
     counted = potential.force_field if isinstance(potential, CompiledForceField) else potential
     x = run.positions(N_COUNTED, torch.float64, run.device)
 
@@ -380,7 +380,7 @@ def _dynamics(run: DeviceRun) -> None:
 def _measure_steps(
     run: DeviceRun, engine: Engine, way: str, flow: FlowPotential, mass: Tensor, counted: int, size: int
 ) -> tuple[float, float]:
-    """Seconds and bytes of a short run of so many replicas."""
+    """Seconds and bytes of a short run with a number of replicas."""
     x = run.positions(size, torch.float32, run.device)
     generator = torch.Generator(run.device).manual_seed(0)
     velocities = maxwell_boltzmann(mass, size, flow.temperature, generator)

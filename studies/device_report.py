@@ -1,4 +1,4 @@
-"""What `device_benchmark` found, read again and as tables."""
+"""Results of `device_benchmark`, read back and as tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCHEMA = 1
 
 
 def read_device(path: Path) -> dict[str, Any]:
-    """What a run found.
+    """The results of a run.
 
     Raises:
         FileFormatError: If the file cannot be read or was not written by `measure_device`.
@@ -33,10 +33,10 @@ def read_device(path: Path) -> dict[str, Any]:
 
 
 def describe_run(content: dict[str, Any]) -> str:
-    """What was measured where, in sentences."""
+    """What was measured and where, in sentences."""
     machine, model = content["machine"], content["model"]
     cuda = f", CUDA {machine['cuda']}" if machine["cuda"] else ""
-    ended = "" if content["finished"] else " The run was ended before its end; what it had measured is here."
+    ended = "" if content["finished"] else " The run was stopped early; what it had measured is shown."
     return (
         f"{content['device']}: {model['name']}, {model['parameters']:,} parameters, {model['atoms']} atoms; "
         f"{content['minutes']:g} minutes. torch {machine['torch']}{cuda}, commit {machine['commit']}, "
@@ -55,7 +55,7 @@ COLUMNS = {
 
 
 def device_tables(content: dict[str, Any]) -> list[Table]:
-    """What was measured as tables: correctness, rates, then one for each section."""
+    """The results as tables: correctness, rates, then one for each section."""
     rows = [
         (
             row["what"],

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..core.display import count_parameters
 from ..core.errors import FileFormatError
 from ..core.files import write_atomically
 from ..core.potential import Potential
@@ -64,7 +65,7 @@ SHARES = {
     "dynamics": 0.1,
     "machine code": 0.5,
 }
-"""The part of the time that each section may take; what one leaves over, the next ones have."""
+"""The part of the time that each section may take; what one leaves over goes to the next ones."""
 
 FLOORS = (
     "A floor is the larger of operations / peak and bytes / bandwidth. Operations: those of matrix products, counted "
@@ -106,7 +107,7 @@ class DeviceRun:
         self.flow = load_flow(model, torch.float64)
         if self.flow.shape != (22, 3):
             raise FileFormatError(f'"{model}" is not a flow of {MOLECULE}, which everything here is measured with.')
-        parameters = sum(p.numel() for p in self.flow.parameters())
+        parameters = count_parameters(self.flow)
         self.content: dict[str, Any] = {
             "format": FORMAT,
             "schema": SCHEMA,
@@ -164,11 +165,11 @@ class DeviceRun:
         Args:
             section: The section.
             what: Of the section's figures.
-            way: How it is computed: eager, captured, compiled.
-            dtype: In which precision.
+            way: How it is computed: eager, captured or compiled.
+            dtype: Precision.
             size: Configurations in a call.
-            timing: Of a call.
-            more: ``operations`` and ``bytes`` of a call, ``memory`` in bytes, and whatever else is to be kept.
+            timing: Durations of a call.
+            more: ``operations`` and ``bytes`` of a call, ``memory`` in bytes, and whatever else is to be recorded.
         """
         row: dict[str, Any] = {
             "section": section,
@@ -195,10 +196,10 @@ class DeviceRun:
         """Measure growing sizes while time and memory allow.
 
         Args:
-            what: For what is said of the sizes that are left out.
+            what: Name of the figure, for the note on sizes left out.
             sizes: Configurations, growing.
-            measure: From a size to seconds of a call and its bytes of memory.
-            share: Of the time that the section has left, what this may take.
+            measure: Maps a size to the seconds and the bytes of memory of a call.
+            share: Share of the section's remaining time that this may take.
         """
         end = time.monotonic() + share * self.left()
         seconds = memory = 0.0
@@ -265,20 +266,20 @@ class DeviceRun:
         return reference(FORCE_FIELD, molecule_path(MOLECULE), device=device)
 
     def positions(self, n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Samples of the flow, the same on every device; many are the first thousand again."""
+        """Samples of the flow, the same on every device; beyond a thousand they repeat."""
         with torch.no_grad():
             positions, _ = self.flow.sample(min(n, 1000), seed=0)
         return positions.repeat(-(-n // len(positions)), 1, 1)[:n].to(device, dtype)
 
 
 def wait(device: torch.device) -> None:
-    """Return once the device has done what it was told."""
+    """Return once the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def device_name(device: torch.device) -> str:
-    """The name that its maker gives a device."""
+    """The manufacturer's name of a device."""
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
         return f"{found.name}, {found.total_memory / 2**30:.0f} GiB, {found.multi_processor_count} multiprocessors"
@@ -295,7 +296,8 @@ def total_memory(device: torch.device) -> float:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[], float]]:
-    """Tells the largest number of bytes in use at once since the beginning of the block, beyond those in use then."""
+    """Gives the largest number of bytes in use at once since the beginning of the block, beyond those in use at its
+    beginning."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -1,6 +1,6 @@
 """Figures as PNG bytes, drawn without a display and without global state.
 
-Colours are those of Okabe and Ito, told apart by colour-blind readers too.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
 """
 
 from __future__ import annotations

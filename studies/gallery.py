@@ -1,4 +1,4 @@
-"""The report's standard pictures, from what was measured."""
+"""The standard pictures of a report."""
 
 from __future__ import annotations
 
@@ -77,17 +77,17 @@ Curves = dict[str, dict[str, tuple[list[float], list[float]]]]
 """Steps and values by the name of a curve, in panels by the quantity that they show."""
 
 MEASURES = {"nll": "negative log-likelihood (kT)", "force_mse": "force MSE (kT/nm)²"}
-"""Columns of a training's metrics that are drawn, without what they are over."""
+"""Columns of a training's metrics that are drawn, without their prefix."""
 
 
 def add_curves(curves: Curves, metrics: Path, over: str, name: str) -> None:
-    """Add likelihood and force error of a training, where it has them.
+    """Add the likelihood and the force error of a training, where it has them.
 
     Args:
-        curves: What is drawn together.
+        curves: Curves that are drawn together; the training's are added.
         metrics: The CSV file of the training.
         over: ``train`` or ``val``.
-        name: What the curve is called.
+        name: Name of the curve.
     """
     with metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""The report: one HTML file that stands alone."""
+"""The report: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..core.text import printable
 TEMPLATE = "report.html.j2"
 
 MARKS = (b'<meta name="generator" content="smoothflow">', b":root { --ink: #1f2328; --soft: #59636e; --line: #d8dee4;")
-"""What tells a report from any other page; version 0.1 wrote the second one alone."""
+"""What distinguishes a report from other pages; version 0.1 wrote the second one alone."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its title, the heads of its columns, rows of cells, and a note below."""
+    """A table: its title, the column headings, rows of cells, and a note below."""
 
     title: str
     columns: tuple[str, ...]
@@ -53,7 +53,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Report:
-    """What a report says: text as plain text, escaped when it is written."""
+    """The content of a report, as plain text that is escaped when it is written."""
 
     title: str
     paragraphs: Sequence[str] = ()
@@ -75,7 +75,7 @@ def _flat(mapping: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, s
 
 
 def _harmless(value: Any) -> Any:
-    """Text without what would turn other text around or cannot be encoded; our own non-breaking spaces stay."""
+    """Text without characters that would reverse other text or cannot be encoded; our own non-breaking spaces stay."""
     return "\u00a0".join(map(printable, value.split("\u00a0"))) if isinstance(value, str) else value
 
 
@@ -95,12 +95,12 @@ def render_report(report: Report) -> str:
 
 
 def require_report(path: Path) -> None:
-    """Raise unless a report can be written under a name: a `ConfigurationError` if it is that of any other file."""
+    """Raise unless a report can be written under a name: a `ConfigurationError` if another kind of file has it."""
     require_own(path, MARKS, "a report")
 
 
 def write_report(report: Report, path: str | Path) -> None:
-    """Write the report, complete or not at all; an earlier report is replaced, and no other file is.
+    """Write the report, whole or not at all; an earlier report is replaced, but no other file.
 
     Raises:
         ConfigurationError: If the name is that of another file.

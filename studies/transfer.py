@@ -1,8 +1,7 @@
-"""From a model of one force field to another level of theory, in as few evaluations of that as its error needs."""
+"""From a model of one force field to another level of theory, in as few evaluations of it as the error allows."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from ..analysis.mbar import mixture_log_weights
 from ..analysis.reweighted import Averages, Draws, require_torsions, torsions_of, weighted_averages
 from ..analysis.reweighting import FEWEST_HITS, ess_fraction, kish, level_difference, level_shift, weight_tail
 from ..core.errors import ConfigurationError
-from ..core.files import make_folder, require_own_folder, write_atomically
+from ..core.files import make_folder, require_own_folder, write_json
 from ..core.potential import Potential
 from ..molecules.frames import BLOCK
 from ..potentials.flow_potential import FlowPotential
@@ -32,16 +31,16 @@ REPORT = "transfer.json"
 MARK = '"format": "smoothflow-transfer"'
 
 FIRST = 500
-"""Evaluations before anything is estimated: fewer do not show how heavy the tail of the weights is."""
+"""Evaluations before the first estimate: fewer do not show how heavy the tail of the weights is."""
 
 GROWTH = 2.0
-"""Largest factor by which evaluations grow between two estimates: errors from few evaluations are rough."""
+"""Largest growth of the number of evaluations between two estimates: errors from few evaluations are rough."""
 
 MARGIN = 1.1
-"""Evaluations that are made, in units of those that the last error asks for."""
+"""Number of evaluations made, in units of the number that the last error calls for."""
 
 MANY_FAILED = 0.01
-"""The share of evaluations without an energy from which averages are not to be trusted: what fails may be a region."""
+"""The share of evaluations without an energy above which averages are not to be trusted: a whole region may fail."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,9 @@ class TransferSettings:
     """Settings of a transfer.
 
     Attributes:
-        error: kT; evaluations end when every free energy is known to it.
-        evaluations: And at so many evaluations of the reference at the latest, over all models.
-        basins: Regions whose populations, and free energies above the first one, are asked for.
+        error: Error of every free energy at which evaluations end, kT.
+        evaluations: Largest number of evaluations of the reference, over all models.
+        basins: Regions whose populations, and free energies above the first one, are estimated.
         seed: Seed of the samples.
     """
 
@@ -71,17 +70,17 @@ class TransferSettings:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What is known of the reference.
+    """Estimates for the reference.
 
     Attributes:
         n_evaluations: Evaluations of the reference that are in the folder, by model.
-        failed: Number of samples that it has no energy of; their weight is zero.
+        failed: Number of samples without an energy of it; their weight is zero.
         ess: Kish's fraction of all samples, raw.
         verdict: Whether errors hold, and if not, why.
         largest_weight_share: Share of all weight that the largest one has.
         pareto_k: Shape of the tail of the weights.
         reference: Averages over the reference.
-        cheap: Averages over the force field that the model is of, by weights of the same samples.
+        cheap: Averages over the force field of the model, by weights of the same samples.
         difference: Free energy of the reference less that of the force field, kT.
         shifts: By how much free energies of basins differ between the two, kT.
         ended: Why no more was evaluated.
@@ -162,25 +161,25 @@ def transfer(
     cheap: Potential | None = None,
     on_progress: OnProgress = silent,
 ) -> TransferRun:
-    """Free energies and populations at a reference, from samples of flows that know another one.
+    """Free energies and populations at a reference, from samples of flows that were trained on another one.
 
     Samples of the last flow are evaluated, written to a file of the folder as they come, and weighted; all samples of
-    all flows count, by the mixture that they are draws of. More are evaluated until the error is reached, the budget is
-    spent, or it shows that the flow and the reference do not overlap. A run that was interrupted goes on without an
-    evaluation done twice; so does one that is to be more precise, or one with a further flow, trained on the files of
-    those before it.
+    all flows count, weighted as draws of their mixture. More are evaluated until the error is reached, the budget is
+    spent, or it shows that the flow and the reference do not overlap. A run that was interrupted is resumed without
+    repeating an evaluation; so is one that is to be more precise, or one with a further flow, trained on the files of
+    the flows before it.
 
     Args:
-        flows: By a digest of what they are: the first knows the force field, each later one may have been refined.
+        flows: The flows by a digest of each: the first was trained on the force field, later ones may be refined.
         target: The reference.
-        settings: What is asked for.
+        settings: Settings of the transfer.
         folder: Files of evaluations, one for each flow, and the report as JSON.
         origin: What the reference is, in JSON types.
-        cheap: The force field that the first flow knows.
+        cheap: The force field that the first flow was trained on.
         on_progress: Told of evaluations.
 
     Returns:
-        What is known, and whether a signal ended it.
+        The estimates, and whether a signal ended the run.
 
     Raises:
         ConfigurationError: If the folder is of another run, or a flow has another temperature.
@@ -196,7 +195,7 @@ def transfer(
     require_own_folder(folder, [REPORT, *(_file(i) for i in range(len(flows)))], {REPORT: MARK.encode()}, "a transfer")
     make_folder(folder)
     if not (folder / REPORT).exists():
-        # which tells whose folder it is, after a kill as well
+        # identifies the folder, after a kill as well
         _write_report(folder, settings, names, origin, {})
     with lock_folder(folder), stop_requests() as asked:
         rounds = [
@@ -244,13 +243,13 @@ def estimate(
     basins: Sequence[Basin] = (),
     cheap: Potential | None = None,
 ) -> Transfer:
-    """What evaluated samples of flows say, without evaluating the reference again.
+    """Estimates from evaluated samples of flows, without evaluating the reference again.
 
     Args:
-        flows: What was sampled.
+        flows: The flows that were sampled.
         evaluated: The samples of each.
         basins: Regions to weigh.
-        cheap: The force field that the first flow knows; evaluated at all samples.
+        cheap: The force field that the first flow was trained on; evaluated at all samples.
     """
     used = [(flow, each) for flow, each in zip(flows, evaluated, strict=True) if len(each)]
     positions = torch.cat([each.positions for _, each in used])
@@ -318,12 +317,12 @@ def _pieces(positions: Float[Tensor, "n atoms 3"]) -> tuple[Tensor, ...]:
 
 
 def _next(found: Transfer | None, n: int, n_last: int, settings: TransferSettings) -> tuple[int, str]:
-    """How many evaluations there are to be in all before the next estimate, and why no more are needed.
+    """The total number of evaluations before the next estimate, and why no more are needed.
 
     Args:
         found: The last estimate; None before the first one.
         n: Evaluations so far.
-        n_last: Those of the last flow.
+        n_last: Evaluations of the last flow.
         settings: What is asked for.
     """
     budget = settings.evaluations
@@ -331,11 +330,11 @@ def _next(found: Transfer | None, n: int, n_last: int, settings: TransferSetting
     if found is None:
         return first, ""
     if found.error <= settings.error:
-        return n, f"the error asked for is reached: {found.error:.2g} kT"
+        return n, f"the target error is reached: {found.error:.2g} kT"
     if n >= budget:
         return n, f"the budget of {budget} evaluations is spent"
     if n_last < min(FIRST, budget - (n - n_last)):
-        # a further flow is given its chance
+        # a further flow gets its evaluations
         return min(budget, n + FIRST - n_last), ""
     if any(reason.startswith("no overlap") for reason in found.verdict.reasons):
         return n, "more samples of this model would not help: refine it on those that were evaluated"
@@ -364,4 +363,4 @@ def _write_report(
         "seed": settings.seed,
     }
     content = {"format": "smoothflow-transfer", "asked": asked, "models": list(names), "of": dict(origin or {})}
-    write_atomically(folder / REPORT, (json.dumps({**content, **found}, indent=1) + "\n").encode())
+    write_json(folder / REPORT, {**content, **found})

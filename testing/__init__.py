@@ -1,7 +1,12 @@
 """The public conformance kit: the contracts of the extension points, in executable form.
 
 Every ``check_`` function runs all clauses of a contract and raises a `ConformanceError` that names the broken clause,
-the input and the numbers; every ``examine_`` function reports what held and what did not instead.
+the input and the numbers; every ``examine_`` function reports what held and what did not instead. One parametrized test
+holds a transform to its contract::
+
+    @pytest.mark.parametrize("clause", TRANSFORM_CLAUSES)
+    def test_contract(clause: str) -> None:
+        check_transform(MyTransform, clauses=[clause])
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from ..core.integrator import State, maxwell_boltzmann
 from ..core.potential import Potential
 from ..core.topology import Atom, Topology
 from ..core.units import thermal_energy
-from .report import Clause, LeftOut, Numbers, Report, check_clauses, require_within, violated
+from .report import Clause, LeftOut, Numbers, Report, check_clauses, raising, require_within, violated
 
 EngineFactory = Callable[[], Engine]
 """Makes an engine: its class, or a `functools.partial` of it with options."""
@@ -427,12 +427,4 @@ def examine_engine(
     return check_clauses(f'Engine "{getattr(made_from, "name", made_from)}"', _CLAUSES, {"": case}, clauses)
 
 
-def check_engine(
-    factory: EngineFactory, clauses: Sequence[str] | None = None, tolerance: float = 1e-9, seed: int = 0
-) -> Report:
-    """As `examine_engine`, but raise at the first broken clause.
-
-    Raises:
-        ConformanceError: If a clause is broken; it names the clause and the numbers.
-    """
-    return examine_engine(factory, clauses, tolerance, seed).raise_first()
+check_engine = raising(examine_engine)

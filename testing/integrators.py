@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.integrator import Integrator, State, maxwell_boltzmann
 from ..core.potential import Potential
 from ..core.units import thermal_energy
-from .report import Clause, Numbers, Report, check_clauses, require_within, violated
+from .report import Clause, Numbers, Report, check_clauses, raising, require_within, violated
 
 IntegratorFactory = Callable[[float], Integrator]
 """Makes an integrator with a time step in ps; each call from the same seed, if it draws random numbers."""
@@ -418,15 +418,4 @@ def examine_integrator(
     return check_clauses(f"Integrator {getattr(made_from, '__name__', made_from)}", _CLAUSES, {"": case}, clauses)
 
 
-def check_integrator(
-    factory: IntegratorFactory,
-    temperature: float | None = None,
-    clauses: Sequence[str] | None = None,
-    seed: int = 0,
-) -> Report:
-    """As `examine_integrator`, but raise at the first broken clause.
-
-    Raises:
-        ConformanceError: If a clause is broken; it names the clause, the input and the numbers.
-    """
-    return examine_integrator(factory, temperature, clauses, seed).raise_first()
+check_integrator = raising(examine_integrator)

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from ..core.errors import ConfigurationError
 from ..core.layers import Layer, given
 from ..core.manifolds import Circle, Interval, Product
-from .report import Clause, Numbers, Report, check_clauses, require_within, violated
+from .report import Clause, Numbers, Report, check_clauses, raising, require_within, violated
 
 N_POINTS = 16
 
@@ -386,16 +386,4 @@ def examine_layer(
     return check_clauses(f"Layer {type(layer).__name__}", _CLAUSES, {"": case}, clauses)
 
 
-def check_layer(
-    layer: Layer,
-    x: Float[Tensor, "batch dim"] | None = None,
-    clauses: Sequence[str] | None = None,
-    seed: int = 0,
-    compile_backend: str = "aot_eager",
-) -> Report:
-    """As `examine_layer`, but raise at the first broken clause.
-
-    Raises:
-        ConformanceError: If a clause is broken; it names the clause, the input and the numbers.
-    """
-    return examine_layer(layer, x, clauses, seed, compile_backend).raise_first()
+check_layer = raising(examine_layer)

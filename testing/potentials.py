@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.differences import asymmetry, net_force_and_torque, numerical_hessian, straight_scan, worst_break
 from ..core.errors import ConfigurationError, SmoothflowError
 from ..core.potential import Potential
-from .report import Clause, Numbers, Report, check_clauses, require_within, violated
+from .report import Clause, Numbers, Report, check_clauses, raising, require_within, violated
 
 STEP = 1e-4
 """Step of finite differences, nm: between the rounding of energies and the third derivatives of stiff bonds."""
@@ -291,17 +291,4 @@ def examine_potential(
     return check_clauses(f"Potential {type(potential).__name__}", _CLAUSES, {"": case}, clauses)
 
 
-def check_potential(
-    potential: Potential,
-    positions: Float[Tensor, "batch *shape"],
-    clauses: Sequence[str] | None = None,
-    tolerance: float = 1e-6,
-    smooth: bool = False,
-    seed: int = 0,
-) -> Report:
-    """As `examine_potential`, but raise at the first broken clause.
-
-    Raises:
-        ConformanceError: If a clause is broken; it names the clause, the input and the numbers.
-    """
-    return examine_potential(potential, positions, clauses, tolerance, smooth, seed).raise_first()
+check_potential = raising(examine_potential)

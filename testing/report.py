@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, NoReturn, TypeVar
+from typing import Generic, NoReturn, ParamSpec, TypeVar
 
 from torch import Tensor
 
 from ..core.errors import ConfigurationError, ConformanceError, MissingDependencyError
 
 Case = TypeVar("Case")
+Arguments = ParamSpec("Arguments")
 Numbers = Mapping[str, float]
 
 
@@ -92,6 +94,22 @@ class Report:
             if result.error is not None:
                 lines.append(f"         {result.error}")
         return "\n".join(lines)
+
+
+def raising(examine: Callable[Arguments, Report]) -> Callable[Arguments, Report]:
+    """The function ``check_...`` that does as ``examine_...``, but raises the first error of its report."""
+
+    @functools.wraps(examine)
+    def check(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Report:
+        return examine(*args, **kwargs).raise_first()
+
+    check.__name__ = check.__qualname__ = examine.__name__.replace("examine", "check")
+    check.__doc__ = f"""As `{examine.__name__}`, but raise at the first broken clause.
+
+    Raises:
+        ConformanceError: If a clause is broken; it names the clause, the input and the numbers.
+    """
+    return check
 
 
 class Violation(Exception):

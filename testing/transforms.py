@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ..core.errors import ConfigurationError
 from ..core.manifolds import UNIT_MANIFOLDS, Manifold
-from .report import Report, check_clauses
+from .report import Report, check_clauses, raising
 from .transform_case import TransformCase, TransformFactory
 from .transform_clauses import VALUE_CLAUSES
 from .transform_derivatives import DERIVATIVE_CLAUSES
@@ -47,22 +47,4 @@ def examine_transform(
     return check_clauses(f'Transform "{getattr(made_from, "name", made_from)}"', _CLAUSES, cases, clauses)
 
 
-def check_transform(
-    factory: TransformFactory,
-    manifolds: Iterable[type[Manifold]] | None = None,
-    clauses: Sequence[str] | None = None,
-    seed: int = 0,
-    compile_backend: str = "aot_eager",
-) -> Report:
-    """As `examine_transform`, but raise at the first broken clause.
-
-    One parametrized test holds a transform to the contract::
-
-        @pytest.mark.parametrize("clause", TRANSFORM_CLAUSES)
-        def test_contract(clause: str) -> None:
-            check_transform(MyTransform, clauses=[clause])
-
-    Raises:
-        ConformanceError: If a clause is broken; it names the clause, the input and the numbers.
-    """
-    return examine_transform(factory, manifolds, clauses, seed, compile_backend).raise_first()
+check_transform = raising(examine_transform)

@@ -1,4 +1,4 @@
-"""Which frames are trained on, in which order, and which are held out; all of it follows from one seed."""
+"""Batches of a training: which frames are used, in what order, and which are held out, all from one seed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ N_BLOCKS = 20
 
 
 def split(frames: Frames, fraction: float, seed: int) -> tuple[Int[ndarray, "training"], Int[ndarray, "held_out"]]:
-    """Indices of the frames to train on, and of those held out: whole blocks, as neighbours in time are alike.
+    """Indices of the training frames and of the held-out ones, in whole blocks: consecutive frames are correlated.
 
     Args:
-        frames: In order of time for each replica.
+        frames: Frames, in time order within each replica.
         fraction: Share of the frames to hold out.
-        seed: Chooses the blocks.
+        seed: Seed of the choice of blocks.
 
     Raises:
         TrainingError: If there are too few frames.
@@ -47,7 +47,7 @@ def split(frames: Frames, fraction: float, seed: int) -> tuple[Int[ndarray, "tra
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of one stretch of training: the batch of step n is the same whenever and wherever it is asked for.
+    """The batches of one stretch of training; a step's batch does not depend on when or where it is drawn.
 
     Frames are drawn without replacement, in a new order in each pass over them.
 
@@ -55,10 +55,10 @@ class Batches:
         indices: The frames to draw from; batches are chosen where they are.
         size: Frames per batch.
         seed: Seed of the order.
-        first_step: Tells the step that comes next, whenever a stretch begins.
+        first_step: Returns the next step; called when a stretch begins.
         stretch: Steps in a stretch.
-        last_step: Where training ends.
-        rank: The process that takes its share of each batch.
+        last_step: Last step of the training.
+        rank: The process whose share of each batch is taken.
     """
 
     indices: Int[Tensor, "n_frames"]
@@ -81,7 +81,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class Parts:
-    """All of the frames in parts, always in the same order."""
+    """All frames in batches, always in the same order."""
 
     indices: Int[Tensor, "n_frames"]
     size: int
@@ -97,7 +97,7 @@ class Parts:
 def rows_of_batch(
     n_rows: int, size: int, seed: int, step: int, device: torch.device | str = "cpu"
 ) -> Int[Tensor, "size"]:
-    """The rows of a step's batch, in a new order in each pass over them; all of them if there are no more than that."""
+    """The rows in a step's batch, reshuffled in each pass; all rows if there are no more than a batch holds."""
     size = min(size, n_rows)
     n_pass, place = divmod(step, n_rows // size)
     return _order(n_rows, seed, n_pass, torch.device(device))[place * size : (place + 1) * size]

@@ -1,4 +1,4 @@
-"""A whole step of training as recorded work: loss of a batch, gradient, optimizer, and average of the weights."""
+"""A whole training step, recorded and replayed: loss, gradient, optimizer step and average of the weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .compiled_step import TOLERANCE, LossAndGradient, Terms
 def captured_terms(
     function: Callable[[dict[str, Tensor]], Terms], reads: Sequence[Tensor]
 ) -> Callable[[dict[str, Tensor]], Terms]:
-    """A function from what belongs to frames to their terms, recorded and replayed; see `CapturedFunction`."""
+    """A recorded function from the tensors of a batch to the terms of its frames; see `CapturedFunction`."""
     given: list[str] = []
     found: list[str] = []
 
@@ -35,17 +35,17 @@ def captured_terms(
 
 
 class CapturedStep:
-    """Trains a potential by one batch whenever it is called, and asks the device nothing.
+    """Trains a potential on one batch per call, without waiting for the device.
 
-    What is not finite is written down instead, on the device: `failure` asks for it.
+    Values that are not finite are noted on the device; `failure` reads the note.
 
     Args:
         loss: The loss of a batch and its gradient.
-        optimizer: Adam, fused and capturable, of the potential's parameters.
+        optimizer: Fused and capturable Adam over the potential's parameters.
         averages: The averaged parameters, in the order of the parameters.
-        n_averaged: How many steps they are averages of.
+        n_averaged: Number of steps averaged over.
         decay: Decay of the average per step.
-        step: Steps that were done before.
+        step: Number of steps already done.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class CapturedStep:
         """The terms of the frames and the loss, before the step.
 
         Args:
-            batch: What belongs to the frames, by name.
-            frames: Which they are.
+            batch: Tensors of the batch, by name.
+            frames: Indices of its frames.
 
         Raises:
             CompilationError: At the first call, if the step cannot be captured.
@@ -95,15 +95,16 @@ class CapturedStep:
         return dict(zip(self._loss.term_names, terms, strict=True)), loss
 
     def failure(self) -> tuple[int, str, int] | None:
-        """Step, term and frame of the first value that was not finite, if one was; the term is empty if it was the
-        gradient, or the sum of finite terms."""
+        """Step, term and frame of the first value that was not finite, if any; the term is empty if the gradient, or
+        the sum of finite terms, was not."""
         step, term, frame = self._failed.tolist()
         if step < 0:
             return None
         return step, "" if term < 0 else self._loss.term_names[term], frame
 
     def _prepare(self) -> None:
-        """Have the optimizer make its state, which it does at its first step: a record must know where that is."""
+        """Make the optimizer allocate its state, as it does at its first step: recorded work needs its place in
+        memory."""
         # of the step before, if that was not captured
         self._optimizer.zero_grad()
         new = [parameter for parameter in self._parameters if parameter not in self._optimizer.state]

@@ -18,7 +18,7 @@ Terms = dict[str, Tensor]
 """The terms of each frame, by name."""
 
 FrameLoss = Callable[[Any, dict[str, Tensor]], tuple[Terms, Tensor]]
-"""From a potential and a batch to the terms of its frames and their loss; traceable torch throughout."""
+"""Maps a potential and a batch to the terms of its frames and their loss, in traceable torch."""
 
 TOLERANCE = 1e-2
 """Largest difference of a gradient from the eager one, relative to its largest element, in float32: force matching
@@ -26,7 +26,7 @@ differentiates the network three times. Wrong code is off by its whole size."""
 
 
 class LossAndGradient:
-    """The loss of a batch and its gradient, evaluated at once instead of by recording what happens and going back.
+    """The loss of a batch and its gradient in one evaluation, rather than in a forward and a backward pass.
 
     Args:
         potential: What is trained.
@@ -56,16 +56,16 @@ class LossAndGradient:
 class CompiledLoss:
     """Evaluates the loss of a batch and its gradient by compiled code; on a GPU, by recorded work.
 
-    The graph holds energies, forces and the gradient of both with respect to the weights; nothing in it is recorded.
-    It is compiled at the first batch and compared there with what the potential gives itself.
+    The graph holds energies, forces and the gradient of both with respect to the weights; autograd records nothing. It
+    is compiled at the first batch, and compared there with the eager potential.
 
     Args:
         potential: What is trained.
         function: The terms of a batch, and its loss.
-        on_gpu: Whether the potential will be on a GPU when it is trained.
+        on_gpu: Whether the potential is trained on a GPU.
 
     Raises:
-        CompilationError: If there is no compiler; when called first, if the loss cannot be traced or compiled code
+        CompilationError: If there is no compiler; at the first call, if the loss cannot be traced or the compiled code
             gives another gradient.
     """
 

@@ -20,7 +20,7 @@ except ImportError as error:
 
 
 def _flow_settings(value: Any, make: Callable[[Any], Any]) -> Any:
-    """Settings of the flow from a mapping; a dataclass would take unknown fields in silence."""
+    """Settings of the flow from a mapping; a dataclass would accept unknown fields silently."""
     if isinstance(value, Mapping):
         known = [f.name for f in fields(FlowSettings)]
         for name in value:
@@ -69,8 +69,8 @@ class AnnealingSettings(BaseModel):
     """Annealed importance sampling for the alpha-2 divergence.
 
     Attributes:
-        n_intermediate: Distributions between the flow and where its largest weights are; 0: samples are only weighted.
-        n_leapfrog: Steps of the Hamiltonian Monte Carlo transition at each.
+        n_intermediate: Intermediate distributions from the flow to its largest weights; 0: samples are only weighted.
+        n_leapfrog: Leapfrog steps of the Hamiltonian Monte Carlo transition at each of them.
         timestep: Time step of these steps, ps.
     """
 
@@ -85,16 +85,16 @@ class RefiningSettings(BaseModel):
     """Refining on the model's own samples, weighted to the reference, which needs a target potential.
 
     Attributes:
-        pool_size: Samples of the averaged weights that are drawn and weighted together; 0: the model is not refined.
-        refresh_every: Steps after which a new pool is drawn.
+        pool_size: Samples of the averaged weights in a pool, drawn and weighted together; 0: no refining.
+        refresh_every: Steps between pools.
         frames_share: Share of the frames in each batch; a basin that the model has lost comes back through them.
         outside_share: Share of configurations outside the bulk in each batch: torsions turned at random, bonds and
             angles stretched, atoms in contact. They are trained on forces alone, and keep the model free of holes.
         outside_frames: File of frames with forces, such as those of hot walkers, that make up half of that share.
-        outside_damping: Force errors of such a configuration beyond this count logarithmically, (kT/nm)^2.
-        largest_weight: Weights (their mean is 1) are clipped there, in training only.
-        fewest_effective: A pool that is worth fewer samples, by the raw weights, is not trained on: frames alone are,
-            until the next pool.
+        outside_damping: The same as force_damping for these configurations, (kT/nm)^2.
+        largest_weight: Importance weights (of mean 1) are clipped to this value, in training only.
+        fewest_effective: A pool worth fewer effective samples, by raw weights, is not used: training goes on with
+            frames alone until the next pool.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -122,31 +122,32 @@ class TrainSettings(BaseModel):
 
     Attributes:
         initial_model: File or name of the model to begin with, whose architecture is taken; without it, random weights.
-        zmatrix: Rows of a z-matrix of one's own: atom, bond, angle and torsion reference, -1 where there is none.
+        zmatrix: Rows of a custom z-matrix: atom, bond, angle and torsion reference, -1 where there is none.
         flow: The architecture.
         weights: How much each term of the loss counts.
         steps: Optimization steps.
-        likelihood_steps: How many of them come first, on the likelihood alone: cheap, and forces mean little before.
+        likelihood_steps: Initial steps on the likelihood alone: they are cheap, and forces mean little at first.
         batch_size: Frames per step.
         learning_rate: Step size of Adam at the start; it falls to zero on a cosine.
-        warm_up: Steps in which the learning rate rises to that cosine, for the sake of a model to begin with: the first
-            steps of Adam are all of one size.
-        averaging: Decay per step of the exponential average of the weights, which is what is validated and saved.
-        force_damping: Force errors of a frame beyond this count logarithmically, (kT/nm)^2.
+        warm_up: Steps over which the learning rate rises to that cosine, which spares an initial model: Adam's first
+            steps all have the same size.
+        averaging: Decay per step of the exponential moving average of the weights, which is validated and saved.
+        force_damping: Force error of a frame beyond which it counts logarithmically, (kT/nm)^2.
         n_samples: Samples of the flow, drawn at each step for each divergence that is estimated on them.
-        energy_threshold: Samples' reference energies so far above the frames' mean count logarithmically, kT.
+        energy_threshold: Height above the mean energy of the frames beyond which energies of samples count
+            logarithmically, kT.
         path_gradient: Whether the reverse KL divergence is differentiated along the samples' paths alone: an unbiased
             gradient that is less noisy close to the target.
         annealing: How samples are moved before the alpha-2 divergence is estimated on them.
         refining: Training on weighted samples of the model itself, in place of most of the frames.
         validation_fraction: Share of the frames, in contiguous blocks, that is held out.
         validate_every: Steps between validations; checkpoints are written there too.
-        compile: Whether to compile the loss with its gradient: minutes at the start, then steps take less than half the
-            time, so that it pays from some thousand steps on. Steps on the likelihood alone are not compiled. With
-            ``cuda``, the whole step is captured as a CUDA graph instead, in seconds.
+        compile: Whether to compile the loss with its gradient: it takes minutes at the start and more than halves the
+            time of a step, so that it pays off after about a thousand steps. Steps on the likelihood alone are not
+            compiled. With ``cuda``, the whole step is captured as a CUDA graph instead, in seconds.
         dtype: Precision of the weights in training.
         device: ``cpu``, ``cuda``, ``cuda:1``...
-        tf32: Whether a GPU multiplies float32 matrices with 10 bits of mantissa: faster, and forces lose digits.
+        tf32: Whether a GPU multiplies float32 matrices with 10 bits of mantissa: faster, but forces lose digits.
         processes: Processes that share each batch, by Lightning's DDP; with ``cuda``, each has a device of its own.
         seed: Seed of the order of frames, the held-out blocks and the samples.
     """
@@ -208,7 +209,7 @@ def read_settings(path: str | Path) -> TrainSettings:
     """The settings in a YAML file; fields that it leaves out have their defaults.
 
     Raises:
-        FileFormatError: If the file is missing, too large, or no YAML.
+        FileFormatError: If the file is missing, too large, or not YAML.
         ConfigurationError: If a field is unknown, of the wrong type or out of range; names file, line and field.
     """
     return read_yaml(path, TrainSettings)

@@ -32,7 +32,7 @@ def settings_template() -> str:
 
 
 def attributes(owner: type) -> dict[str, str]:
-    """What the docstring of a class says of each attribute.
+    """The description of each attribute in the docstring of a class.
 
     Args:
         owner: A class whose docstring has a section "Attributes:".

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ from numpy import ndarray
 from torch.distributed import all_gather_object
 
 from ..core.errors import ConfigurationError, MissingDependencyError, TrainingError
-from ..core.files import write_atomically
+from ..core.files import write_atomically, write_json
 from ..potentials.flow_potential import FlowPotential
 from ..potentials.model_file import save_model
 from ..runs.progress import Progress, silent
@@ -44,23 +43,23 @@ VALIDATION_BATCH = 1024
 SHOWN = ("val_nll", "val_force_mse", "val_reverse_kl", "val_alpha_two", "pool_ess")
 
 Tell = Callable[[str | Progress], None]
-"""Takes a line of the log, or how far training is."""
+"""Receives a line of the log, or the progress of the training."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What every process of a training is given.
+    """What each process of a training receives.
 
     Attributes:
         potential: The flow with its initial weights.
         frames: All frames, of all temperatures.
         settings: How to train.
-        reference: Reference of the flow's samples, if they are trained on.
+        reference: Force field for the flow's samples, if it is trained on them.
         training: Indices of the frames to train on.
         validation: Indices of those held out.
-        run: Where the first process writes.
-        provenance: What is written into the model.
-        step: Where to go on; ``None`` at the start.
+        run: Run folder, in which the first process writes.
+        provenance: Provenance to write into the model.
+        step: Step from which to resume; ``None`` for a new training.
     """
 
     potential: FlowPotential
@@ -78,9 +77,9 @@ def fit(work: Work, rank: Rank, tell: Tell) -> None:
     """Train, from the checkpoint if there is one, to the last step.
 
     Args:
-        work: What is to be done.
+        work: Model, data and settings.
         rank: Which process this is; it takes its share of each batch.
-        tell: Is told of what happens, in the first process.
+        tell: Called with log lines and progress, in the first process.
 
     Raises:
         ConfigurationError: If processes do not begin alike.
@@ -88,7 +87,7 @@ def fit(work: Work, rank: Rank, tell: Tell) -> None:
         TrainingError: If a loss or a gradient is not finite, or the checkpoint cannot be written.
     """
     settings = work.settings
-    # of several processes each finds its own device later
+    # with several processes, each finds its own device later
     place = settings.device if rank.count == 1 else "cpu"
     training, validation = (torch.from_numpy(indices).to(place) for indices in (work.training, work.validation))
     topology = work.frames.topology
@@ -239,5 +238,5 @@ class _Keeper(Callback):  # type: ignore[misc]
         writer.writerows(self.rows)
         write_atomically(self.work.run.metrics, text.getvalue().encode())
         seconds = self.seconds_before + time.monotonic() - self.began
-        write_atomically(self.work.run.timing, json.dumps({"training_seconds": round(seconds, 3)}).encode())
+        write_json(self.work.run.timing, {"training_seconds": round(seconds, 3)})
         self.tell(" ".join(f"{name}={value:.6g}" for name, value in row.items()))

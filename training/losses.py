@@ -20,7 +20,7 @@ from torch import Tensor
 
 
 class Density(Protocol):
-    """What the losses ask of a flow on a molecule; a `FlowPotential` is one."""
+    """What the losses need of a molecular flow; a `FlowPotential` has it."""
 
     def log_prob(
         self, positions: Float[Tensor, "batch atoms 3"], context: Float[Tensor, "batch n_context"] | None = None
@@ -109,14 +109,14 @@ def weighted_likelihood(
     .. math:: w(x) u(x) + s \left( r(x) - 1 \right), \qquad r(x) = e^{-u(x)} / q(x), \qquad x \sim q
 
     The mean of :math:`r - 1` over samples is zero whatever the flow, and so is that of its gradient; but with it the
-    gradient of a sample, :math:`(w - r)\, \partial_\theta u`, vanishes where the flow's density is the target's, and
-    not on average only. Sample by sample this is the Kullback-Leibler divergence of measures that need not be
-    normalized, and convex in u. Beyond :math:`r = e^3` it goes on linearly in :math:`\log r`.
+    gradient of a sample, :math:`(w - r)\, \partial_\theta u`, vanishes where the flow's density is the target's, not
+    only on average. Sample by sample this is the Kullback-Leibler divergence of measures that need not be normalized,
+    and convex in u. Beyond :math:`r = e^3` it continues linearly in :math:`\log r`.
 
     Args:
         nll: u, kT.
         weights: w, of mean 1.
-        log_density: Logarithm of the density q that a sample was drawn from; anything near -u for what is not a sample.
+        log_density: Logarithm of the density q that a sample was drawn from; anything near -u for other configurations.
         sampled: s, 1 for samples and 0 for everything else.
     """
     log_ratio = -nll - log_density
@@ -126,4 +126,4 @@ def weighted_likelihood(
 
 
 LARGEST_LOG_RATIO = 3.0
-"""Logarithm of how much denser the flow may have become at a sample, where its term turns linear."""
+"""Log ratio of the flow's density at a sample to the density that it was drawn from, above which its term is linear."""

@@ -24,6 +24,7 @@ from .compiled_step import CompiledLoss, LossAndGradient, Terms
 from .config import TrainSettings
 from .data import TrainingData
 from .losses import damped, force_error, likelihood_and_forces, negative_log_likelihood, weighted_likelihood
+from .optimizer import adam_with_cosine
 from .refining import Pool, Refiner
 from .sample_losses import Target, alpha_two, reverse_kl
 
@@ -44,7 +45,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         potential: The flow with its initial weights, in the precision of training.
         frames: All frames, held-out ones included; of one temperature, or of those of the potential's range.
         settings: How to train.
-        target: The reference of the flow's samples, if they are trained on.
+        target: Force field for the flow's samples, if it is trained on them.
         refiner: Mixes weighted samples into the batches, if the flow is refined.
     """
 
@@ -61,7 +62,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.potential = potential
         self.averaged = AveragedModel(potential, multi_avg_fn=_averaging(settings.averaging))
         self.averaged.requires_grad_(False)
-        # no module itself, so that its potential is neither trained nor saved
+        # not a module, so that its potential is neither trained nor saved
         self.target = target
         self.refiner = refiner
         data = TrainingData.of(frames)
@@ -77,7 +78,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.best = math.inf
         on_gpu = _is_on_gpu(settings)
         self._compiled_loss = CompiledLoss(potential, self._frame_loss, on_gpu) if settings.compile else None
-        # gradients of several processes meet between loss and optimizer, and samples are not captured
+        # gradients of several processes are averaged between loss and optimizer, and samples are not captured
         self._captures = settings.compile and on_gpu and settings.processes == 1 and not settings.weights.needs_target
         self._captured_step: CapturedStep | None = None
         self._validate: Callable[[Tensors], Terms] = partial(
@@ -94,19 +95,11 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         kept = None if values is None else values.to(self.settings.torch_dtype)
         self.register_buffer(name, kept, persistent=False)
 
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(
-            self.potential.parameters(), lr=self.settings.learning_rate, fused=True, capturable=self._captures
+    def configure_optimizers(self) -> dict[str, Any]:
+        settings = self.settings
+        return adam_with_cosine(
+            self.potential.parameters(), settings.learning_rate, settings.steps, settings.warm_up, self._captures
         )
-        steps, warm_up = self.settings.steps, self.settings.warm_up
-        schedule: torch.optim.lr_scheduler.LRScheduler
-        if warm_up == 0:
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-        else:
-            schedule = torch.optim.lr_scheduler.LambdaLR(
-                optimizer, lambda step: min(1.0, (step + 1) / warm_up) * (1 + math.cos(math.pi * step / steps)) / 2
-            )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Int[Tensor, "size"], _: int) -> Float[Tensor, ""]:
         tensors = self._tensors(batch)
@@ -137,7 +130,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
             self.training_sums[name] = self.training_sums.get(name, 0.0) + one
 
     def _captured_training_step(self, tensors: Tensors, batch: Int[Tensor, "size"]) -> Float[Tensor, ""]:
-        """The step with optimizer and average at once; what is not finite is found out when results are asked for."""
+        """The whole step with optimizer and average; values that are not finite are found when results are read."""
         if self._captured_step is None:
             self._captured_step = CapturedStep(
                 LossAndGradient(self.potential, self._frame_loss),
@@ -187,7 +180,8 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         Names begin with ``train_`` (current weights) or ``val_`` (averaged weights); ``nll`` and ``reverse_kl`` are in
         kT, ``force_mse`` (raw) and ``force`` (damped) in (kT/nm)^2, ``loss`` is the weighted sum that chooses the best
         model. Those of held-out frames have a standard error, as ``val_nll_error``; ``val_n`` is the number of frames.
-        Frames near in time are alike: their error is larger. ``energy_evaluations`` are those of the target since
+        Consecutive frames are correlated, so that the true error is larger. ``energy_evaluations`` are those of the
+            target since
         training began; ``pool_ess``, ``pool_clipped`` and ``pool_lost`` are figures of the last `Pool`.
         """
         if self._captured_step is not None and (failure := self._captured_step.failure()) is not None:
@@ -268,7 +262,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
             terms = {"nll": nll, "force": damped(error, scale), "force_mse": error}
         if "sampled" in tensors:
             sampled, log_density = tensors["sampled"], tensors["log_density"]
-            # of what is not a sample there is no density that it was drawn from: as if it were the flow's own
+            # other configurations were not drawn from a known density: the flow's own stands in
             drawn_from = torch.where(sampled > 0, log_density, -nll.detach())
             weighted = weighted_likelihood(nll, tensors["weights"], drawn_from, sampled)
             terms["nll"] = weighted
@@ -293,7 +287,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
     def _total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:
         factors = self.settings.weights.model_dump()
         used = [factors[name] * values.mean() for name, values in terms.items() if factors.get(name, 0) > 0]
-        # of the frames nothing may count, when only samples do
+        # no term of the frames may count, where only samples are trained on
         return torch.stack(used).sum() if used else torch.zeros((), device=self.positions.device)
 
     def _not_finite(self, terms: dict[str, Tensor], batch: Int[Tensor, "size"]) -> TrainingError:
@@ -325,7 +319,7 @@ ADVICE = (
 )
 
 N_VALIDATION_SAMPLES = 2000
-"""Samples by which models are compared in what is estimated on samples."""
+"""Samples on which divergences are estimated in a validation."""
 
 
 def _moments(values: Float[Tensor, "n"]) -> Float[Tensor, "2"]:
@@ -335,7 +329,7 @@ def _moments(values: Float[Tensor, "n"]) -> Float[Tensor, "2"]:
 
 
 def _estimate(moments: Float[Tensor, "2"], n: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The mean of n values, and its standard error as if they were independent; nan for a single one."""
+    """The mean of n values, and its standard error as if they were independent; nan for a single value."""
     mean, square = moments / n
     return mean, ((square - mean**2).clamp(min=0) / (n - 1)).sqrt()
 

@@ -1,4 +1,4 @@
-"""Configurations outside the bulk, to which a model must give high energies, though no molecule goes there."""
+"""Configurations outside the bulk: no molecule visits them, and a model must give them high energies."""
 
 from __future__ import annotations
 
@@ -8,27 +8,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.potential import unchecked
+from ..core.descent import descend
 from ..potentials.flow_potential import WIDE, FlowPotential
 
 TURNED = 0.5
-"""Chance of each wide torsion to be turned at random."""
+"""Probability that a wide torsion is turned at random."""
 
 LARGEST_STRETCH = 3.0
-"""Bonds, angles and narrow torsions deviate from their means up to so many times as far as in the samples."""
+"""Largest factor by which deviations of bonds, angles and narrow torsions from their means are stretched."""
 
 DESCENT_STEPS = 30
-FIRST_DISPLACEMENT = 0.005
-"""Largest displacement of an atom in the first step of a descent, nm."""
 
 
 def outside_configurations(
     potential: FlowPotential, positions: Float[Tensor, "n atoms 3"], generator: torch.Generator
 ) -> Float[Tensor, "kept atoms 3"]:
-    """Distorted samples of a flow, half of them moved to where the flow's own forces then lead.
+    """Distorted samples of a flow, half of them moved down the flow's own energy.
 
-    Turned torsions bring atoms into contact, and reach rotamers that the samples do not; where the forces lead from
-    there are the flow's minima, those that the reference does not have among them.
+    Turned torsions bring atoms into contact and reach rotamers that the samples do not; from there the forces lead to
+    minima of the flow, including those that the reference does not have.
 
     Args:
         potential: The flow.
@@ -42,7 +40,7 @@ def outside_configurations(
         return positions
     distorted = distort(potential, positions, generator)
     half = len(distorted) // 2
-    moved = torch.cat([descend(potential, distorted[:half]), distorted[half:]])
+    moved = torch.cat([descend(potential, distorted[:half], DESCENT_STEPS), distorted[half:]])
     energy, forces = potential.energy_and_forces(torch.nan_to_num(moved))
     finite = moved.isfinite().all(dim=(1, 2)) & energy.isfinite() & forces.isfinite().all(dim=(1, 2))
     return moved[finite]
@@ -51,7 +49,7 @@ def outside_configurations(
 def distort(
     potential: FlowPotential, positions: Float[Tensor, "n atoms 3"], generator: torch.Generator
 ) -> Float[Tensor, "n atoms 3"]:
-    """Samples (nm) with wide torsions turned, and everything else stretched, each by a factor of its own."""
+    """Samples (nm) with wide torsions turned and everything else stretched, each sample by its own factor."""
     if potential.chart is None:
         return positions
     columns = potential.chart.columns
@@ -71,24 +69,3 @@ def distort(
         turned = torch.where(noise(*q.shape) < TURNED, (2 * noise(*q.shape) - 1) * math.pi, q)
         moved, _ = potential.coordinates.decode(torch.where(wide, turned, stretched))
     return moved
-
-
-def descend(
-    potential: FlowPotential, positions: Float[Tensor, "n atoms 3"], n_steps: int = DESCENT_STEPS
-) -> Float[Tensor, "n atoms 3"]:
-    """Positions (nm) some steps down the flow's energy, each configuration by steps of its own."""
-    evaluate = unchecked(potential, "energy_and_forces")
-    x = positions
-    energy, forces = evaluate(x)
-    step = torch.full_like(energy, FIRST_DISPLACEMENT)
-    for _ in range(n_steps):
-        largest = forces.norm(dim=-1).amax(dim=-1).clamp(min=torch.finfo(x.dtype).tiny)
-        trial = x + forces * (step / largest)[:, None, None]
-        new_energy, new_forces = evaluate(trial)
-        # what is not finite is not lower
-        lower = new_energy < energy
-        x = torch.where(lower[:, None, None], trial, x)
-        energy = torch.where(lower, new_energy, energy)
-        forces = torch.where(lower[:, None, None], new_forces, forces)
-        step = step * torch.where(lower, 1.2, 0.5)
-    return x

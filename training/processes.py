@@ -1,14 +1,14 @@
 """One training by several processes, started here or by ``torchrun``.
 
-In both cases a process reads in its environment which one it is and where the others meet, and Lightning's DDP joins
-them. Here the processes are watched by the one that started them, which takes no part in training itself: when one of
-them is gone, it ends the others, wherever they are.
+In both cases a process finds its rank and the meeting point in its environment, and Lightning's DDP joins them. Here
+the processes are watched by the one that started them, which takes no part in training itself: when one of them is
+gone, it ends the others, wherever they are.
 
-`torch.distributed.elastic` could start and end the processes. It brings an error back as text, though, not as what was
-raised; it takes the failure that is seen first for the cause, where it may be a connection that broke because of the
-cause; it carries no messages on the way; and it writes a traceback to the standard error whatever is made of the error.
-Rendezvous, environment and messages would still be ours, and a run of one machine needs neither its restarts nor its
-agents. ``torchrun``, which has them, starts trainings over several machines.
+`torch.distributed.elastic` could start and end the processes. However, it brings an error back as text, not as the
+exception that was raised; it takes the first failure seen for the cause, even if that is a connection which broke as a
+consequence; it carries no messages meanwhile; and it always writes a traceback to standard error. Rendezvous,
+environment and messages would still be ours, and a run of one machine needs neither its restarts nor its agents.
+``torchrun``, which has them, starts trainings over several machines.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from ..runs.workers import become_worker
 HOST = "127.0.0.1"
 
 Watched = dict[Connection, tuple[int, BaseProcess]]
-"""The processes, with their indices, by the pipes to them."""
+"""The processes and their indices, by pipe."""
 
 PATIENCE = 5.0
-"""Seconds that the others have to say what went wrong with them, once something went wrong with one."""
+"""Seconds that the other processes have to report their errors after one has failed."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Rank:
 
     @property
     def share(self) -> slice:
-        """What it takes of each batch."""
+        """Its share of each batch."""
         return slice(self.index, None, self.count)
 
 
@@ -89,7 +89,7 @@ def in_processes(
     """
     try:
         content = pickle.dumps((function, argument))
-    # objects refuse to be pickled with errors of every kind
+    # pickling can fail with any kind of error
     except Exception as error:
         raise ConfigurationError(
             f"What is trained cannot be sent to other processes: {type(error).__name__}: {error}. Use potentials that "
@@ -118,7 +118,7 @@ def in_processes(
 
 
 def _listen(watched: Watched, count: int, on_message: Callable[[Any], object]) -> None:
-    """Pass messages on until all processes have ended, one has died, or what went wrong is known."""
+    """Pass messages on until all processes have ended, one has died, or an error is known."""
     raised: list[BaseException] = []
     deadline: float | None = None
     while watched and (deadline is None or time.monotonic() < deadline):
@@ -139,7 +139,7 @@ def _listen(watched: Watched, count: int, on_message: Callable[[Any], object]) -
                     on_message(message)
         if deadline is None and raised:
             deadline = time.monotonic() + PATIENCE
-    # of a process that knows why it stopped the others say that a connection broke
+    # when a process knows why it stopped, the others report only a broken connection
     for error in sorted(raised, key=lambda error: not isinstance(error, SmoothflowError)):
         raise error
 
@@ -157,7 +157,7 @@ def _death(index: int, count: int, code: int | None) -> SmoothflowError:
 
 
 def _work(rank: Rank, port: int, pipe: Connection) -> None:
-    """What a process does: become a member as ``torchrun`` would make it one, and call the function."""
+    """The body of a process: set its environment as ``torchrun`` would, and call the function."""
     become_worker(max(1, torch.get_num_threads() // rank.on_machine))
     os.environ.update(
         RANK=str(rank.index),
@@ -178,10 +178,10 @@ def _work(rank: Rank, port: int, pipe: Connection) -> None:
 
 
 def _portable(error: BaseException) -> BaseException:
-    """The error itself if it survives the way, its text if not."""
+    """The error itself if it can be pickled, else its text."""
     try:
         pickle.loads(pickle.dumps(error))
-    # constructors of errors have arguments of every kind
+    # the constructor of an error may need any arguments
     except Exception:
         return TrainingError(f"{type(error).__name__}: {error}")
     return error

@@ -1,4 +1,4 @@
-"""Refining: the pool of a model's own samples, weighted to the reference, and the batches that are made of it."""
+"""Refining: pools of a model's own samples, weighted to the reference, and batches made from them."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ CHUNK = {"cpu": 250, "cuda": 50_000}
 """Samples that are drawn together; the numbers of a pool depend on it."""
 
 HIGHEST_ENERGY = 1000.0
-"""Configurations outside the bulk whose energy is so far (kT) above the samples' median teach nothing."""
+"""Height above the samples' median energy, kT, beyond which configurations outside the bulk teach nothing."""
 
 Arrays = dict[str, ndarray]
-"""What a worker returns of its part of a pool, by name."""
+"""What a worker returns for its part of a pool, by name."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Pool:
         weights: Importance weights from the model's distribution to the reference's; their mean was 1 before clipping.
         outside_positions: Configurations outside the bulk, nm.
         outside_forces: The reference's, kT/nm.
-        ess: Kish's fraction of the samples, by raw weights.
+        ess: Kish's fraction of the samples, from raw weights.
         clipped: Share of the samples whose weights were clipped.
         lost: Share of all weight that was clipped away.
         usable: Whether it is worth enough samples to train on.
@@ -82,7 +82,7 @@ class Pool:
 
 
 class Refiner:
-    """Draws pools for one process of a training, and mixes batches of frames and samples.
+    """Draws pools for one process of a training, and mixes frames and samples in batches.
 
     Args:
         settings: How to train.
@@ -141,12 +141,13 @@ class Refiner:
         return {"pool_ess": self.pool.ess, "pool_clipped": self.pool.clipped, "pool_lost": self.pool.lost}
 
     def labels(self, frames: Int[Tensor, "size"]) -> Int[Tensor, "size"]:
-        """What is at each place of this process's share of a batch: a frame's number, or -2 less the place."""
+        """The labels of this process's share of a batch: the number of a frame, or -2 minus the position in the
+        batch."""
         places = torch.arange(len(frames), device=frames.device)
         return torch.where(places < self._n_kept(), frames, -2 - places)
 
     def name_of(self, label: int) -> str:
-        """What a label stands for, in words."""
+        """The meaning of a label, in words."""
         if label >= 0:
             return f"frame {label}"
         place = -2 - label
@@ -156,13 +157,13 @@ class Refiner:
         return f"{kind} {place} of the batch"
 
     def _n_kept(self) -> int:
-        """How many of its frames are in this process's share of a batch."""
+        """The number of frames in this process's share of a batch."""
         if self.pool is None or not self.pool.usable:
             return self.settings.batch_size
         return len(range(self.composition[0])[self._rank.share])
 
     def mixed(self, frames: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        """This process's share of a batch: the first ones of its frames, then samples and what is outside the bulk.
+        """This process's share of a batch: the first of its frames, then samples and configurations outside the bulk.
 
         Args:
             frames: Positions (nm), forces (kT/nm), and weights of its share of a whole batch of frames.
@@ -189,7 +190,7 @@ class Refiner:
         of_samples = places[(places >= n_frames) & (places < n_frames + n_samples)] - n_frames
         of_outside = places[places >= n_frames + n_samples] - n_frames - n_samples
         sample = _rows(len(pool.positions), n_samples, self.settings.seed, step - pool.step)[of_samples].to(device)
-        # what is outside the bulk carries no likelihood: the others stand for the whole batch
+        # configurations outside the bulk carry no likelihood: the others stand for the whole batch
         scale = (n_frames + n_samples + n_outside) / (n_frames + n_samples)
         parts = {
             "positions": [positions[:kept], pool.positions[sample]],
@@ -204,7 +205,7 @@ class Refiner:
             parts["context"] = [frames["context"][:kept], torch.ones_like(frames["context"][kept:])]
         if n_outside > 0:
             n_there = len(pool.outside_positions)
-            # another order than the samples', though their numbers may be equal
+            # in an order other than the samples', even if their numbers are equal
             outside = _rows(n_there, n_outside, self.settings.seed + 1, step - pool.step)[of_outside].to(device)
             parts["positions"].append(pool.outside_positions[outside])
             if "forces" in frames:
@@ -215,11 +216,11 @@ class Refiner:
         return {name: torch.cat(values) for name, values in parts.items() if values}
 
     def _parts(self, potential: FlowPotential, step: int, on_progress: OnProgress) -> list[Arrays]:
-        """The parts of a pool, in order; each process of the training sees to its share of them."""
+        """The parts of a pool, in order; each process of the training computes its share of them."""
         reference, size = self.target.potential, CHUNK[potential.device.type]
         n_pool, share = self.refining.pool_size, self.refining
         n_outside = math.ceil(n_pool * share.outside_share * (0.5 if self.outside is not None else 1.0))
-        # apart from the samples: a descent takes many steps, for few configurations as for many
+        # separate from the samples: a descent takes as many steps for few configurations as for many
         counts = [(n, 0) for n in _chunks(n_pool, size)] + [(0, n) for n in _chunks(n_outside, size)]
         numbered = [(*count, (self.settings.seed, 3, step, i)) for i, count in enumerate(counts)]
         tasks = numbered[self._rank.share]
@@ -296,7 +297,7 @@ class Refiner:
 def hot_frames(
     settings: TrainSettings, topology: Topology
 ) -> tuple[Float[ndarray, "n atoms 3"], Float[ndarray, "n atoms 3"]] | None:
-    """Positions (nm) and forces (kJ/mol/nm) of the frames outside the bulk that settings name, of any temperature.
+    """Positions (nm) and forces (kJ/mol/nm) of the frames outside the bulk named in the settings, at any temperature.
 
     Raises:
         FileFormatError: If the file cannot be read, or holds no forces.
@@ -330,7 +331,7 @@ def weighted_samples(
     call: Call,
     on_progress: OnProgress = silent,
 ) -> Arrays:
-    """Samples of a flow with what it takes to weight them, drawn and evaluated by worker processes.
+    """Samples of a flow with what is needed to weight them, drawn and evaluated by worker processes.
 
     Args:
         potential: The flow.
@@ -357,11 +358,11 @@ def weighted_samples(
 def _drawn(
     potential: FlowPotential, reference: Potential, tasks: Sequence[tuple[int, int, tuple[int, ...]]], call: Call
 ) -> Iterator[Arrays]:
-    """Parts of pools in order: for each its number of samples, that of distorted ones, and its seed."""
+    """Parts of a pool in order; each is given by its numbers of samples and of distorted samples, and its seed."""
     try:
         flow, force_field = Parcel.pack(potential), Parcel.pack(reference)
     except ConfigurationError:
-        # on another device, or not to be copied: here, then
+        # evaluated here if it is on another device or cannot be copied
         return (_part(potential, reference, *task) for task in tasks)
     return call(_part_of_parcels, [(flow, force_field, *task) for task in tasks])
 
@@ -373,7 +374,7 @@ def _part_of_parcels(flow: Parcel, reference: Parcel, n: int, n_outside: int, se
 
 
 def _chunks(n: int, size: int) -> list[int]:
-    """The sizes of pieces that a number is cut into."""
+    """The sizes of the pieces into which a number is cut."""
     return [min(size, n - first) for first in range(0, n, size)]
 
 
@@ -394,10 +395,9 @@ def weighable_samples(
 ) -> tuple[Float[Tensor, "n atoms 3"], Float[Tensor, "n"]]:
     """Samples in the precision of a flow, and their log-densities, good enough for weights.
 
-    A sample may be anywhere near where exact arithmetic would have it; what its weight takes is the density there. That
-    of float32 is off by 1e-4 or less, which is checked on the first samples against float64; where it is not so, all
-    densities are evaluated in float64. Where the inverse of a layer is not found in float32, samples are drawn in
-    float64.
+    A sample may lie slightly off its place in exact arithmetic; its weight needs the density where it lies. In float32
+    that is off by 1e-4 or less, which is checked on the first samples against float64; otherwise all densities are
+    evaluated in float64. If the inverse of a layer is not found in float32, samples are drawn in float64.
 
     Args:
         potential: The flow.
@@ -425,10 +425,10 @@ def weighable_samples(
 
 
 N_CHECKED = 10
-"""Samples of each part of a pool whose log-density is evaluated in float64 too."""
+"""Samples of each part of a pool whose log-density is checked in float64."""
 
 DENSITY_TOLERANCE = 0.01
-"""Largest error of a log-density that a weight may have."""
+"""Largest acceptable error of a log-density."""
 
 
 def _evaluated(
@@ -439,12 +439,12 @@ def _evaluated(
         return positions.new_zeros(0).double(), positions.double()
     energy, forces = reference.energy_and_forces(positions.to(reference.device, reference.dtype))
     energy, forces = energy.double(), forces.double()
-    # as large as float32 holds, when forces are in kT/nm
+    # the largest that float32 holds, with forces in kT/nm
     finite = energy.isfinite() & (forces.abs().amax(dim=(1, 2)) < 1e30)
     return torch.where(finite, energy, math.inf), forces
 
 
 def _rows(n: int, size: int, seed: int, step: int) -> Int[Tensor, "size"]:
-    """Rows of a pool for a step's batch; some of them twice where the pool is smaller than the batch."""
+    """Rows of a pool for a step's batch; some of them twice if the pool is smaller than the batch."""
     rows = rows_of_batch(n, size, seed, step)
     return rows if len(rows) == size else rows[torch.arange(size) % len(rows)]

@@ -1,4 +1,4 @@
-"""Train again what a run folder says it trained, and compare every number that it wrote down."""
+"""Repeat the training of a run folder, and compare every number that it recorded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_TABLE_BYTES = 2**24
 
 @dataclass(frozen=True)
 class Reproduced:
-    """A number that a run wrote down, and the same number of the run made again.
+    """A number that a run recorded, and the same number of its repetition.
 
     Attributes:
         name: What it is.
@@ -46,14 +46,14 @@ class Reproduced:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came of making a run again.
+    """Outcome of repeating a run.
 
     Attributes:
         folder: Folder of the new run.
         numbers: The metrics at the best model, and the weights.
         n_validations: Validations that were compared.
         n_held_out: Frames that each validation is over.
-        changed: What is different about code and machine: then and now, by name.
+        changed: Differences of code and machine: then and now, by name.
     """
 
     folder: Path
@@ -104,14 +104,14 @@ def reproduce(
     on_progress: OnProgress = silent,
     source: Mapping[str, Any] | None = None,
 ) -> Reproduction:
-    """Train again by the settings in a run folder, in a new folder, and compare metrics and weights.
+    """Train again with the settings of a run folder, in a new folder, and compare metrics and weights.
 
     On the same machine with the same versions they are the same, bit for bit, however often either run was interrupted.
 
     Args:
         run_folder: A finished run.
-        frames: Those that it was trained on.
-        output: The new run's folder; one that was begun goes on.
+        frames: The frames that it was trained on.
+        output: Folder of the new run; a run that is in it is resumed.
         target: The force field, if it was trained on samples.
         on_progress: Told of steps and losses.
         source: As in `train`.
@@ -124,7 +124,7 @@ def reproduce(
     """
     run, again = _require_run(Path(run_folder)), RunFolder(Path(output))
     if again.path.resolve() == run.path.resolve():
-        raise ConfigurationError(f'"{output}" is the run itself. Name another folder for the run that is made again.')
+        raise ConfigurationError(f'"{output}" is the run itself. Name another folder for the new run.')
     settings = settings_of(run)
     require_recorded(run.path, frames)
     _require_files(run, settings)

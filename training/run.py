@@ -6,7 +6,6 @@ the model file.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,7 +21,7 @@ from ..coordinates.zmatrix import Row, ZMatrix
 from ..core.architecture import FlowSettings, build_flow
 from ..core.charts import Chart
 from ..core.errors import ConfigurationError, TrainingError
-from ..core.files import file_digest, make_folder, write_atomically
+from ..core.files import file_digest, make_folder, write_json
 from ..core.plugins import registry
 from ..core.potential import Potential
 from ..core.units import thermal_energy
@@ -54,10 +53,10 @@ def train(
 ) -> Path:
     """Train a flow on frames, or go on with the run that is in the folder, bit for bit on one device.
 
-    With several processes each step is that of one process up to rounding: they share the frames of each batch and
-    the held-out frames, and draw the same samples of the flow, each of them all of these. A run may go on with another
-    number of them. They are started here, unless ``torchrun`` started this one. A script needs the guard
-    ``if __name__ == "__main__":`` then, because each process imports it.
+    With several processes each step is that of one process up to rounding: they share the frames of each batch and the
+        held-out frames, and each draws all samples of the flow, the same in every process. A run may go on with another
+        number of processes. They are started here, unless ``torchrun`` started this one. A script then needs the guard
+        ``if __name__ == "__main__":``, because each process imports it.
 
     Frames of several temperatures, such as those of all temperatures of a replica exchange, train one flow of all of
     them, whose context is the temperature. Each frame counts in its own kT; samples of the flow are of the lowest
@@ -76,7 +75,7 @@ def train(
 
     Raises:
         ConfigurationError: If settings and data do not go together, the folder belongs to another run, another
-            process is training in it, or there cannot be so many processes.
+            process is training in it, or cannot be shared by that many processes.
         FileFormatError: If forces are asked for and missing, or the folder cannot be written.
         TrainingError: If a loss or a gradient is not finite, which names step and frame; or if a process dies.
     """
@@ -107,7 +106,7 @@ def train(
     identity = identity_of(data, digest, origin, outside)
     with _hold(run, identity, settings) if is_first else nullcontext(_unheard) as journal:
         if is_first and source is not None and not run.source.exists():
-            write_atomically(run.source, json.dumps(dict(source), indent=1).encode())
+            write_json(run.source, dict(source))
         reference = None
         if target is not None:
             coldest = data[training].parts[0]
@@ -144,7 +143,7 @@ def train(
 
 
 def _finished(run: RunFolder) -> Path:
-    """The model of a run that is done; raises a `TrainingError` if somebody removed it meanwhile."""
+    """The model of a run that is done; raises a `TrainingError` if it was removed meanwhile."""
     if not run.model.is_file():
         raise TrainingError(f'The model "{run.model}" was removed. Train again in another folder.')
     return run.model
@@ -234,7 +233,7 @@ def begin_with(
 
 
 def _origin(model: Path) -> dict[str, Any]:
-    """What is written down of the model that training begins with."""
+    """What is recorded of the initial model."""
     return {"sha256": file_digest(model), **provenance_of(model)}
 
 
@@ -290,7 +289,7 @@ def _require_shares(settings: TrainSettings, n_training: int, n_validation: int)
 
 
 def _threshold(frames: Frames, target: Potential, settings: TrainSettings) -> float:
-    """Where regularization of reference energies begins: so far above the frames' mean, in kT."""
+    """The energy above which reference energies are regularized, kT."""
     chosen = torch.linspace(0, len(frames) - 1, min(len(frames), N_REFERENCE_ENERGIES)).long()
     energy, _ = target.energy_and_forces(torch.from_numpy(frames.positions)[chosen].double())
     return float(energy.mean()) / thermal_energy(frames.temperature) + settings.energy_threshold

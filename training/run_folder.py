@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..core.errors import FileFormatError
-from ..core.files import read_json, require_own_folder, write_atomically
+from ..core.files import read_json, require_own_folder, write_atomically, write_json
 from ..core.text import shown
 from ..runs.provenance import MISSING, require_same_run
 from .config import TrainSettings, read_settings, write_settings
@@ -49,17 +49,17 @@ class RunFolder:
 
     @property
     def timing(self) -> Path:
-        """How long training took so far, in seconds of wall-clock time over all stretches."""
+        """Wall-clock time of the training so far over all stretches, seconds."""
         return self.path / "timing.json"
 
     @property
     def log(self) -> Path:
-        """What happened when."""
+        """The log."""
         return self.path / "run.log"
 
     @property
     def checkpoint(self) -> Path:
-        """Where the run goes on."""
+        """The checkpoint from which the run resumes."""
         return self.path / "checkpoints" / "last.ckpt"
 
     @property
@@ -69,7 +69,7 @@ class RunFolder:
 
 
 FRAMES_MARK = b'"sha256"'
-"""What the file has that makes a folder a training run's."""
+"""Text in the file that marks a folder as a training run's."""
 
 
 def identity_of(
@@ -105,17 +105,17 @@ def settings_of(run: RunFolder) -> TrainSettings:
 
 
 def claim(run: RunFolder, identity: Mapping[str, Any], settings: TrainSettings) -> None:
-    """Write down what the run is, or see that it is this one.
+    """Record what the run is, or check that the folder holds this run.
 
     Raises:
-        ConfigurationError: If the folder holds another run, or files that a run would replace and is none.
+        ConfigurationError: If the folder holds another run, or is not a run and holds files that one would replace.
     """
     files = (run.config, run.frames, run.source, run.metrics, run.log, run.checkpoint, run.model)
     names = [str(path.relative_to(run.path)) for path in files]
     require_own_folder(run.path, names, {run.frames.name: FRAMES_MARK}, "a training run")
     if not run.config.exists():
-        # first what tells whose the folder is
-        write_atomically(run.frames, json.dumps(identity, indent=1).encode())
+        # first the file that identifies the run
+        write_json(run.frames, identity)
         write_atomically(run.config, write_settings(settings).encode())
         return
     try:
@@ -172,7 +172,7 @@ def journal_of(path: Path) -> Iterator[Journal]:
     """The log of a run, opened for each line; what stops the run is its last one."""
 
     def write(text: str) -> None:
-        # a disk too full for this line is reported for what is lost by it
+        # a full disk is reported where more than this line is lost
         with suppress(OSError), path.open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {shown(text)}\n")
 

@@ -24,7 +24,7 @@ from .losses import Density
 
 
 class TrainedDensity(Density, Protocol):
-    """What these losses ask of a flow: its parameters, too."""
+    """What these losses need of a flow: its parameters as well."""
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -189,7 +189,7 @@ def _transition(
 
 @contextmanager
 def _frozen(density: TrainedDensity) -> Iterator[None]:
-    """The parameters count as constants inside."""
+    """Within the block, the parameters are constants."""
     trained = [parameter for parameter in density.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

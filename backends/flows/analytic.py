@@ -41,6 +41,7 @@ class CubicRationalTransform(Transform):
     name = "cubic-rational"
     manifolds = frozenset({Line})
     smoothness = math.inf
+    n_params = 3
 
     def __init__(
         self,
@@ -57,10 +58,6 @@ class CubicRationalTransform(Transform):
         self.amplitude_bounds = amplitude_bounds
         self.log_width_bounds = log_width_bounds
         self.max_shift = _positive("max_shift", max_shift)
-
-    @property
-    def n_params(self) -> int:
-        return 3
 
     def initial_params(self) -> Float[Tensor, "n_params"]:
         low, high = self.amplitude_bounds
@@ -129,6 +126,7 @@ class SinhTransform(Transform):
     name = "sinh"
     manifolds = frozenset({Line})
     smoothness = math.inf
+    n_params = 3
 
     def __init__(
         self, manifold: Manifold, width: float = 1.0, max_shift: float = 3.0, max_log_scale: float = 1.0
@@ -137,10 +135,6 @@ class SinhTransform(Transform):
         self.width = _positive("width", width)
         self.max_shift = _positive("max_shift", max_shift)
         self.max_log_scale = _positive("max_log_scale", max_log_scale)
-
-    @property
-    def n_params(self) -> int:
-        return 3
 
     def _forward(
         self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch 3"]
@@ -198,6 +192,7 @@ class CubicConjugationTransform(Transform):
     name = "cubic-conjugation"
     manifolds = frozenset({Line})
     smoothness = math.inf
+    n_params = 3
 
     def __init__(
         self, manifold: Manifold, cubic_bounds: tuple[float, float] = (0.01, 0.5), max_shift: float = 2.0
@@ -207,10 +202,6 @@ class CubicConjugationTransform(Transform):
             raise ConfigurationError(f"cubic_bounds must be two increasing positive numbers; they are {cubic_bounds}.")
         self.cubic_bounds = cubic_bounds
         self.max_shift = _positive("max_shift", max_shift)
-
-    @property
-    def n_params(self) -> int:
-        return 3
 
     def _forward(
         self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch 3"]

@@ -38,14 +38,11 @@ class MoebiusTransform(Transform):
     name = "moebius"
     manifolds = frozenset({Circle})
     smoothness = math.inf
+    n_params = 2
 
     def __init__(self, manifold: Manifold, max_radius: float = 0.95) -> None:
         super().__init__(manifold)
         self.max_radius = _valid_radius(max_radius)
-
-    @property
-    def n_params(self) -> int:
-        return 2
 
     def _forward(
         self, x: Float[Tensor, "*batch"], params: Float[Tensor, "*batch 2"]

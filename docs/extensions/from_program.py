@@ -49,7 +49,7 @@ DEVICE = "device-"
 """What the files of ``benchmarks/gpu.py`` are called, and then after the device."""
 
 DEVICE_LEAD = """\
-Written by `benchmarks/gpu.py`; [how to measure](../../how-to/benchmarks.md#what-a-device-makes-of-a-flow) says how.
+Written by `benchmarks/gpu.py`; [how to measure](../../how-to/benchmarks.md#measure-a-device) says how.
 Numbers on the device were compared with float64 on the CPU first. Times are medians over calls, waited for, after one
 to warm up.
 """

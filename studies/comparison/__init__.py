@@ -1,1 +1,1 @@
-"""Flows and objectives trained at one budget, measured alike and put into tables."""
+"""Flows and objectives trained with one budget, measured in the same way and tabulated."""

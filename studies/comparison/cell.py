@@ -1,4 +1,4 @@
-"""One cell of a comparison: train, evaluate, run dynamics, and keep what was measured in one file."""
+"""One cell of a comparison: train, evaluate, run dynamics, and keep the results in one file."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from ...analysis.dynamics import energy_conservation, largest_force_gradient, scaling_exponent
 from ...analysis.estimates import Estimate, mean_of_independent
 from ...analysis.evaluation import Evaluation, evaluate
+from ...core.display import count_parameters
 from ...core.errors import InversionError, ManifoldError, SimulationError, SmoothflowError, TrainingError
 from ...core.files import file_digest, make_folder, write_atomically
 from ...core.potential import Potential
@@ -40,7 +41,7 @@ from .measured import Measured, NVERuns, read_measured, write_measured
 from .settings import ComparisonSettings
 
 BREAKDOWNS = (TrainingError, InversionError, ManifoldError, SimulationError)
-"""Errors of a training that are a result: the settings and the frames are in order."""
+"""Errors of a training that count as a result, since settings and frames were valid."""
 
 MODELS = "models"
 """Folder of the models that are measured beside the grid, and the beginning of their titles."""
@@ -53,8 +54,8 @@ class Inputs:
     Attributes:
         settings: The comparison.
         source: The force field of the frames.
-        frames: To train on.
-        held_out: To evaluate on, and to start dynamics from.
+        frames: Training frames.
+        held_out: Frames to evaluate on, and to start dynamics from.
         digests: Digests of both.
         origin: Command, commit and machine.
     """
@@ -68,7 +69,7 @@ class Inputs:
 
 
 def measure_reference(inputs: Inputs, folder: Path, on_progress: OnProgress) -> Measured:
-    """The same dynamics with the force field itself, or what is known of them: ``folder/reference.json``."""
+    """The same dynamics with the force field itself, or its results from before: ``folder/reference.json``."""
     path = folder / "reference.json"
     settings = inputs.settings
     identity = {
@@ -79,19 +80,19 @@ def measure_reference(inputs: Inputs, folder: Path, on_progress: OnProgress) -> 
     known = _known(path, identity)
     if known is not None:
         return known
-    # without a lock: two processes that begin at once measure the same
+    # without a lock: two processes that begin at once measure the same thing
     found = Measured("force field", identity, inputs.origin, folder)
     return write_measured(_with_dynamics(found, inputs.source.load(), inputs, on_progress), path)
 
 
 def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, on_progress: OnProgress) -> Measured:
-    """Train and measure one cell in its run folder, go on where it was interrupted, or read what is known of it.
+    """Train and measure one cell in its run folder, resume it, or read its results.
 
     A training or dynamics that breaks down is a result. Remove ``evaluation.json`` to try it again.
 
     Args:
-        transform: The row of the grid.
-        objective: The column.
+        transform: Row of the grid.
+        objective: Column of the grid.
         inputs: What all cells have in common.
         folder: The run folder of this cell.
         on_progress: Told of every stage.
@@ -124,12 +125,12 @@ def measure_cell(transform: str, objective: str, inputs: Inputs, folder: Path, o
 
 
 def measure_model(model: Path, inputs: Inputs, folder: Path, on_progress: OnProgress) -> Measured:
-    """Measure a model that is there already like the cells of the grid, or read what is known of it.
+    """Measure an existing model like the cells of the grid, or read its results.
 
     Args:
         model: A model file of the same molecule.
         inputs: What all cells have in common.
-        folder: Where it is kept, ``models/NAME`` in the comparison's folder.
+        folder: Folder of the results, ``models/NAME`` in the comparison's folder.
         on_progress: Told of every stage.
 
     Raises:
@@ -147,19 +148,19 @@ def measure_model(model: Path, inputs: Inputs, folder: Path, on_progress: OnProg
     make_folder(folder)
     found = Measured(f"{MODELS}/{folder.name}", identity, inputs.origin, folder)
     with lock_file(path):
-        found.metrics["n_parameters"] = _n_parameters(potential)
+        found.metrics["n_parameters"] = single(float(count_parameters(potential.flow)))
         provenance = provenance_of(model)
         return write_measured(_measured(found, potential, inputs.source.load(), inputs, provenance, on_progress), path)
 
 
 def _known(path: Path, identity: Mapping[str, Any]) -> Measured | None:
-    """What was measured before, if it was the same."""
+    """What was measured before, if it is the same measurement."""
     known = read_measured(path)
     return None if known is None or any(differences(known.identity, identity)) else known
 
 
 def finished_cell(transform: str, objective: str, inputs: Inputs, folder: Path) -> Measured | None:
-    """What is known of a cell, if it is finished and of the same frames and settings."""
+    """The results of a cell, if it is finished and has the same frames and settings."""
     known = read_measured(folder / "evaluation.json")
     if known is None:
         return None
@@ -218,7 +219,7 @@ def _measured(
         found.verdict.extend(evaluation.verdict.reasons)
         found.metrics.update(_quality(evaluation))
     if evaluation is not None:
-        # a picture that cannot be written is not a breakdown of the flow
+        # a picture that cannot be written does not mean that the flow broke down
         found = _with_pictures(found, evaluation_pictures(evaluation, potential.coordinates.codomain))
     return _with_dynamics(found, potential, inputs, on_progress)
 
@@ -257,7 +258,7 @@ def _with_dynamics(found: Measured, potential: Potential, inputs: Inputs, on_pro
 
 @contextmanager
 def _noted(found: Measured, stage: str) -> Iterator[None]:
-    """A stage of the ``with`` block that breaks down is a result."""
+    """A breakdown within the ``with`` block is recorded as the result of a stage."""
     try:
         yield
     except SmoothflowError as error:
@@ -283,9 +284,7 @@ def _quality(evaluation: Evaluation) -> dict[str, Estimate]:
 
 def _cost(potential: FlowPotential, run: RunFolder) -> dict[str, Estimate]:
     """Size of the flow, and what its training took."""
-    found = {
-        "n_parameters": _n_parameters(potential),
-    }
+    found = {"n_parameters": single(float(count_parameters(potential.flow)))}
     seconds = training_seconds(run)
     if not math.isnan(seconds):
         found["training_seconds"] = single(seconds)
@@ -294,7 +293,3 @@ def _cost(potential: FlowPotential, run: RunFolder) -> dict[str, Estimate]:
     if last.get("energy_evaluations"):
         found["energy_evaluations"] = single(float(last["energy_evaluations"]))
     return found
-
-
-def _n_parameters(potential: FlowPotential) -> Estimate:
-    return single(float(sum(parameter.numel() for parameter in potential.flow.parameters())))

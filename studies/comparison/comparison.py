@@ -26,7 +26,7 @@ from .report import write_comparison_report, write_tables
 from .settings import ComparisonSettings
 
 TERMS = {"nll": "nll", "force": "fm", "reverse_kl": "kl", "alpha_two": "alpha2"}
-"""Terms of the loss as they are called in the names of objectives."""
+"""Terms of the loss, as abbreviated in the names of objectives."""
 
 
 MARK = b"# Written by smoothflow compare.\n"
@@ -37,11 +37,11 @@ FILES = ("comparison.yaml", "comparison.json", "comparison.csv", "comparison.md"
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is known of a grid of flows.
+    """The results of a grid of flows.
 
     Attributes:
-        folder: Where everything is.
-        cells: Those that are finished, in the order of the grid, and the models.
+        folder: Folder of the comparison.
+        cells: Finished cells in the order of the grid, then the models.
         reference: The force field itself.
     """
 
@@ -61,16 +61,16 @@ def compare(
     cells: Sequence[str] = (),
     models: Sequence[Path] = (),
 ) -> Comparison:
-    """Train and measure a grid of flows, skip what is finished, and write tables and a report of all that is.
+    """Train and measure a grid of flows, skipping finished cells, and write tables and a report.
 
-    Every cell has its run folder, ``folder/transform/objective``, and goes on there where it was interrupted, so that
-    several processes can share the work.
+    Every cell has its run folder, ``folder/transform/objective``, in which it is resumed, so that several processes can
+    share the work.
 
     Args:
         settings: The grid.
         source: The force field of the frames.
-        frames: To train on.
-        held_out: To evaluate on, and to start dynamics from.
+        frames: Training frames.
+        held_out: Frames to evaluate on, and to start dynamics from.
         folder: Made if it is missing.
         origin: Command, commit and machine, to be kept with the numbers.
         on_progress: Told of every stage.
@@ -117,7 +117,7 @@ def compare(
 
 
 def require_comparison(folder: Path) -> None:
-    """Raise a `ConfigurationError` if a folder has files that a comparison would replace, and is not one's folder."""
+    """Raise a `ConfigurationError` if a folder is not a comparison's and has files that one would replace."""
     # version 0.1 left no mark, and wrote this table
     require_own_folder(folder, FILES, {"comparison.yaml": MARK, "comparison.json": b'"cells": ['}, "a comparison")
 
@@ -141,7 +141,7 @@ def _require_alike(frames: Frames, held_out: Frames, source: PotentialSource) ->
 def made_frames(
     settings: ComparisonSettings, source: PotentialSource, folder: Path, on_progress: OnProgress
 ) -> tuple[Frames, Frames]:
-    """Frames to train on and held-out ones by simulation, in ``frames.h5`` and ``held_out.h5``; goes on with both."""
+    """Training frames and held-out frames by simulation, in ``frames.h5`` and ``held_out.h5``; both are resumed."""
     require_comparison(folder)
     plan = settings.frames
     found = []
@@ -166,7 +166,7 @@ def split_frames(frames: Frames) -> tuple[Frames, Frames]:
 
 
 def settings_for(transforms: Sequence[str], training: TrainSettings) -> ComparisonSettings:
-    """A comparison of transforms by their names, with the objective of one training."""
+    """A comparison of named transforms, with the objective of one training."""
     flows = {}
     for name in transforms:
         used = transforms_for(name)

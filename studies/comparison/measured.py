@@ -1,9 +1,7 @@
-"""What was measured of one potential, kept in one file."""
+"""Results of one potential, kept in one file."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...analysis.estimates import Estimate, read_estimate
+from ...analysis.estimates import Estimate, as_text, read_estimate
 from ...core.errors import FileFormatError
-from ...core.files import read_json, write_atomically
+from ...core.files import read_json, write_json
 from ..report import Picture
 
 
@@ -34,7 +32,7 @@ class NVERuns:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one potential, as it is kept in a file.
+    """Results of one potential, as they are kept in a file.
 
     Attributes:
         title: The cell, as ``transform/objective``, or the force field.
@@ -43,9 +41,9 @@ class Measured:
         verdict: Why errors of the evaluation do not hold; empty if they do.
         nve: Energies in the NVE runs, if they did not break down.
         pictures: Title, caption and file, in the folder.
-        identity: What the numbers are of: digests of frames, and settings.
+        identity: What the numbers depend on: digests of the frames, and settings.
         origin: Command, commit and machine.
-        folder: Where the file and the pictures are.
+        folder: Folder of the file and the pictures.
     """
 
     title: str
@@ -63,7 +61,7 @@ class Measured:
         return [Picture(title, caption, (self.folder / name).read_bytes()) for title, caption, name in self.pictures]
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the folder in plain JSON types; what is not finite, as text."""
+        """All but the folder in plain JSON types; numbers that are not finite as text."""
         kept = None
         if self.nve is not None:
             # 1e-6 kJ/mol is far below any fluctuation
@@ -74,7 +72,7 @@ class Measured:
             "identity": dict(self.identity),
             "origin": dict(self.origin),
             "metrics": {
-                name: {key: _json_number(value) for key, value in _kept(found).items()}
+                name: {key: as_text(value) for key, value in _kept(found).items()}
                 for name, found in self.metrics.items()
             },
             "breakdowns": self.breakdowns,
@@ -85,7 +83,7 @@ class Measured:
 
 
 def read_measured(path: Path) -> Measured | None:
-    """What is kept in a file; None if there is none.
+    """The results in a file; None if there is none.
 
     Raises:
         FileFormatError: If it is damaged.
@@ -105,7 +103,7 @@ def read_measured(path: Path) -> Measured | None:
             # files of earlier versions have none
             verdict=[str(reason) for reason in data.get("verdict", ())],
             nve=None if kept is None else NVERuns(torch.tensor(kept["times"]), torch.tensor(kept["total_energy"])),
-            # names of files in the folder: a path would show whatever it leads to
+            # only names of files in the folder: a path would show any file it leads to
             pictures=tuple((title, caption, Path(name).name) for title, caption, name in data["pictures"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -113,16 +111,11 @@ def read_measured(path: Path) -> Measured | None:
 
 
 def write_measured(found: Measured, path: Path) -> Measured:
-    """Keep it in a file, complete or not at all, and return it."""
-    write_atomically(path, json.dumps(found.to_dict(), indent=1, allow_nan=False).encode())
+    """Write the results to a file, whole or not at all, and return them."""
+    write_json(path, found.to_dict())
     return found
 
 
 def _kept(found: Estimate) -> dict[str, Any]:
     """The fields of an estimate; reason and interval only where there are some."""
     return {key: value for key, value in asdict(found).items() if value not in ("", None)}
-
-
-def _json_number(value: Any) -> Any:
-    # JSON knows neither infinity nor nan
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

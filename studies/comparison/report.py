@@ -1,10 +1,9 @@
-"""Tables, files and report of a comparison, from what its cells have kept."""
+"""Tables, files and report of a comparison, from the results of its cells."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...analysis.estimates import Verdict
-from ...core.files import write_atomically
+from ...core.files import write_atomically, write_json
 from ...core.text import printable
 from ..figures import conservation_figure, training_figure
 from ..gallery import Curves, add_curves
@@ -24,12 +23,12 @@ from .settings import ComparisonSettings
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of the table.
+    """A number in the table.
 
     Attributes:
-        name: As it is kept.
-        label: Its name in tables, with its unit.
-        factor: From the kept unit to that of the table.
+        name: Name in the results.
+        label: Name in tables, with the unit.
+        factor: Unit of the results in units of the table.
         digits: Digits of a number without an error.
     """
 
@@ -75,7 +74,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("energy_evaluations", "energy evaluations", digits=12),
     ),
 }
-"""The tables, in the order of the report; names that go on with a residue give a column for each residue."""
+"""The tables, in the order of the report; names that continue with a residue give a column for each residue."""
 
 
 def comparison_tables(cells: Sequence[Measured], reference: Measured) -> list[Table]:
@@ -105,7 +104,7 @@ def comparison_tables(cells: Sequence[Measured], reference: Measured) -> list[Ta
 
 
 def _names(metric: Metric, rows: Sequence[Measured]) -> list[str]:
-    """The metric, or one for every residue, as far as any row has it."""
+    """The metric, or one for each residue, if any row has it."""
     found = [name for row in rows for name in row.metrics if name == metric.name or name.startswith(f"{metric.name} ")]
     return list(dict.fromkeys(found))
 
@@ -131,10 +130,9 @@ def markdown(table: Table) -> str:
 
 
 def write_tables(cells: Sequence[Measured], reference: Measured, folder: Path) -> None:
-    """``comparison.json`` with all that was measured, ``comparison.csv`` with one number a row, ``comparison.md``."""
+    """Write ``comparison.json`` with all results, ``comparison.csv`` with one number per row, and ``comparison.md``."""
     rows = [*cells, reference]
-    content = json.dumps(comparison_dict(cells, reference), indent=1, allow_nan=False)
-    write_atomically(folder / "comparison.json", content.encode())
+    write_json(folder / "comparison.json", comparison_dict(cells, reference))
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(("cell", "metric", "value", "error", "n", "reason"))
@@ -179,7 +177,7 @@ def write_comparison_report(
         "Comparison of flows",
         paragraphs=[
             f"Every flow was trained for {settings.training.steps} steps of {settings.training.batch_size} frames, "
-            f"save for {MODELS}, which were there already, and measured on the same held-out frames. An error is one "
+            f"save for {MODELS}, which existed before, and measured on the same held-out frames. An error is one "
             "standard error; a number without one has none. "
             "A row that broke down has its reason below the tables.",
         ],

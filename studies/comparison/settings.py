@@ -28,24 +28,24 @@ except ImportError as error:
     raise MissingDependencyError("A comparison", error.name or "pydantic", "train") from error
 
 PRESETS = Path(__file__).parents[2] / "examples"
-"""Each comparison that comes with the package is a ``comparison.yaml`` in a folder here, named like the comparison."""
+"""Each comparison that ships with the package is a ``comparison.yaml`` in a folder here of the same name."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9+._-]*$")]
-"""Transforms and objectives name folders."""
+"""Names of transforms and objectives, which are also names of folders."""
 
 
 class FramesPlan(BaseModel):
     """How frames are made when none are given: walkers of Langevin dynamics, with replica exchange.
 
     Attributes:
-        n_frames: To train on.
-        n_held_out: To evaluate on; from walkers of their own.
+        n_frames: Number of training frames.
+        n_held_out: Number of held-out frames, from walkers of their own.
         frame_interval: Time between frames of a walker, ps.
         walkers: Independent walkers of each of the two sets.
         ladder: Higher temperatures for replica exchange, K.
         equilibration: Time before the first frame, ps.
         temperature: K.
-        seed: Seed of the frames to train on; that of the held-out ones is the next.
+        seed: Seed of the training frames; the held-out frames have the next one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,10 +67,10 @@ class DynamicsPlan(BaseModel):
         replicas: Independent runs, all from the same start for every potential.
         timestep: ps.
         duration: Duration of each run, ps.
-        equilibration: ps of Langevin dynamics before.
-        friction: 1/ps, there.
+        equilibration: Langevin dynamics before each run, ps.
+        friction: Friction of the equilibration, 1/ps.
         timesteps: Time steps whose energy fluctuations are compared, ps; without any, the exponent is not measured.
-        scaling_duration: ps, of the run at each of them.
+        scaling_duration: Duration of the run at each of them, ps.
         seed: Seed of velocities and of the thermostat's noise.
 
     Reference: Köhler, Krämer, Noé, Smooth Normalizing Flows, NeurIPS 2021, arXiv 2110.00351.
@@ -113,13 +113,13 @@ class DynamicsPlan(BaseModel):
 
 
 class ComparisonSettings(BaseModel):
-    """A grid of trainings, one of every transform with every objective, alike in all else.
+    """A grid of trainings, one of each transform with each objective, alike in everything else.
 
     Attributes:
         structure: PDB file, or the name of a molecule that ships with the package.
         reference: Its force field, as PROVIDER:ARGUMENT; a file may name none that is code.
         frames: How frames are made when none are given.
-        training: What all have in common.
+        training: The settings that all trainings share.
         transforms: For each row of the grid, the fields of the flow that differ from ``training.flow``. One without
             ``transforms`` of its own is named after the transform that it uses wherever it can.
         objectives: For each column of the grid, the weights of the loss that differ from ``training.weights``.
@@ -194,7 +194,7 @@ class ComparisonSettings(BaseModel):
 
 
 def _completed(members: Any, shared: Any) -> Any:
-    """Each member's fields on top of the shared ones."""
+    """The shared fields, updated with each member's own."""
     if not isinstance(members, Mapping):
         return members
     common = shared if isinstance(shared, Mapping) else {}
@@ -218,12 +218,12 @@ def _with_transforms(flows: Any) -> Any:
 
 
 def preset_names() -> list[str]:
-    """The comparisons that come with the package."""
+    """The comparisons that ship with the package."""
     return sorted(path.parent.name for path in PRESETS.glob("*/comparison.yaml"))
 
 
 def read_comparison(preset: str) -> ComparisonSettings:
-    """A comparison that comes with the package, by its name, or one's own, by the path of its YAML file.
+    """A comparison that ships with the package, by its name, or another, by the path of its YAML file.
 
     Raises:
         UnknownNameError: If there is none of that name.

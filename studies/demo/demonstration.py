@@ -1,4 +1,4 @@
-"""The main job on one molecule: simulate, train, evaluate, sample, and run the flow in three engines."""
+"""The whole workflow on one molecule: simulate, train, evaluate, sample, and run the flow in three engines."""
 
 from __future__ import annotations
 
@@ -17,33 +17,21 @@ from .showcase import AMBER_RUN, Clock, Demonstration, ShowSettings, begin, show
 
 
 @dataclass(frozen=True)
-class DemoSettings:
-    """The size of every stage; the defaults take less than five minutes on two cores.
+class DemoSettings(ShowSettings):
+    """Sizes of all stages; the defaults take less than five minutes on two cores.
 
     Attributes:
-        n_walkers: Independent short simulations, each heated first: rotamers that cross slowly are then all there. The
-            last eighth is held out of training.
+        n_walkers: Independent short simulations, each heated first, so that all slowly exchanging rotamers are visited.
+            The last eighth is held out of training.
         n_frames: Frames of all walkers, 0.05 ps apart.
         likelihood_steps: Training steps on the likelihood alone.
-        steps: All training steps; after the first ones on likelihood and forces.
-        n_samples: Samples drawn from the flow.
-        nve_duration: ps.
-        n_replicas: NVE runs in our own integrator, which takes them at once.
-        seed: Seed of the random numbers.
+        steps: All training steps; those after the likelihood steps train on likelihood and forces.
     """
 
     n_walkers: int = 64
     n_frames: int = 25_600
     likelihood_steps: int = 150
     steps: int = 1200
-    n_samples: int = 10_000
-    nve_duration: float = 5.0
-    n_replicas: int = 10
-    seed: int = 0
-
-    def showing(self) -> ShowSettings:
-        """What is measured of the flow, in three engines."""
-        return ShowSettings(self.n_samples, self.nve_duration, self.n_replicas, ("ase", "openmm"), self.seed)
 
     def training(self) -> TrainSettings:
         """The settings of the training: a small flow, and a short schedule."""
@@ -67,11 +55,11 @@ class DemoSettings:
 
 
 def demonstrate(folder: Path, settings: DemoSettings, on_progress: OnProgress) -> Demonstration:
-    """Run the whole chain in a folder; simulation and training go on where an earlier call in it was interrupted.
+    """Run the whole workflow in a folder; simulation and training resume where an earlier call was interrupted.
 
     Args:
-        folder: Gets frames.h5, the run folder ``smooth``, metrics.json and report.html.
-        settings: The size of every stage.
+        folder: Receives frames.h5, the run folder ``smooth``, metrics.json and report.html.
+        settings: Sizes of the stages.
         on_progress: Told of each stage.
 
     Raises:
@@ -96,7 +84,7 @@ def demonstrate(folder: Path, settings: DemoSettings, on_progress: OnProgress) -
     model = train(training, settings.training(), run.path, on_progress=on_progress)
     clock.stop("train")
 
-    evaluation, trajectories = show(model, test, settings.showing(), clock, on_progress)
+    evaluation, trajectories = show(model, test, settings, clock, on_progress)
     result = Demonstration(evaluation, trajectories, clock.seconds, model, folder / "report.html")
     write_demonstration(
         result,

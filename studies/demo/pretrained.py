@@ -13,16 +13,12 @@ from .showcase import AMBER_RUN, MOLECULE, Clock, Demonstration, ShowSettings, b
 
 
 @dataclass(frozen=True)
-class PretrainedSettings:
-    """The size of every stage; the defaults take less than a minute on two cores.
+class PretrainedSettings(ShowSettings):
+    """Sizes of all stages; the defaults take less than a minute on two cores.
 
     Attributes:
         n_walkers: Independent short simulations by Amber, each heated first.
         n_frames: Frames of all walkers, 0.1 ps apart, which the model has never seen.
-        n_samples: Samples drawn from the flow.
-        nve_duration: ps.
-        n_replicas: NVE runs of the flow and of Amber.
-        seed: Seed of the random numbers.
     """
 
     n_walkers: int = 16
@@ -30,22 +26,18 @@ class PretrainedSettings:
     n_samples: int = 4000
     nve_duration: float = 1.0
     n_replicas: int = 4
-    seed: int = 0
-
-    def showing(self) -> ShowSettings:
-        """What is measured of the flow, in our own integrator alone."""
-        return ShowSettings(self.n_samples, self.nve_duration, self.n_replicas, (), self.seed)
+    engines: tuple[str, ...] = ()
 
 
 def demonstrate_pretrained(
     model: str | Path, folder: Path, settings: PretrainedSettings, on_progress: OnProgress
 ) -> Demonstration:
-    """Simulate a few fresh frames, evaluate and sample a model against them, and run it.
+    """Simulate a few new frames, evaluate a model on them, sample it and run it.
 
     Args:
         model: A model of capped alanine, by name or path.
-        folder: Gets frames.h5, metrics.json and report.html.
-        settings: The size of every stage.
+        folder: Receives frames.h5, metrics.json and report.html.
+        settings: Sizes of the stages.
         on_progress: Told of each stage.
 
     Raises:
@@ -69,7 +61,7 @@ def demonstrate_pretrained(
     )
     frames = begin(folder, simulation, clock, on_progress)
 
-    evaluation, trajectories = show(path, frames, settings.showing(), clock, on_progress)
+    evaluation, trajectories = show(path, frames, settings, clock, on_progress)
     origin = provenance_of(path)
     published = origin.get("evaluation", {})
     result = Demonstration(evaluation, trajectories, clock.seconds, path, folder / "report.html", published)
@@ -81,8 +73,8 @@ def demonstrate_pretrained(
             f"{potential.temperature:g} K: {len(frames)} frames of molecular dynamics that the model has never seen, "
             f"{settings.n_samples} samples of the model, and {settings.nve_duration:g} ps of constant-energy dynamics.",
             "Every number was measured in this run. Walkers of a few ps hardly cross between basins: the frames say "
-            "more about forces and likelihood within basins than about their populations, for which the reweighted "
-            "samples are the better witness.",
+            "more about forces and likelihood within basins than about their populations, which the reweighted samples "
+            "show better.",
         ],
         [],
         frames,

@@ -1,8 +1,7 @@
-"""What a flow can do on the demonstrations' molecule: measured against Amber, run in engines, written as a report."""
+"""A flow of the demonstrations' molecule, measured against Amber, run in engines, and written up in a report."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from ...analysis.estimates import read_estimate
 from ...analysis.evaluation import Evaluation, evaluate
 from ...coordinates.internal import InternalCoordinates
 from ...core.engine import DynamicsSettings, Trajectory
-from ...core.files import make_folder, require_own_folder, write_atomically
+from ...core.files import make_folder, require_own_folder, write_json
 from ...core.plugins import registry
 from ...molecules.frames import Frames
 from ...molecules.frames_file import read_frames
@@ -39,26 +38,26 @@ PUBLISHED = {
     "log_z": "log Z (BAR)",
     "log_z_importance": "log Z (importance weights)",
 }
-"""Measures of an `Evaluation` that are put beside those in a model's header, and what they are called."""
+"""Measures of an `Evaluation` that are compared with those in a model's header, and their names."""
 
 
 @dataclass(frozen=True)
 class ShowSettings:
-    """How much of a flow is measured.
+    """Extent of the measurements on a flow.
 
     Attributes:
         n_samples: Samples drawn from it.
         nve_duration: ps.
-        n_replicas: NVE runs of the flow in our own integrator, which takes them at once, and of Amber.
+        n_replicas: NVE runs of the flow in our own integrator, all at once, and of Amber.
         engines: Other engines that run one replica of the flow.
-        seed: Seed of samples and velocities.
+        seed: Seed of the random numbers.
     """
 
-    n_samples: int
-    nve_duration: float
-    n_replicas: int
-    engines: tuple[str, ...]
-    seed: int
+    n_samples: int = 10_000
+    nve_duration: float = 5.0
+    n_replicas: int = 10
+    engines: tuple[str, ...] = ("ase", "openmm")
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,27 +118,27 @@ class Clock:
         self._began = time.monotonic()
 
     def stop(self, stage: str) -> None:
-        """Give the time since the stage before to a stage."""
+        """Record the time since the previous stage as that of a stage."""
         now = time.monotonic()
         self.seconds[stage] = now - self._began
         self._began = now
 
 
 AMBER_RUN = SimulateSettings(structure=molecule_path(MOLECULE), potential=AMBER, start_temperature=600.0)
-"""What simulations of the molecule have in common: walkers that are heated first."""
+"""The common settings of simulations of the molecule, whose walkers are heated first."""
 
 
 def begin(folder: Path, simulation: SimulateSettings, clock: Clock, on_progress: OnProgress) -> Frames:
-    """Make the folder of a demonstration and simulate into it, or go on where an earlier call was interrupted.
+    """Make the folder of a demonstration and simulate into it, or resume an earlier call.
 
     Args:
-        folder: Gets ``frames.h5``.
+        folder: Receives ``frames.h5``.
         simulation: How Amber makes the frames.
-        clock: Gets the time that it takes.
+        clock: Records the time of the stage.
         on_progress: Told of frames.
 
     Raises:
-        ConfigurationError: If the folder has files that a demonstration would replace, and is not one's.
+        ConfigurationError: If the folder is not a demonstration's and has files that one would replace.
         SmoothflowError: As `simulate` does.
     """
     require_own_folder(folder, ("metrics.json", "report.html"), {"metrics.json": b'"seconds": {'}, "a demonstration")
@@ -157,8 +156,8 @@ def show(
     Args:
         model: A model file.
         test: Frames of Amber that the flow was not trained on.
-        settings: How much is measured.
-        clock: Gets the time of both stages.
+        settings: Extent of the measurements.
+        clock: Records the times of both stages.
         on_progress: Told of each stage.
 
     Returns:
@@ -193,7 +192,7 @@ def show(
 
 
 TITLES = {"ase": "ASE", "openmm": "OpenMM"}
-"""What engines are called in tables and figures."""
+"""Names of the engines in tables and figures."""
 
 
 def write_demonstration(
@@ -207,15 +206,15 @@ def write_demonstration(
     """Write the report, and the numbers as JSON in ``metrics.json`` beside it.
 
     Args:
-        result: What came out.
+        result: Results of the demonstration.
         title: Title of the report.
         paragraphs: Its text.
-        pictures: More than those of the evaluation and the NVE runs.
+        pictures: Pictures besides those of the evaluation and the NVE runs.
         test: The frames of the evaluation.
-        provenance: What to add to theirs.
+        provenance: Provenance beyond that of the frames.
     """
     metrics = {"seconds": result.seconds, "evaluation": result.evaluation.to_dict()}
-    write_atomically(result.report.with_name("metrics.json"), json.dumps(metrics, indent=1).encode())
+    write_json(result.report.with_name("metrics.json"), metrics)
     report = Report(
         title=title,
         paragraphs=[f"Verdict on the errors below: {result.evaluation.verdict}.", *paragraphs],

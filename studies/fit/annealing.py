@@ -1,4 +1,4 @@
-"""A beginning without dynamics: crude configurations for a high temperature, and how far it may be lowered at once."""
+"""A start without dynamics: crude configurations at a high temperature, and how far it may be lowered at once."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from ...runs.randomness import generator
 from ...sampling.walkers import relax
 
 TOP = 4.0
-"""Temperature at which a fit without dynamics begins, in units of that of the model."""
+"""Temperature at which a fit without dynamics begins, in units of the model's."""
 
 N_CRUDE = 4000
 N_ANGLES = 12
-"""Places at which the energy of a turned torsion is looked at."""
+"""Number of angles at which the energy of a turned torsion is computed."""
 
 NARROW = 0.9
-"""Share of one place from which on a torsion counts as narrow."""
+"""Share of a single angle above which a torsion counts as narrow."""
 
 DISPLACEMENTS = {"bond": 0.002, "angle": 0.03, "torsion": 0.05}
-"""For curvatures, nm and radians."""
+"""Displacements for curvatures, nm and radians."""
 
 WIDEST = {"bond": 0.02, "angle": 0.3, "torsion": 0.5}
-"""Standard deviations that crude configurations have at most, nm and radians."""
+"""Largest standard deviations of crude configurations, nm and radians."""
 
 HIGHEST = 3.0
-"""Crude configurations are kept up to so many times the energy of harmonic motion above the relaxed structure."""
+"""Energy above the relaxed structure, in units of that of harmonic motion, up to which crude configurations are
+kept."""
 
 ENOUGH = 0.2
 """Sampling efficiency at which a temperature is left for the next one."""
@@ -48,11 +49,11 @@ WORTH = 0.1
 
 @dataclass(frozen=True)
 class Crude:
-    """Configurations that look like the molecule, from no distribution in particular.
+    """Configurations that resemble the molecule but follow no particular distribution.
 
     Attributes:
         frames: With energies and forces, at the temperature that they were made for.
-        n_evaluations: Energies that it took.
+        n_evaluations: Number of energies computed.
     """
 
     frames: Frames
@@ -66,10 +67,11 @@ def crude_configurations(
     temperature: float,
     seed: int,
 ) -> Crude:
-    """Configurations around a relaxed structure: each internal coordinate by itself, the others held.
+    """Configurations around a relaxed structure, each internal coordinate drawn independently.
 
     Lengths, angles and narrow torsions are normal, as wide as their curvatures say; a torsion that turns easily is
-    drawn by its energy at some angles. What clashes is left out. A first model learns forces from them.
+    drawn by its energy at some angles, the others held. Configurations with clashes are left out. A first model learns
+    forces from the rest.
 
     Args:
         reference: The force field.
@@ -79,7 +81,7 @@ def crude_configurations(
         seed: Seed of the random numbers.
 
     Raises:
-        SimulationError: If hardly any of them is possible.
+        SimulationError: If hardly any of them is free of clashes.
     """
     kT, counted = thermal_energy(temperature), _Counted(reference)
     relaxed = relax(counted, start)
@@ -134,7 +136,7 @@ def next_temperature(
     Args:
         energy: The reference's energies of the samples, kJ/mol; infinite where they are not finite.
         log_density: Log-densities of the model.
-        temperature: That of the model now, K; returned if even there they are worth less.
+        temperature: The model's present temperature, K; returned if the samples are worth less even there.
         lowest: K.
     """
 
@@ -149,7 +151,7 @@ def next_temperature(
     for _ in range(30):
         middle = math.sqrt(low * high)
         low, high = (low, middle) if worth(middle) >= WORTH else (middle, high)
-    # degrees are enough, and look better
+    # whole degrees are precise enough, and read better
     return min(temperature, math.ceil(high))
 
 
@@ -166,7 +168,7 @@ def weighted_frames(
         coordinates: The molecule's.
         temperature: That of the weights, K.
         drawn: As `weighted_samples` returns it.
-        log_weights: Logarithms of the samples' importance weights.
+        log_weights: Logarithms of the importance weights of the samples.
         largest: Largest weight.
     """
     possible = (log_weights > -math.inf).numpy()
@@ -184,7 +186,7 @@ def weighted_frames(
 
 
 class _Counted(Potential):
-    """A potential, and how many configurations it was asked for."""
+    """A potential that counts its evaluations."""
 
     def __init__(self, potential: Potential) -> None:
         super().__init__()
@@ -205,13 +207,13 @@ class _Counted(Potential):
 
 
 def _kind(manifold: object) -> str:
-    """A length, or an angle."""
+    """Whether a column is a bond length or an angle."""
     assert isinstance(manifold, Interval)
     return "angle" if np.isfinite(manifold.upper) else "bond"
 
 
 def _wrapped(q: Float[Tensor, "n dim"], torsions: tuple[int, ...] | list[int]) -> Float[Tensor, "n dim"]:
-    """Internal coordinates with torsions between minus pi and pi, and nothing that is not possible."""
+    """Internal coordinates with torsions between minus pi and pi, and the others within their limits."""
     q = q.clone()
     q[:, list(torsions)] = torch.remainder(q[:, list(torsions)] + math.pi, 2 * math.pi) - math.pi
     return q

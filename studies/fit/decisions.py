@@ -1,19 +1,18 @@
-"""What a fit decided, why, and when: written down as it is decided, and read again when the fit goes on."""
+"""The decisions of a fit with their reasons and times, recorded when they are made and read when the fit is resumed."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import FileFormatError
-from ...core.files import read_json, require_own_folder, write_atomically
+from ...core.files import read_json, require_own_folder, write_json
 from ...runs.provenance import require_same_run
 
 STATE = "fit.json"
 MARK = b'"fit": 1'
-"""What the file has that makes a folder a fit's."""
+"""Text in the file that marks a folder as a fit's."""
 
 Clock = Callable[[], float]
 """Seconds since some fixed time."""
@@ -22,17 +21,17 @@ Clock = Callable[[], float]
 class Decisions:
     """The decisions of one fit, by name.
 
-    Whatever a fit decides by what it measures (a speed, a time, an efficiency) is decided once: a fit that goes on
-    reads it here, so that it does the same as one that was never interrupted.
+    A decision that depends on a measurement (a speed, a time, an efficiency) is made once: a resumed fit reads it here,
+    so that it does the same as one that was never interrupted.
 
     Args:
         folder: The fit's folder.
         identity: What makes the fit this one, in JSON types.
-        clock: Tells the time.
-        log: Takes lines of text.
+        clock: Returns the time.
+        log: Receives lines of text.
 
     Raises:
-        ConfigurationError: If the folder is another fit's, or has files that a fit would replace and is none.
+        ConfigurationError: If the folder is another fit's, or is not a fit's and has files that one would replace.
         FileFormatError: If the file is damaged or cannot be written.
     """
 
@@ -55,11 +54,11 @@ class Decisions:
         return self._before + self._clock() - self._began
 
     def make(self, name: str, decide: Callable[[], tuple[Any, str]]) -> Any:
-        """What was decided, or what is decided now.
+        """An earlier decision of that name, or a new one.
 
         Args:
             name: Name of the decision.
-            decide: Returns it, in JSON types, and why, as a line for people.
+            decide: Returns the decision, in JSON types, and its reason, as a line of text.
         """
         if name not in self._made:
             value, why = decide()
@@ -69,17 +68,17 @@ class Decisions:
         return self._made[name]["value"]
 
     def __getitem__(self, name: str) -> Any:
-        """What was decided before."""
+        """An earlier decision."""
         return self._made[name]["value"]
 
     @property
     def lines(self) -> list[tuple[str, str]]:
-        """All decisions in order: when, for people, and why."""
+        """All decisions in order: time, as text, and reason."""
         return [(f"{each['seconds'] / 60:.1f} min", str(each["why"])) for each in self._made.values()]
 
     def _write(self) -> None:
         state = {"fit": 1, "identity": self._identity, "decisions": self._made}
-        write_atomically(self.path, json.dumps(state, indent=1).encode())
+        write_json(self.path, state)
 
     def _read(self, folder: Path) -> None:
         state = read_json(self.path)
@@ -95,5 +94,5 @@ class Decisions:
 
 
 def require_fit_folder(folder: Path, names: list[str]) -> None:
-    """Raise a `ConfigurationError` if a folder has files that a fit would replace, and is not a fit's."""
+    """Raise a `ConfigurationError` if a folder is not a fit's and has files that one would replace."""
     require_own_folder(folder, names, {STATE: MARK}, "a fit")

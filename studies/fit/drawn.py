@@ -1,4 +1,4 @@
-"""How good a model is by its samples alone, where there are no frames of dynamics."""
+"""Quality of a model by its samples alone, where there are no frames of dynamics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...analysis.reweighting import clipped_ess_fraction, ess_fraction, log_z, w
 class SampleEvaluation:
     r"""The quality of a flow q by its weighted samples.
 
-    What none of them visits, they do not tell: a basin that the model has lost changes no number here.
+    Samples cannot show what none of them visits: a basin that the model has lost changes no number here.
 
     Attributes:
         log_z: :math:`\log Z` by importance weights.
@@ -24,7 +24,7 @@ class SampleEvaluation:
         force_mse_samples: Mean squared error of the forces over samples, atoms and directions, (kT/nm)^2.
         not_finite: Samples whose reference energy is not finite; they have weight zero.
         verdict: Whether errors hold, and if not, why.
-        samples: What was observed.
+        samples: Observation of the samples.
     """
 
     log_z: Estimate
@@ -38,7 +38,7 @@ class SampleEvaluation:
 
     @classmethod
     def of(cls, samples: Configurations) -> SampleEvaluation:
-        """The numbers from what was observed on samples."""
+        """The numbers from an observation of samples."""
         log_weights = samples.log_weights
         partition, tail = log_z(log_weights), weight_tail(log_weights)
         reverse = mean_of_independent(partition.value - log_weights, steep=True)

@@ -1,4 +1,4 @@
-"""From a structure to a converged model, in one folder, stage by stage; a fit that was interrupted goes on."""
+"""From a structure to a converged model, stage by stage in one folder; an interrupted fit is resumed."""
 
 from __future__ import annotations
 
@@ -83,18 +83,18 @@ from .result import Fitted
 from .settings import FitSettings, spoken
 
 ENGINES = {"openmm": "openmm", "torch": "openmm", "ase": "ase"}
-"""What runs the dynamics of a provider's references; our own integrators run those of others."""
+"""The engine that runs dynamics with references of a provider; for all others it is our own."""
 
 N_WALKERS = 8
 HELD_OUT = 0.25
-"""Share of the walkers whose frames no training sees."""
+"""Share of the walkers whose frames are held out of all trainings."""
 
 HOT = 2.0
-"""Temperature of the hot walkers, in units of that of the model."""
+"""Temperature of the hot walkers, in units of the model's."""
 
 N_HOT = 400
 LARGEST_WEIGHT = 20.0
-"""Largest weight of samples that are the frames of the next temperature; their mean is 1."""
+"""Largest weight (of mean 1) of samples that serve as frames at the next temperature."""
 
 CRUDE_SHARE, ANNEALING_SHARE = 0.08, 0.06
 """Shares of the budget for a first model on crude configurations, and for each temperature after it."""
@@ -123,26 +123,27 @@ def fit(
     clock: Clock = time.monotonic,
     source: Mapping[str, Any] | None = None,
 ) -> Fitted:
-    """Fit a model to a molecule in a force field, or go on with the fit that is in the folder.
+    """Fit a model to a molecule in a force field, or resume the fit in the folder.
 
-    Dynamics at several temperatures, a first model on its frames, then rounds of refining on own samples, until the
-    sampling efficiency is reached or the budget is used up. Without dynamics it begins with crude configurations and a
-    high temperature, which is lowered as far as the model's samples stay worth something, and refined at each.
+    Dynamics at several temperatures gives frames for a first model, which is then refined in rounds on its own samples
+    until the sampling efficiency is reached or the budget is used up. Without dynamics, the fit begins with crude
+    configurations at a high temperature, which is lowered as far as the model's samples allow; the model is refined at
+    each temperature.
 
-    Sizes and steps follow from the molecule and from what is measured; each decision is logged with its reason, and
-    kept: a fit that goes on comes to the numbers of one that was never interrupted. A script needs the guard
-    ``if __name__ == "__main__":``, because worker processes import it.
+    Sizes and steps follow from the molecule and from measurements; each decision is logged with its reason and kept: a
+    resumed fit arrives at the numbers of one that was never interrupted. A script needs the guard ``if __name__ ==
+    "__main__":``, because worker processes import it.
 
     Args:
         settings: What to fit; to go on they must be those of the folder.
         folder: Made if it is missing.
         on_progress: Told of every stage.
-        clock: Tells the time, s.
+        clock: Returns the time, s.
         source: The command, where it ran, and the structure by a name that stays, in JSON types: kept in the folders of
             trainings.
 
     Raises:
-        ConfigurationError: If the folder is something else's, another process fits in it, or the budget is too short.
+        ConfigurationError: If the folder is not this fit's, another process uses it, or the budget is too short.
         FileFormatError: If the structure cannot be read, or the folder cannot be written.
         TopologyError, GeometryError: If the structure is not a molecule that can be fitted.
         SmoothflowError: As the stages raise.
@@ -217,7 +218,7 @@ class _Fit:
 
     @property
     def _of_dynamics(self) -> str:
-        """The reference by which walkers move."""
+        """The reference with which walkers move."""
         provider, _, argument = self.settings.reference.partition(":")
         # OpenMM moves a single molecule faster than a batched force field of torch does, by the same energies
         return f"openmm:{argument}" if provider == "torch" else self.settings.reference
@@ -242,12 +243,12 @@ class _Fit:
         )
 
     def _seconds_per_frame(self, plan: SimulateSettings) -> float:
-        """By the time of single energies; every temperature takes part."""
+        """Estimated from the time of single energies, over all temperatures."""
         cost = self.decisions["cost"]
         return float(FRAME_INTERVAL / TIMESTEP * len(plan.temperatures) * cost["energy"] / cost["cores"])
 
     def _dynamics(self) -> tuple[Frames, Frames]:
-        """Frames of walkers to train on, and of others to evaluate on."""
+        """Training frames, and frames of other walkers for evaluation."""
         budget = self.settings.budget
 
         def probe() -> tuple[dict[str, int], str]:
@@ -282,7 +283,7 @@ class _Fit:
             independent = mixed.blocks.n_effective
             made = report.n_frames - report.resumed_from
             if made < len(frames) / 2:
-                # of a simulation that was interrupted, the time is not known
+                # the time of a simulation that was interrupted is not known
                 per_frame = self._seconds_per_frame(self._simulation(1, N_WALKERS))
             else:
                 per_frame = (self.decisions.seconds - began) / made
@@ -336,7 +337,7 @@ class _Fit:
         return str(path.resolve())
 
     def _anneal(self, start: np.ndarray) -> tuple[Frames, TrainSettings, Path, str]:
-        """From a high temperature to that of the model, with frames that are samples of the model before."""
+        """Lower a high temperature to that of the model; samples of each model are the frames of the next."""
         coordinates, lowest = InternalCoordinates(self.topology), self.settings.temperature
         path, now = self.folder / "crude.h5", TOP * self.settings.temperature
 
@@ -382,7 +383,7 @@ class _Fit:
                 return frames, settings, model, name
 
     def _lower(self, name: str, model: Path, now: float, lowest: float) -> dict[str, float]:
-        """The temperature to go on with, and samples of a model as frames of it."""
+        """The next temperature, and samples of a model as frames at it."""
 
         def decide() -> tuple[dict[str, float], str]:
             potential, drawn, took = self._drawn(model, 7)
@@ -407,7 +408,7 @@ class _Fit:
         return found
 
     def _drawn(self, model: Path, purpose: int) -> tuple[FlowPotential, dict[str, np.ndarray], float]:
-        """A model, new weighted samples of it, and the seconds that each took; purposes have streams of their own."""
+        """A model, new weighted samples of it, and the seconds per sample; each purpose has its own random stream."""
         began = self.decisions.seconds
         potential = load_flow(model, torch.float32)
         seed = (self.settings.seed, purpose, len(self.decisions.lines))
@@ -457,7 +458,7 @@ class _Fit:
         return train(frames, settings, self.folder / name, target, told, source)
 
     def _measure(self, name: str, model: Path) -> float:
-        """The sampling efficiency of a model, on samples of its own that nothing was trained on."""
+        """The sampling efficiency of a model, on samples that nothing was trained on."""
 
         def decide() -> tuple[dict[str, float], str]:
             potential, drawn, took = self._drawn(model, 5)
@@ -489,7 +490,7 @@ class _Fit:
             ) -> tuple[dict[str, Any] | None, str]:
                 if best_ess >= self.settings.ess:
                     return None, f"{100 * best_ess:.1f} % is what was asked for, {100 * self.settings.ess:g} %, or more"
-                # for the evaluation: one core, float64, and forces of both
+                # for the evaluation, which uses one core, float64 and forces of both
                 reserve = 4 * self._cores * per_sample * self.settings.n_samples + STARTING
                 left = self.settings.budget - self.decisions.seconds - reserve
                 if left < LAST_SHARE * self.settings.budget and number > 1:
@@ -567,7 +568,7 @@ class _Fit:
         return result
 
     def _energy_evaluations(self) -> int:
-        """What all trainings asked the reference for, by their metrics."""
+        """Evaluations of the reference in all trainings, by their metrics."""
         total = 0 if self.settings.md else int(self.decisions["crude"])
         for path in sorted(self.folder.glob("*-*/metrics.csv")):
             with path.open(newline="") as file:

@@ -1,4 +1,4 @@
-"""The sizes of all stages: from the molecule, and from what was measured of speed and quality."""
+"""The sizes of all stages, from the molecule and from measured speed and quality."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ LAST_SHARE = 0.2
 
 MOST_FRAMES, FEWEST_FRAMES = 40_000, 400
 ENOUGH_INDEPENDENT = 2000
-"""Frames worth so many independent ones teach a first model what it can learn; refining has samples without end."""
+"""Independent frames that suffice for a first model; refining has as many samples as it needs."""
 
 BATCH = 256
 COMPILED = 0.45
-"""Time of a compiled step in units of one that is not."""
+"""Time of a compiled step in units of an eager one."""
 
 COMPILING, COMPILED_BEFORE = 280.0, 60.0
 """Time that compiling takes when a training begins, s: of code that is new, and of code that a round before had."""
@@ -47,19 +47,19 @@ MOST_PASSES = 8
 """Passes over the frames in the training of a first model: with more of them it learns the frames by heart."""
 
 STARTING = 15.0
-"""Time that a training takes until its first step, s."""
+"""Time of a training before its first step, s."""
 
 N_REFRESHES = 6
 """Pools in a round of refining."""
 
 DRAWING_SHARE = 0.35
-"""Time for samples in units of that for training steps, as long as samples need not serve too often for it."""
+"""Time for samples in units of that for training steps, unless samples would be reused too often."""
 
 MOST_USES = 12
 """Largest number of times that a sample is trained on."""
 
 WARM_UP = 100
-"""Steps in which a round's learning rate rises, at most."""
+"""Largest number of steps in which a round's learning rate rises."""
 
 LARGEST_POOL = 500_000
 FEWEST_STEPS = 100
@@ -141,7 +141,7 @@ def sized(settings: TrainSettings, n_frames: int, seconds: float, pace: Pace) ->
 
 
 def seconds_per_step(frames: Frames, settings: TrainSettings) -> float:
-    """Time of one step of training on one core, not compiled."""
+    """Time of one eager training step on one core."""
     potential = initial_potential(frames, settings).to(settings.torch_dtype)
     rows = torch.arange(settings.batch_size) % len(frames)
     positions = torch.from_numpy(frames.positions)[rows].to(settings.torch_dtype)
@@ -170,7 +170,7 @@ def round_training(
     number: int = 1,
     compiled_before: bool = False,
 ) -> TrainSettings:
-    """A round of refining that takes so long.
+    """A round of refining for a given time.
 
     Args:
         first: The training of the first model.

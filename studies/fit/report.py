@@ -31,8 +31,8 @@ def write_fit(result: Fitted, settings: FitSettings, domain: Product) -> None:
     """Write ``report.html`` into the folder of a fit.
 
     Args:
-        result: What came out.
-        settings: What was asked for.
+        result: The outcome.
+        settings: Settings of the fit.
         domain: The columns of the internal coordinates.
     """
     asked = (

@@ -17,13 +17,13 @@ class Fitted:
     """The outcome of a fit.
 
     Attributes:
-        folder: Everything is there.
+        folder: Folder of the fit.
         model: The best model.
-        evaluation: It on frames and samples that no training saw.
+        evaluation: The model on frames and samples that no training saw.
         basins: The basins that frames and samples show.
         ess: Sampling efficiency of the model, on samples that no training saw.
         target: The efficiency that was asked for.
-        decisions: What was decided when, and why.
+        decisions: All decisions with their times and reasons.
         energy_evaluations: Number of evaluations of the reference in all trainings.
     """
 
@@ -38,7 +38,7 @@ class Fitted:
 
     @property
     def reached(self) -> bool:
-        """Whether the efficiency is what was asked for."""
+        """Whether the efficiency reaches the target."""
         return self.ess.value >= self.target
 
     @property

@@ -12,7 +12,7 @@ from ...core.errors import ConfigurationError
 from ...core.files import file_digest
 
 UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-"""Seconds, by how they are written behind a number."""
+"""Seconds, by the unit after a number."""
 
 DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h|d)\s*")
 
@@ -25,9 +25,9 @@ class FitSettings:
         structure: Structure file of the molecule.
         reference: The force field, as PROVIDER:ARGUMENT.
         ess: Sampling efficiency (Kish, raw) at which the fit is done.
-        budget: Wall-clock time that is planned for, s.
+        budget: Planned wall-clock time, s.
         temperature: K.
-        md: Whether to begin with molecular dynamics; without it, with a high temperature.
+        md: Whether to begin with molecular dynamics, rather than at a high temperature.
         n_samples: Samples of the final evaluation.
         seed: Seed of the random numbers.
     """
@@ -54,7 +54,7 @@ class FitSettings:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes a fit this one, in JSON types; a structure is what is in it, whatever its name."""
+        """What identifies a fit, in JSON types; a structure counts by its content, whatever its name."""
         files = [Path(part.strip()) for part in self.reference.partition(":")[2].split(",")]
         return {
             "structure_sha256": file_digest(self.structure),
@@ -73,7 +73,7 @@ def duration(text: str) -> float:
     """Seconds of a duration as people write it: ``2h``, ``30min``, ``1h 30min``, ``90s``.
 
     Raises:
-        ConfigurationError: If it is written otherwise, or is none.
+        ConfigurationError: If it is written otherwise, or is not positive.
     """
     parts = DURATION.findall(text)
     seconds = sum(float(number) * UNITS[unit] for number, unit in parts)

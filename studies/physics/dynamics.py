@@ -1,4 +1,4 @@
-"""Whether molecular dynamics conserves energy, keeps its temperature, and leaves the molecule whole."""
+"""Whether molecular dynamics conserves energy, keeps its temperature and leaves the molecule intact."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ DRIFT_TIME = 50.0
 """ps in which a drift may reach the standard deviation of the kinetic energy: a soft limit of the literature."""
 
 ORDER = (1.8, 2.2)
-"""Range of the exponent, 2 for velocity Verlet; higher terms at 1 fs and the statistics of short runs are inside. Jumps
-of the forces make it less (1 where they rule); it is more where a step is too long for the stiffest motion."""
+"""Range of the exponent, which is 2 for velocity Verlet; it allows for higher-order terms at 1 fs and the statistics of
+short runs. Jumps of the forces lower the exponent (to 1 where they dominate); a time step too long for the stiffest
+motion raises it."""
 
 STANDARD_ERRORS = 4.0
 """Number of standard errors by which a temperature may differ from the thermostat's."""
 
 REPORT_STEPS = 50
-"""Steps between looks at the molecule in the NVT run."""
+"""Steps between checks of the molecule in the NVT run."""
 
 NVE_REPORT_STEPS = 5
 """Steps between recorded frames of an NVE run."""
@@ -60,7 +61,7 @@ def equilibrated(
     settings: PhysicsSettings,
     on_progress: OnProgress,
 ) -> State:
-    """The replicas after Langevin dynamics; they start from the positions in turn, at thermal velocities.
+    """The replicas after Langevin dynamics; they start from the positions in turn, with thermal velocities.
 
     Raises:
         SimulationError: If an energy or a force is not finite.
@@ -108,7 +109,7 @@ def _run(
 def _simulate(
     potential: Potential, integrator: Integrator, start: State, settings: DynamicsSettings, on_report: OnReport
 ) -> Trajectory:
-    """Dynamics with an integrator as it is, whatever ensemble it samples."""
+    """Dynamics with a given integrator, whatever ensemble it samples."""
 
     return record(start, Stepper(potential, integrator), settings, on_report, potential.topology)
 
@@ -205,7 +206,7 @@ def _failed(test: str, quantity: str, error: SimulationError, high: float, low: 
 def examine_thermostat(
     potential: Potential, start: State, settings: PhysicsSettings, on_progress: OnProgress
 ) -> list[Finding]:
-    """Temperature, equipartition and integrity of the molecule in a long NVT run; it ends when a bond breaks."""
+    """Temperature, equipartition and integrity of the molecule in a long NVT run, which ends when a bond breaks."""
     noise = torch.Generator(start.positions.device).manual_seed(settings.seed + 1)
     thermostat = Langevin(settings.timestep, settings.temperature, settings.friction, noise)
     watch = _Watch(potential.topology, start, settings, on_progress)
@@ -219,7 +220,7 @@ def examine_thermostat(
 
 
 class _Watch:
-    """Looks at the states of an NVT run."""
+    """Watches the states of an NVT run."""
 
     def __init__(
         self, topology: Topology | None, start: State, settings: PhysicsSettings, on_progress: OnProgress
@@ -258,7 +259,7 @@ class _Watch:
             )
 
     def findings(self, note: str) -> list[Finding]:
-        """What was seen, up to the error in the note."""
+        """The findings up to the error in the note."""
         duration = self.settings.nvt_steps * self.settings.timestep
         run = single(self.done * self.settings.timestep)
         series = torch.stack(self.temperatures)
@@ -287,7 +288,7 @@ class _Watch:
         found, target = single(math.nan), self.settings.temperature
         if len(series) > 1:
             found = mean_of_time_series(series.mean(1))
-            # too few frames to know their memory: taken as independent
+            # too few frames to estimate their correlation: taken as independent
             found = found if found.reliable else mean_of_independent(series.mean(1))
         width = STANDARD_ERRORS * found.error
         return Finding("temperature", f"kinetic temperature of {what}, K", found, target - width, target + width)
@@ -308,8 +309,8 @@ def atom_temperatures(state: State, timestep: float) -> Float[Tensor, "atoms"]:
 
     .. math:: T_i = \frac{m_i |v_i + \tfrac{\Delta t}{2 m_i} F_i|^2}{3 k}
 
-    From the velocities half a kick later: in a harmonic well their distribution is exact for every time step, where
-    that of the velocities at the end of a BAOAB step is too narrow by :math:`(\omega \Delta t)^2 / 4`.
+    The velocities are those half a kick later: in a harmonic well their distribution is exact for every time step,
+    whereas that of the velocities at the end of a BAOAB step is too narrow by :math:`(\omega \Delta t)^2 / 4`.
     """
     masses = state.masses[:, None]
     later = state.velocities + 0.5 * timestep / masses * state.forces

@@ -1,4 +1,4 @@
-"""Whether forces are those of an energy of a free molecule, and continuous."""
+"""Whether forces derive from an energy of a free molecule, and are continuous."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ NET = 1e-4
 """Net force (torque) relative to the root mean square force (times the molecule's radius): single precision."""
 
 CLASH = 1e4
-"""Energy above the start's from which on a turned torsion is not looked at, kT: there atoms coincide in a force field,
-and what is left of its energy is rounding. No flow gets there, whose walls between turns are some 100 kT high."""
+"""Energy above the start's beyond which a turned torsion is not examined, kT: there atoms of a force field coincide,
+and its energy is dominated by rounding. Flows stay below, since their walls between turns are some 100 kT high."""
 
 
 def examine_forces(potential: Potential, frames: Float[Tensor, "n atoms 3"], on_progress: OnProgress) -> list[Finding]:
@@ -43,14 +43,14 @@ def examine_forces(potential: Potential, frames: Float[Tensor, "n atoms 3"], on_
 
     .. math:: \max_{\mathrm{frames}} |F + \partial U / \partial x| / \sqrt{\langle |F|^2 \rangle}
 
-    A frame at a minimum has forces of rounding; the frames beside it have not.
+    At a minimum the forces are rounding errors; those of the other frames are not.
     """
     _, forces = potential.energy_and_forces(frames)
     scale = float(forces.flatten(1).norm(dim=1).square().mean().sqrt())
     errors = []
     for i, (frame, given) in enumerate(zip(frames, forces, strict=True)):
         error = float((numerical_forces(potential, frame) - given).norm())
-        # without any force there is none by finite differences either
+        # without forces, finite differences must vanish as well
         errors.append(error / scale if scale else math.inf if error else 0.0)
         on_progress(Progress("forces", i + 1, len(frames)))
     worst = max(range(len(errors)), key=lambda i: math.inf if math.isnan(errors[i]) else errors[i])
@@ -64,7 +64,7 @@ def examine_net_force(
 ) -> list[Finding]:
     """Net force and torque, relative to the root mean square force and the radius of gyration."""
     _, forces = potential.energy_and_forces(frames)
-    # where there is no force at all, there is no net force either
+    # without forces there is no net force either
     scale = forces.square().mean().sqrt().clamp(min=torch.finfo(forces.dtype).tiny)
     radius = (frames - frames.mean(1, keepdim=True)).square().sum(-1).mean().sqrt()
     force, torque = (vector.norm(dim=-1).max() / scale for vector in net_force_and_torque(frames, forces))

@@ -1,4 +1,4 @@
-"""Minima of a potential, also far from the configurations that it was made for, beside those of a reference."""
+"""Minima of a potential, even far from the configurations that it was made for, compared with a reference."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ N_GRID = 12
 """Cells along each of two neighbouring slow torsions."""
 
 N_OVER_GRIDS = 1500
-"""Starts spread over the cells of all grids: a narrow hole takes in one of ten starts in its cell, by methyl groups."""
+"""Starts spread over the cells of all grids: of those in its cell, a narrow hole attracts one in ten, depending on the
+methyl groups."""
 
 N_RANDOM = 50
 """Starts whose slow torsions are all drawn uniformly."""
@@ -47,7 +48,7 @@ CONVERGED = 0.1
 """Largest component of the gradient at a minimum, kT per width of a coordinate."""
 
 SAME = math.radians(30)
-"""Minima whose slow torsions all differ by less are one."""
+"""Minima whose slow torsions all differ by less are the same."""
 
 CROSSED, ALONG_PATHS = 8.0, 2.0
 """Paths with barriers up to the first are crossed in simulations, and the reference is met there to the second, kT."""
@@ -245,7 +246,7 @@ def _along_paths(
 
 
 def _grids(q: Float[Tensor, "n dim"], slow: list[int], stream: torch.Generator) -> list[Float[Tensor, "starts dim"]]:
-    """For each two neighbouring slow torsions values drawn in all cells of a grid, the rest as given."""
+    """For each pair of neighbouring slow torsions, values drawn in all cells of a grid; the rest as given."""
     width = 2 * math.pi / N_GRID
     edges = torch.arange(N_GRID, dtype=q.dtype) * width - math.pi
     together = list(pairwise(slow)) if len(slow) > 1 else [(i,) for i in slow]
@@ -262,7 +263,7 @@ def _grids(q: Float[Tensor, "n dim"], slow: list[int], stream: torch.Generator) 
 def _turned(
     q: Float[Tensor, "n dim"], torsions: list[int], n_starts: int | None, stream: torch.Generator
 ) -> Float[Tensor, "starts dim"]:
-    """So many configurations, or each of them once, with some torsions drawn uniformly."""
+    """A number of the configurations, or each of them once, with some torsions drawn uniformly."""
     starts = q.clone() if n_starts is None else q[torch.randint(len(q), (n_starts,), generator=stream)]
     starts[:, torsions] = (2 * torch.rand(len(starts), len(torsions), generator=stream, dtype=q.dtype) - 1) * math.pi
     return starts
@@ -274,7 +275,7 @@ def _clusters(
     converged: Bool[Tensor, "starts"],
     slow: list[int],
 ) -> list[list[int]]:
-    """Minima, the lowest first, each as the ends that are alike in all slow torsions, the lowest first."""
+    """Minima in order of energy, each as the ends that agree in all slow torsions, in order of energy."""
     clusters: list[list[int]] = []
     for i in energies.argsort().tolist():
         if not converged[i]:
@@ -313,7 +314,7 @@ def _relaxed(
     downhill = torch.zeros_like(step)
     for i in range(N_STEPS):
         end[left], ends_energy[left], ends_force[left] = u, energy, force
-        # what has arrived, or is undefined, stays where it is
+        # what has converged, or is undefined, stays where it is
         moving = force.isfinite().all(-1) & energy.isfinite() & (force.abs().amax(-1) > CONVERGED / 2)
         left, u, v, force = left[moving], u[moving], v[moving], force[moving]
         step, mixing, downhill = step[moving], mixing[moving], downhill[moving]

@@ -1,4 +1,4 @@
-"""Does a potential behave like one: the tests that molecular dynamics would otherwise make."""
+"""Physical tests of a potential, which molecular dynamics would otherwise make."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ POINTS_OF_SCAN = 1300
 
 
 MINIMIZATIONS = 2 * 500 * 1500
-"""Energies that a scan for minima takes at most: those of some 1500 starts."""
+"""Largest number of energies in a search for minima: those of some 1500 starts."""
 
 
 class ExaminationStopped(Exception):
-    """Ctrl-C or SIGTERM in the middle of an examination.
+    """Raised when Ctrl-C or SIGTERM stops an examination.
 
     Attributes:
-        report: What had been found.
-        signal: What stopped it: the exception that the signal raised.
+        report: Findings up to then.
+        signal: The exception that the signal raised.
     """
 
     def __init__(self, report: PhysicsReport, signal: KeyboardInterrupt | Terminated) -> None:
@@ -62,11 +62,11 @@ def examine_physics(
     """Examine a potential by the physics that it must obey, and report every number that was measured.
 
     - forces: they are minus the gradient of the energy, by finite differences;
-    - net force: it and the net torque vanish;
+    - net force: the net force and the net torque vanish;
     - hessian: the force's Jacobian is symmetric;
     - continuity: along scans of bonds and torsions neither the forces nor their gradient jump, where there are bonds;
-    - minima: no minimum away from the start is deeper than those at it, nor far deeper than in the reference, where
-      there are bonds;
+    - minima: no minimum away from the start is deeper than those at the start, or much deeper than in the reference,
+      where there are bonds;
     - conservation: fluctuation and drift of the total energy in NVE runs;
     - order: the fluctuation grows with the square of the time step;
     - thermostat: in a long NVT run temperatures are the thermostat's, on all elements alike, no bond breaks, and no
@@ -82,12 +82,12 @@ def examine_physics(
         masses: amu.
         settings: Lengths of runs; by default those of the literature.
         tests: Which of `PHYSICS_TESTS` to run.
-        on_progress: Called now and then.
-        reference: What the potential is a model of, for the energies of minima.
+        on_progress: Told of the progress of each test.
+        reference: The potential that this one models, for the energies of minima.
 
     Raises:
         ConfigurationError: If there is no test of a name, or positions and masses are not those of the potential.
-        ExaminationStopped: After Ctrl-C or SIGTERM; holds what had been found.
+        ExaminationStopped: After Ctrl-C or SIGTERM; holds the findings up to then.
     """
     settings = PhysicsSettings() if settings is None else settings
     require_tests(tests)
@@ -97,7 +97,7 @@ def examine_physics(
     states: list[State] = []
 
     def start() -> State:
-        # all dynamics begin at the same states
+        # all dynamics begin in the same states
         if not states:
             states.append(equilibrated(potential, positions, masses, settings, on_progress))
         return states[0]
@@ -142,7 +142,7 @@ def examine_physics(
 
 
 def require_tests(tests: Sequence[str]) -> None:
-    """Raise a `ConfigurationError` unless all are names of `PHYSICS_TESTS`."""
+    """Raise a `ConfigurationError` unless all are names in `PHYSICS_TESTS`."""
     for name in tests:
         if name not in PHYSICS_TESTS:
             near = difflib.get_close_matches(name, PHYSICS_TESTS, n=1)
@@ -168,7 +168,7 @@ def why_left_out(test: str, potential: Potential, frame: Float[Tensor, "atoms 3"
 
 
 def perturbed(positions: Float[Tensor, "n atoms 3"], settings: PhysicsSettings) -> Float[Tensor, "frames atoms 3"]:
-    """The first positions, and as many as are lacking with each atom displaced at random."""
+    """The first positions, filled up with copies whose atoms are displaced at random."""
     n = settings.n_frames
     given = positions[:n]
     more = positions[torch.arange(max(n - len(given), 1), device=positions.device) % len(positions)]
@@ -179,12 +179,12 @@ def perturbed(positions: Float[Tensor, "n atoms 3"], settings: PhysicsSettings) 
 
 @dataclass(frozen=True)
 class Planned:
-    """A test that is going to run.
+    """A test that will run, or why it will not.
 
     Attributes:
         test: Its name.
         seconds: Estimated duration.
-        left_out: Why it is not going to run; empty if it is.
+        left_out: Why it will not run; empty if it will.
     """
 
     test: str
@@ -198,7 +198,7 @@ def plan_physics(
     settings: PhysicsSettings,
     tests: Sequence[str] = PHYSICS_TESTS,
 ) -> list[Planned]:
-    """Which tests are going to run, and for about how long, from a few calls of the potential.
+    """Which tests will run, and for about how long, from a few calls of the potential.
 
     Raises:
         ConfigurationError: If there is no test of a name.
@@ -245,7 +245,7 @@ def _seconds(potential: Potential, positions: Float[Tensor, "n atoms 3"]) -> flo
         try:
             potential.energy_and_forces(positions)
         except SmoothflowError:
-            # the tests themselves will say so
+            # the tests themselves will report it
             return 0.0
         found = min(found, time.perf_counter() - start)
     return found

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...analysis.estimates import Estimate
+from ...analysis.estimates import Estimate, plain
 from ...core.errors import ConformanceError
 
 
@@ -19,8 +19,8 @@ class Finding:
         test: Which test measured it.
         quantity: What it is, with its unit.
         measured: The number; nan if it could not be measured.
-        low: It should not be less.
-        high: Nor more.
+        low: Smallest acceptable value.
+        high: Largest acceptable value.
         note: Where it was found, or what went wrong.
     """
 
@@ -33,7 +33,7 @@ class Finding:
 
     @property
     def holds(self) -> bool:
-        """Whether the number is in its range; nan is not."""
+        """Whether the number is in its range, which nan is not."""
         return self.low <= self.measured.value <= self.high
 
     @property
@@ -52,7 +52,7 @@ class PhysicsReport:
         subject: What was examined.
         findings: What was measured.
         left_out: Tests that say nothing about this potential, and why.
-        unfinished: Tests that an interruption left undone.
+        unfinished: Tests that an interruption left unfinished.
     """
 
     subject: str
@@ -92,20 +92,16 @@ class PhysicsReport:
                 {
                     "test": finding.test,
                     "quantity": finding.quantity,
-                    "measured": _finite(finding.measured.value),
-                    "error": _finite(finding.measured.error),
-                    "low": _finite(finding.low),
-                    "high": _finite(finding.high),
+                    "measured": plain(finding.measured.value),
+                    "error": plain(finding.measured.error),
+                    "low": plain(finding.low),
+                    "high": plain(finding.high),
                     "holds": finding.holds,
                     "note": finding.note,
                 }
                 for finding in self.findings
             ],
         }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def single(value: float) -> Estimate:

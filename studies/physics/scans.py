@@ -1,4 +1,4 @@
-"""Scans of a molecule: its bonds stretched, its torsions turned, and nothing else changed."""
+"""Scans of a molecule along its bonds and torsions, one at a time."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def torsion_scans(positions: Float[Tensor, "atoms 3"], topology: Topology) -> li
 
 
 def without_overlaps(scan: Scan) -> list[Scan]:
-    """The parts of a scan in which no two atoms coincide: there a distance, and what depends on it, has a kink."""
+    """The parts of a scan in which no two atoms coincide: a distance has a kink where they do."""
     grid = torch.linspace(scan.low, scan.high, N_PLACES + 1, dtype=torch.float64)
     apart = torch.stack([torch.pdist(positions).min() > OVERLAP for positions in scan.place(grid)]).tolist()
     parts = []

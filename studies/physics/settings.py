@@ -1,4 +1,4 @@
-"""What a physical examination of a potential asks, and with which settings."""
+"""The tests of a physical examination, and its settings."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class PhysicsSettings:
     """How a potential is examined; the defaults are the protocol of the paper and of the literature.
 
     Attributes:
-        temperature: K, of all dynamics.
+        temperature: Temperature of all dynamics, K.
         n_replicas: Independent copies, all in one batch.
         timestep: ps.
-        equilibration: ps of Langevin dynamics before the NVE runs.
-        equilibration_friction: 1/ps.
-        production: ps of the NVE run.
-        timesteps: ps; of the NVE runs whose fluctuations are compared.
-        scaling_duration: ps, of each of them.
+        equilibration: Langevin dynamics before the NVE runs, ps.
+        equilibration_friction: Friction of the equilibration, 1/ps.
+        production: Duration of the NVE run, ps.
+        timesteps: Time steps whose energy fluctuations are compared, ps.
+        scaling_duration: Duration of the run at each of them, ps.
         nvt_steps: Steps of the NVT run.
-        friction: 1/ps, in the NVT run.
+        friction: Friction in the NVT run, 1/ps.
         n_frames: Start frames at which forces and Hessians are examined; the scans begin at the first one.
         seed: Seed of velocities and of the thermostat's noise.
 
     Raises:
-        ConfigurationError: If a value cannot be run.
+        ConfigurationError: If a value is out of range.
 
     Reference: Köhler, Krämer, Noé, Smooth Normalizing Flows, NeurIPS 2021, arXiv 2110.00351.
     """

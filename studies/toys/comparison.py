@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -14,10 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...analysis.estimates import Estimate, mean_of_independent, tail_reason
+from ...analysis.estimates import Estimate, as_text, mean_of_independent, tail_reason
 from ...analysis.reweighting import ess_fraction
+from ...core.display import count_parameters
 from ...core.errors import SmoothflowError, UnknownNameError
-from ...core.files import make_folder, require_own_folder, write_atomically
+from ...core.files import make_folder, require_own_folder, write_atomically, write_json
 from ...core.flow import Flow
 from ...core.plugins import registry
 from ...potentials.toys import TOYS, Toy
@@ -27,7 +27,7 @@ from ...training.losses import force_error
 from ..report import Picture, Report, Table, write_report
 from .figures import Field, field_on_grid, field_on_line, maps_figure, profiles_figure
 from .smoothness import CHUNK, forces_of, largest_force_gradient, largest_force_jump
-from .training import TOY_OPTIONS, ToySettings, count_parameters, toy_flow, train_on_toy
+from .training import TOY_OPTIONS, ToySettings, toy_flow, train_on_toy
 
 FILES = ("comparison.json", "maps.png", "profiles.png", "report.html")
 
@@ -40,7 +40,7 @@ N_LINES = 24
 
 @dataclass(frozen=True)
 class ToyEvaluation:
-    """How good a flow is on a toy target; forces are in kT per unit of the coordinates.
+    """Quality of a flow on a toy target; forces are in kT per unit of the coordinates.
 
     Attributes:
         forward_kl: KL(target || flow), from held-out exact samples; `divergence` says how.
@@ -65,11 +65,11 @@ class ToyResult:
 
     Attributes:
         transform: Its name.
-        smoothness: What it declares: k of C^k.
+        smoothness: Declared smoothness, the k of C^k.
         n_parameters: Number of parameters of the flow.
         training_seconds: Wall-clock time.
-        evaluation: Its quality; None if training or evaluation broke down.
-        breakdown: Then, how.
+        evaluation: Quality of the flow; None if training or evaluation broke down.
+        breakdown: Error of a breakdown; empty if there was none.
     """
 
     transform: str
@@ -80,21 +80,21 @@ class ToyResult:
     breakdown: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers in plain JSON types; what is infinite, as text."""
+        """The numbers in plain JSON types; infinite ones as text."""
         row: dict[str, Any] = {
             "transform": self.transform,
-            "smoothness": _json_number(self.smoothness),
+            "smoothness": as_text(self.smoothness),
             "n_parameters": self.n_parameters,
-            "training_seconds": _json_number(self.training_seconds),
+            "training_seconds": as_text(self.training_seconds),
             "breakdown": self.breakdown,
         }
         if self.evaluation is not None:
             for name, value in vars(self.evaluation).items():
                 if isinstance(value, Estimate):
-                    row[name] = _json_number(value.value)
-                    row[f"{name}_error"] = _json_number(value.error)
+                    row[name] = as_text(value.value)
+                    row[f"{name}_error"] = as_text(value.error)
                 else:
-                    row[name] = _json_number(value)
+                    row[name] = as_text(value)
         return row
 
 
@@ -105,7 +105,7 @@ def compare_on_target(
     folder: Path,
     on_progress: OnProgress = silent,
 ) -> list[ToyResult]:
-    """Train a flow of each transform on one toy target at one budget, and write a table, figures and a report.
+    """Train a flow of each transform on one toy target with one budget, and write a table, figures and a report.
 
     ``folder`` gets ``comparison.json``, rewritten after every transform, ``maps.png``, ``profiles.png`` and
     ``report.html``. A transform whose training breaks down is reported, and the others go on.
@@ -115,7 +115,7 @@ def compare_on_target(
         transforms: Names.
         settings: The budget.
         folder: Made if it is missing.
-        on_progress: Told how far things are.
+        on_progress: Told of steps and losses.
 
     Raises:
         UnknownNameError: If there is no such target or transform.
@@ -172,7 +172,7 @@ def evaluate_on_toy(flow: Flow, target: Toy, held_out: Float[Tensor, "n dim"], s
         flow: Trained, float64.
         target: The density p.
         held_out: Exact samples of it.
-        settings: Say how many samples to draw.
+        settings: Their number of evaluation samples is drawn from the flow.
     """
     with torch.no_grad():
         log_q = torch.cat([flow.log_prob(part) for part in torch.split(held_out, CHUNK)])
@@ -195,8 +195,8 @@ def divergence(log_ratio: Float[Tensor, "n"]) -> Estimate:
 
     .. math:: \mathrm{KL}(p \| q) = \left\langle -\log r + c\,(r - 1) \right\rangle_p, \qquad r = q / p
 
-    As :math:`\langle r \rangle_p = 1` for normalized densities, any c is right; that of the least variance, found by
-    regression on the same samples, makes small divergences far more certain than the plain mean.
+    As :math:`\langle r \rangle_p = 1` for normalized densities, any c is valid; the one of least variance, found by
+    regression on the same samples, makes small divergences far more precise than the plain mean.
 
     Args:
         log_ratio: log r of independent samples of p.
@@ -205,7 +205,7 @@ def divergence(log_ratio: Float[Tensor, "n"]) -> Estimate:
     if bool(ratio.isfinite().all()) and float(ratio.std()) > 0:
         centred = ratio - ratio.mean()
         log_ratio = log_ratio - (centred * log_ratio).mean() / centred.square().mean() * ratio
-    # what regression leaves crowds at zero, which looks like a heavy tail: that of the ratios is the one that matters
+    # residuals of the regression crowd at zero, which looks like a heavy tail: the tail of the ratios matters
     error = float(log_ratio.std()) / math.sqrt(len(log_ratio))
     return Estimate(-float(log_ratio.mean()), error, len(log_ratio)).because(tail_reason(ratio))
 
@@ -255,7 +255,7 @@ def _write_table(
         "settings": settings.to_dict(),
         "transforms": [result.to_dict() for result in results],
     }
-    write_atomically(folder / "comparison.json", json.dumps(content, indent=1, allow_nan=False).encode())
+    write_json(folder / "comparison.json", content)
 
 
 def _write_report(
@@ -296,8 +296,3 @@ def _write_report(
         provenance=settings.to_dict(),
     )
     write_report(report, folder / "report.html")
-
-
-def _json_number(value: float) -> float | str:
-    # JSON knows neither infinity nor nan
-    return value if math.isfinite(value) else str(value)

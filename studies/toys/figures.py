@@ -23,7 +23,7 @@ REFERENCE = "#B5B5B5"
 
 @dataclass(frozen=True)
 class Field:
-    """A density p, its force along the first coordinate, and how that changes along the first coordinate.
+    """A density p, its force along the first coordinate, and the derivative of that force along the same coordinate.
 
     On a grid (first coordinate by row) or along a line of the first coordinate.
     """
@@ -34,7 +34,7 @@ class Field:
 
 
 def field_on_grid(log_density: LogDensity, plane: Float[Tensor, "dim"]) -> Field:
-    """The field over the first two coordinates at the centres of a grid; the others are those of ``plane``."""
+    """The field over the first two coordinates at the centres of a grid; the others are held at those of ``plane``."""
     axis = (torch.arange(N_GRID, dtype=plane.dtype) + 0.5) / N_GRID
     points = plane.repeat(N_GRID * N_GRID, 1)
     points[:, :2] = torch.cartesian_prod(axis, axis)
@@ -49,7 +49,7 @@ def field_on_line(log_density: LogDensity, through: Float[Tensor, "dim"]) -> Fie
 
 
 def profile_axis(dtype: torch.dtype = torch.float64) -> Float[Tensor, "points"]:
-    """The places of `field_on_line`."""
+    """The points of `field_on_line`."""
     return (torch.arange(N_PROFILE, dtype=dtype) + 0.5) / N_PROFILE
 
 

@@ -1,8 +1,8 @@
-"""How smooth a density is: its force gradients, and the largest jump of its forces.
+"""Smoothness of a density: its force gradients, and the largest jump of its forces.
 
 `core.differences.worst_break` tells whether the forces of a potential jump anywhere along a scan, by what is left of a
-change; here the size of a jump is what a table compares, over one and the same distance for every density.
-`testing.smoothness` looks for jumps of derivatives of any order of one-dimensional functions.
+change; a table compares the sizes of jumps instead, over the same distance for every density. `testing.smoothness`
+looks for jumps of derivatives of any order of one-dimensional functions.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 from ...core.manifolds import Circle, Product
 
 LogDensity = Callable[[Tensor], Tensor]
-"""From points [batch, dim] to normalized or unnormalized log-densities [batch]."""
+"""Maps points [batch, dim] to normalized or unnormalized log-densities [batch]."""
 
 CHUNK = 4096
 
 N_POINTS = 513
-"""Points on each line on which jumps are looked for."""
+"""Points on each line that is searched for jumps."""
 
 N_ZOOMS = 4
-"""Each narrows the spacing of points by `ZOOM`: from 2e-3 to 2e-9 of the period or interval."""
+"""Rounds, each of which narrows the spacing of points by `ZOOM`: from 2e-3 to 2e-9 of the period or interval."""
 
 ZOOM = 32
 
@@ -77,9 +77,8 @@ def largest_force_jump(log_density: LogDensity, domain: Product, through: Float[
     r"""The largest change of a force over 2e-9 of a period or interval.
 
     Lines run through the given points along every coordinate: once around circles, and over the middle 90 % of
-    intervals, as forces may diverge towards their ends. On each, where the forces bend most
-    is looked at more and more closely: a kink of the density keeps its jump, smooth forces come to change by 2e-9 times
-    their gradient.
+    intervals, as forces may diverge towards their ends. On each, the place where the forces bend most is examined ever
+    more closely: a kink of the density keeps its jump, whereas smooth forces change by 2e-9 times their gradient.
 
     Args:
         log_density: Log density of the points of ``domain``.
@@ -93,7 +92,7 @@ def largest_force_jump(log_density: LogDensity, domain: Product, through: Float[
     steps = torch.arange(-ZOOM - 1, ZOOM + 2, dtype=through.dtype)
     for i, column in enumerate(domain):
         on_circle = isinstance(column.manifold, Circle)
-        # more than once around, so that the beginning is looked at as well
+        # more than once around, so that the beginning is covered as well
         first, last = (0.5 - 1e-3, 1.5 + 1e-3) if on_circle else (0.05, 0.95)
         spacing = (last - first) / (N_POINTS - 1)
         places = torch.linspace(first, last, N_POINTS, dtype=through.dtype).expand(len(through), -1)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...core.architecture import FlowSettings, build_flow
 from ...core.charts import CutOpen
+from ...core.display import count_parameters
 from ...core.errors import ConfigurationError, ManifoldError, MissingDependencyError, TrainingError
 from ...core.flow import Flow
 from ...core.manifolds import Interval, Line, Product
@@ -22,6 +23,7 @@ from ...potentials.toys import Toy
 from ...runs.progress import OnProgress, Progress, silent
 from ...runs.randomness import generator
 from ...training.losses import force_error, likelihood_and_forces, negative_log_likelihood
+from ...training.optimizer import adam_with_cosine
 from ...training.quiet import interruptible, quiet_lightning
 
 try:
@@ -30,7 +32,7 @@ except ImportError as error:
     raise MissingDependencyError("Training", "lightning", "train") from error
 
 STEPS_PER_DRAW = 50
-"""Training steps for which samples are drawn at once."""
+"""Number of training steps for which samples are drawn at once."""
 
 PROGRESS_EVERY = 10
 WIDEST = 4096
@@ -48,24 +50,24 @@ NARROW: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 TOY_OPTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {"rings": NARROW, "rings-kinked": NARROW, "rings-periodic": NARROW}
 )
-"""For targets with details much finer than the period, constructor arguments of transforms: 16 components each, and
+"""Constructor arguments of transforms for targets with details much finer than the period: 16 components each, and
 bumps as narrow as the rings. The defaults of the smooth transform are those of molecules, whose forces must stay soft.
 """
 
 
 @dataclass(frozen=True)
 class ToySettings:
-    """One budget for every transform on a toy target.
+    """The budget of every transform on a toy target.
 
     Attributes:
         steps: Training steps.
         batch_size: Exact samples per step; none is seen twice.
         learning_rate: Learning rate of Adam at the start; it falls to 0 like half a cosine.
-        force_weight: Weight of the mean squared error of forces, per (kT per unit of the coordinates)^2; 0 trains on
-            likelihood alone.
+        force_weight: Weight of the mean squared force error, per (kT per unit of the coordinates)^2; 0: likelihood
+            alone.
         n_parameters: Largest number of parameters of each flow; the width of its conditioners' hidden layers follows.
         pairs: Pairs of couplings.
-        options: For each transform's name, arguments of its constructor, instead of those in `TOY_OPTIONS`.
+        options: Constructor arguments by the name of the transform, in place of those in `TOY_OPTIONS`.
         n_evaluation: Held-out samples, and samples drawn from each flow.
         seed: Seed of initial weights and samples.
     """
@@ -104,7 +106,7 @@ def toy_flow(domain: Product, transform: str, settings: ToySettings) -> Flow:
     Raises:
         UnknownNameError: If no plug-in offers the transform.
         ManifoldError: If it maps nothing that the target's coordinates can be carried to.
-        ConfigurationError: If not even the narrowest flow keeps to the budget.
+        ConfigurationError: If even the narrowest flow exceeds the budget.
     """
 
     def flow(hidden: int) -> Flow:
@@ -136,13 +138,8 @@ def toy_flow(domain: Product, transform: str, settings: ToySettings) -> Flow:
     return flow(narrow).double()
 
 
-def count_parameters(flow: Flow) -> int:
-    """The number of trained parameters."""
-    return sum(parameter.numel() for parameter in flow.parameters())
-
-
 def _start(domain: Product, transform: str) -> tuple[Product | CutOpen, str]:
-    """Where the flow begins, and the kind of manifold that its couplings act on."""
+    """The domain on which the flow begins, and the kind of manifold on which its couplings act."""
     able = registry().transform(transform).manifolds
     manifold = domain.columns[0].manifold
     if type(manifold) in able:
@@ -178,8 +175,8 @@ class ToyTraining(LightningModule):  # type: ignore[misc]
     .. math:: \langle -\log p \rangle + w \langle |F - F_{\mathrm{target}}|^2 \rangle / d
 
     Args:
-        flow: With its initial weights.
-        target: Gives the forces.
+        flow: The flow with its initial weights.
+        target: The target, for its forces.
         settings: The budget.
         on_progress: Told of steps and losses.
     """
@@ -189,13 +186,11 @@ class ToyTraining(LightningModule):  # type: ignore[misc]
         self.flow = flow
         self.settings = settings
         self.on_progress = on_progress
-        # out of the module tree: the target is not trained
+        # outside the module tree: the target is not trained
         self._target = [target]
 
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.flow.parameters(), lr=self.settings.learning_rate, fused=True)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.settings.steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def configure_optimizers(self) -> dict[str, Any]:
+        return adam_with_cosine(self.flow.parameters(), self.settings.learning_rate, self.settings.steps)
 
     def training_step(self, batch: Float[Tensor, "size dim"], _: int) -> Float[Tensor, ""]:
         step, n_steps = int(self.global_step), self.settings.steps

@@ -47,7 +47,7 @@ def pymbar() -> Any:
     return pymbar
 
 
-def test_averages_of_gaussians() -> None:
+def test_averages_of_gaussians_are_those_of_the_closed_form() -> None:
     x, y = draws(20_000, 10_000, 0)
     both, pooled = both_of(x, y), torch.cat([x, y])
     # four standard errors each
@@ -98,7 +98,7 @@ def test_correlated_frames_count_as_fewer() -> None:
     assert copies.error == pytest.approx(alone.error, rel=0.4)
 
 
-def test_frames_alone_by_counting() -> None:
+def test_frames_alone_are_averaged_by_counting() -> None:
     _, y = draws(1, 20_000, 3)
     found = free_energy_difference(y > 0, y <= 0, blocks=blocks_of([y.numpy().astype(complex)]))
     assert abs(found.value + math.log(RIGHT / (1 - RIGHT))) < 4 * found.error
@@ -107,7 +107,7 @@ def test_frames_alone_by_counting() -> None:
     assert found.error == pytest.approx(exact, rel=0.5)  # three errors of an error of 20 blocks
 
 
-def test_pymbar_finds_the_same(pymbar: Any) -> None:
+def test_averages_are_those_of_pymbar(pymbar: Any) -> None:
     x, y = draws(3000, 1000, 4)
     pooled = torch.cat([x, y])
     both = BothEnsembles(log_weights_of(x), log_weights_of(y), Blocks(torch.arange(1000) % 64, 1000.0))
@@ -140,7 +140,7 @@ def test_draws_without_a_weight_do_not_count() -> None:
 
 
 @pytest.mark.parametrize(("n", "m"), [(2000, 2000), (3000, 1000)])
-def test_pymbar_has_the_same_errors_of_independent_draws(pymbar: Any, n: int, m: int) -> None:
+def test_errors_of_independent_draws_are_those_of_pymbar(pymbar: Any, n: int, m: int) -> None:
     x, y = draws(n, m, 9)
     pooled = torch.cat([x, y])
     # every frame is a block
@@ -171,7 +171,7 @@ def test_frames_that_lack_a_region_do_not_outvote_samples_that_have_it() -> None
     assert low < truth < high
 
 
-def test_nothing_has_a_number_without_overlap() -> None:
+def test_averages_without_overlap_are_not_numbers() -> None:
     both = BothEnsembles(torch.full((100,), -2000.0), torch.full((100,), 2000.0), Blocks(torch.arange(100), 100.0))
     for found in (
         both.mean(torch.zeros(200)),

@@ -106,7 +106,7 @@ def test_atoms_without_bonds_are_examined_and_what_needs_bonds_is_left_out(smoot
     assert "unforeseen" not in found.err
     # what will run, and for how long, is said before
     assert "continuity: left out" in found.err
-    assert "In all " in found.err
+    assert "In total " in found.err
 
 
 @pytest.mark.usefixtures("plugin")

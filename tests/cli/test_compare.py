@@ -26,7 +26,7 @@ dynamics: {replicas: 1, timestep: 1.0e-4, duration: 1.0e-3, equilibration: 0, ti
 
 
 @pytest.mark.slow
-def test_a_preset_of_ones_own_and_one_of_its_cells(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
+def test_one_cell_of_a_custom_preset_is_trained(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text(PRESET)
     folder = tmp_path / "grid"
     command = ["compare", chain.frames, "--preset", tmp_path / "grid.yaml", "--out", folder, "--json"]
@@ -41,7 +41,7 @@ def test_a_preset_of_ones_own_and_one_of_its_cells(smoothflow: Smoothflow, chain
 
 
 @pytest.mark.slow
-def test_transforms_by_name(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
+def test_transforms_are_compared_by_name(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("flow: {hidden: 4, line_pairs: 1, interval_pairs: 1, circle_pairs: 1}\n")
     command = ["compare", chain.frames, "--transforms", "affine", "--config", tmp_path / "run.yaml", "--steps", 2]
     found = smoothflow(*command, "--out", tmp_path / "out", "-n", 20, "--replicas", 1, "--md-steps", 10)
@@ -54,8 +54,8 @@ def test_transforms_by_name(smoothflow: Smoothflow, chain: Chain, tmp_path: Path
     ("arguments", "message"),
     [
         (["--preset", "alanine"], "alanine-dipeptide"),
-        (["--preset", "alanine-dipeptide", "--steps", "3"], "A preset says all that --steps would"),
-        (["--preset", "alanine-dipeptide", "--target", "rings"], "A preset says all that --target would"),
+        (["--preset", "alanine-dipeptide", "--steps", "3"], "A preset sets what --steps would"),
+        (["--preset", "alanine-dipeptide", "--target", "rings"], "A preset sets what --target would"),
         (["--preset", "alanine-dipeptide", "--held-out", "x.h5"], "give both, or none"),
         (["--target", "rings", "--preset", "no.yaml"], "--target"),
         (["x.h5", "--target", "rings"], "Give either a frames file"),
@@ -63,7 +63,7 @@ def test_transforms_by_name(smoothflow: Smoothflow, chain: Chain, tmp_path: Path
         (["x.h5", "--models", "ala2-smoth"], "ala2-smooth"),
     ],
 )
-def test_what_cannot_work_is_one_line(
+def test_impossible_comparisons_are_refused_in_one_line(
     smoothflow: Smoothflow, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     found = smoothflow("compare", *arguments, "--out", tmp_path / "out")

@@ -56,7 +56,7 @@ def test_a_model_that_names_no_reference_is_not_compared_with_ambers(smoothflow:
     save_model(initial_potential(frames, TrainSettings(flow=flow)), peroxide / "bare.safetensors", {})
     found = smoothflow("evaluate", peroxide / "bare.safetensors", peroxide / "frames.h5")
     assert found.code == 2
-    assert "does not say which force field" in found.err
+    assert "does not name the force field of its frames" in found.err
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from .conftest import Smoothflow
     ],
     ids=["structure", "budget", "short", "target", "reference", "charge", "molecule"],
 )
-def test_what_cannot_be_fitted_is_one_line(
+def test_impossible_fits_are_refused_in_one_line(
     smoothflow: Smoothflow, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     found = smoothflow("fit", *arguments, "--out", tmp_path / "fit")

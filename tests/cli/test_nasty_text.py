@@ -57,7 +57,7 @@ def assert_harmless(shown: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_everything_that_prints(capsys: pytest.CaptureFixture[str], text: str) -> None:
+def test_nasty_text_is_printed_harmlessly_by_every_command(capsys: pytest.CaptureFixture[str], text: str) -> None:
     for write in (note, say, lambda t: complain("error", "red", t), lambda t: print_table(t, ["x"], [["1"]])):
         write(text)
         found = capsys.readouterr()
@@ -73,7 +73,7 @@ def test_everything_that_prints(capsys: pytest.CaptureFixture[str], text: str) -
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_the_log_and_the_report(tmp_path: Path, text: str) -> None:
+def test_nasty_text_in_the_log_and_the_report_is_harmless(tmp_path: Path, text: str) -> None:
     with journal_of(tmp_path / "run.log") as write:
         write(text)
     (line,) = (tmp_path / "run.log").read_text(encoding="utf-8").splitlines()
@@ -117,7 +117,7 @@ def test_nasty_text_in_frames_is_printed_harmlessly(smoothflow: Any, tmp_path: P
 
 
 @pytest.mark.parametrize("command", ["info", "check", "evaluate", "convert", "train", "sample", "md", "compare"])
-def test_a_name_on_the_command_line(smoothflow: Any, tmp_path: Path, command: str) -> None:
+def test_nasty_text_on_the_command_line_is_harmless(smoothflow: Any, tmp_path: Path, command: str) -> None:
     text = " ".join(SHORT)
     others = {
         "evaluate": [tmp_path / "x.h5"],
@@ -135,7 +135,7 @@ def test_a_name_on_the_command_line(smoothflow: Any, tmp_path: Path, command: st
 
 
 @pytest.mark.parametrize("text", NASTY[::3])
-def test_settings_that_hold_it(smoothflow: Any, tmp_path: Path, text: str) -> None:
+def test_nasty_text_in_settings_is_harmless(smoothflow: Any, tmp_path: Path, text: str) -> None:
     config, frames = tmp_path / "config.yaml", tmp_path / "frames.h5"
     topology, positions = topology_from_pdb(molecule_path("water"))
     write_frames(frames, Frames(topology, 300.0, positions.numpy().astype(np.float32)))
@@ -147,7 +147,7 @@ def test_settings_that_hold_it(smoothflow: Any, tmp_path: Path, text: str) -> No
             assert not HIDDEN & set(done.out + done.err)
 
 
-def test_plug_ins_that_fail_with_it(smoothflow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nasty_text_of_a_failing_plug_in_is_harmless(smoothflow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry(), "broken", [BrokenPlugin(text, text, text, text) for text in NASTY])
     monkeypatch.setattr(registry(), "conflicts", {("model", text): text for text in NASTY})
     done = smoothflow("plugins")

@@ -33,12 +33,13 @@ def test_models_are_opened_without_a_warning(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "old"), [(["sample", "ala2-affine", "-n", "2"], "--reweight"), (["train", "no.h5"], "--target")]
+    ("command", "old", "option"),
+    [
+        (["sample", "ala2-affine", "-n", "2"], "--reweight", ["--reweight", "nothing:here"]),
+        (["train", "no.h5"], "--target", ["--target=nothing:here"]),
+    ],
 )
-@pytest.mark.parametrize("joined", [True, False])
-def test_old_names_of_options_warn_and_work(command: list[str], old: str, joined: bool, tmp_path: Path) -> None:
-    force_field = "nothing:here"
-    option = [f"{old}={force_field}"] if joined else [old, force_field]
+def test_old_names_of_options_warn_and_work(command: list[str], old: str, option: list[str], tmp_path: Path) -> None:
     program = [sys.executable, "-m", "smoothflow", *command, "--out", str(tmp_path / "out"), *option]
     found = subprocess.run(program, capture_output=True, text=True, check=False)
     assert found.returncode == 2
@@ -114,7 +115,7 @@ def test_memory_that_does_not_suffice_is_one_line(
     monkeypatch.setattr("smoothflow.sampling.md.run_dynamics", fail)
     outcome = smoothflow("md", "ala2-affine", "--steps", 1)
     assert outcome.code == 2
-    assert "The memory does not suffice" in outcome.err
+    assert "There is not enough memory" in outcome.err
 
 
 @pytest.mark.parametrize("name", ["a.xyz", "a.npz", "a.PDB", "a.safetensors"])

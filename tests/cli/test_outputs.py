@@ -88,7 +88,7 @@ def parts_of(kind: object) -> set[object]:
     return {kind}.union(*map(parts_of, typing.get_args(kind)))
 
 
-def test_of_every_path_it_is_known_whether_it_is_written() -> None:
+def test_every_path_is_listed_as_read_or_written() -> None:
     found = paths_of_commands()
     assert len(found) > 20
     assert found == set(WRITES) | READS

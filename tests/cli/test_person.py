@@ -246,7 +246,7 @@ def test_a_closed_pipe_ends_a_command_without_an_error() -> None:
     assert found.stderr == ""
 
 
-def test_control_c_takes_one_line() -> None:
+def test_control_c_prints_one_line() -> None:
     code = """
 import os, signal, sys, threading, time
 from smoothflow.cli.app import main

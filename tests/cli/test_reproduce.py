@@ -55,7 +55,9 @@ def test_numbers_that_differ_are_exit_code_1(smoothflow: Smoothflow, chain: Chai
     assert smoothflow("reproduce", run, "--out", tmp_path / "again", "--tolerance", 1e-8).code == 0
 
 
-def test_frames_elsewhere_and_of_a_comparison(smoothflow: Smoothflow, chain: Chain, tmp_path: Path) -> None:
+def test_frames_that_moved_and_frames_of_a_comparison_are_accepted(
+    smoothflow: Smoothflow, chain: Chain, tmp_path: Path
+) -> None:
     frames = read_frames(chain.frames)
     write_frames(tmp_path / "part.h5", split_frames(frames)[0])
     (tmp_path / "run.yaml").write_text("{steps: 2, batch_size: 16, flow: {hidden: 4, interval_pairs: 1}}")

@@ -48,7 +48,7 @@ def test_a_further_model_and_workers_go_on_with_the_folder(smoothflow: Smoothflo
     assert json.loads(found.out)["n_evaluations"] == [150, 100]
 
 
-def test_what_cannot_be_is_one_line(smoothflow: Smoothflow, tmp_path: Path) -> None:
+def test_impossible_transfers_are_refused_in_one_line(smoothflow: Smoothflow, tmp_path: Path) -> None:
     run = tmp_path / "run"
     named = ["--reference", f"torch:{OWN}", "--workers", 1]
     transfer(smoothflow, run, *named, "--evaluations", 20)

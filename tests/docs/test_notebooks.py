@@ -29,9 +29,9 @@ def test_a_notebook_is_its_tutorial(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BUILD["NAMES"])
-def test_a_notebook_runs_headless(name: str, tmp_path: Path) -> None:
-    path = tmp_path / f"{name}.ipynb"
+def test_a_notebook_with_cells_of_python_and_of_the_shell_runs_headless(tmp_path: Path) -> None:
+    """One of them: the cells of each are the blocks of its tutorial, which `test_tutorials` runs."""
+    path = tmp_path / "transform.ipynb"
     shutil.copy(DOCS / "notebooks" / path.name, path)
     scripts = Path(sys.executable).parent
     environment = {
@@ -48,7 +48,6 @@ def test_a_notebook_runs_headless(name: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert {cell.source.startswith("%%bash") for cell in cells} == {True, False}
     assert all(cell.execution_count for cell in cells)
-    printed = "".join(output.get("text", "") for cell in cells for output in cell.outputs)
-    expected = {"ase": "kT", "openmm": "end-to-end distance", "molecule": "Best model", "transform": "forward KL"}
-    assert expected[name] in printed
+    assert "forward KL" in "".join(output.get("text", "") for cell in cells for output in cell.outputs)

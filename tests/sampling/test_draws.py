@@ -117,6 +117,6 @@ def test_a_target_of_another_molecule_leaves_no_file(
 ) -> None:
     target = Partial(force_field)
     target.topology = force_field.topology.take([1, 0, 2, 3])  # type: ignore[union-attr]
-    with pytest.raises(TopologyError, match="Atom order differs between the model and the force field"):
+    with pytest.raises(TopologyError, match="Atom order differs between the model and the reference"):
         draw_samples(flow, SamplingPlan(tmp_path / "samples.h5", 20, target=target))
     assert list(tmp_path.iterdir()) == []

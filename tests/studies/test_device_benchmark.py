@@ -56,7 +56,7 @@ def test_a_floor_is_the_larger_of_operations_and_bytes(run: DeviceRun) -> None:
     assert row[3:8] == ("10", "500", "20", "2 (operations)", "250")
 
 
-def test_what_there_is_no_time_for_is_left_out_and_said(run: DeviceRun) -> None:
+def test_sizes_beyond_the_time_are_left_out_with_a_reason(run: DeviceRun) -> None:
     run.section_end = time.monotonic() + 10.0
     seen = []
 
@@ -72,7 +72,7 @@ def test_what_there_is_no_time_for_is_left_out_and_said(run: DeviceRun) -> None:
     assert "would take 40 s of" in left_out["why"]
 
 
-def test_what_memory_does_not_hold_is_left_out_and_said(run: DeviceRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_beyond_the_memory_are_left_out_with_a_reason(run: DeviceRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_run, "total_memory", lambda device: 1e9)
     seen = []
 
@@ -98,7 +98,7 @@ def test_a_wrong_number_is_shown(run: DeviceRun) -> None:
     assert [row[-1] for row in device_tables(run.content)[0].rows] == ["NO", "NO"]
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     with pytest.raises(FileFormatError, match="cannot be read"):
         read_device(path)
@@ -145,7 +145,7 @@ def test_a_run_that_is_killed_leaves_what_it_had(tmp_path: Path) -> None:
     content = read_device(path)
     assert content["figures"]
     assert not content["finished"]
-    assert "was ended before its end" in describe_run(content)
+    assert "was stopped early" in describe_run(content)
     assert device_tables(content)
 
 
@@ -154,7 +154,7 @@ def _figures(path: Path) -> list[Any]:
     return found
 
 
-def test_without_the_device_one_line_says_so(tmp_path: Path) -> None:
+def test_a_missing_device_is_reported_in_one_line(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
     script = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--out", str(tmp_path / "gpu.json")]
@@ -166,7 +166,7 @@ def test_without_the_device_one_line_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_recorded_work_stands_beside_what_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recorded_work_is_measured_beside_eager_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # on the CPU records are traced graphs: no faster, but what a GPU would do
     monkeypatch.setattr(device_benchmark, "captures", lambda device: True)
     monkeypatch.setattr(device_benchmark, "BATCHES", (1, 4))
@@ -179,7 +179,7 @@ def test_recorded_work_stands_beside_what_is_not(tmp_path: Path, monkeypatch: py
     assert ("weighted samples", "captured") in ways
 
 
-def test_a_bare_machine_has_all_that_it_needs() -> None:
+def test_measuring_a_device_needs_no_optional_package() -> None:
     blocked = [
         "lightning",
         "jinja2",

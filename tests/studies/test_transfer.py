@@ -93,7 +93,7 @@ def test_free_energies_are_those_of_the_closed_form(
     difference, cis = exact(2.5)
     estimate = found.reference.free_energies["cis above trans"]
     assert found.verdict.reliable
-    assert found.ended.startswith("the error asked for is reached")
+    assert found.ended.startswith("the target error is reached")
     assert found.difference is not None
     assert found.error <= 0.05
     # four standard errors each
@@ -214,7 +214,7 @@ def test_a_second_model_adds_to_what_the_first_one_paid(
         ({"seed": -1}, "must not be negative"),
     ],
 )
-def test_settings_that_cannot_be(change: dict[str, float], message: str) -> None:
+def test_impossible_settings_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         TransferSettings(**change)  # type: ignore[arg-type]
 

@@ -22,7 +22,7 @@ from smoothflow.training.batches import Batches
 from smoothflow.training.config import LossWeights, RefiningSettings, TrainSettings, read_settings
 from smoothflow.training.run import train
 
-SMALL = FlowSettings(hidden=12, n_hidden_layers=1, line_pairs=1, interval_pairs=1, circle_pairs=1)
+SMALL = FlowSettings(hidden=12, n_hidden_layers=1, line_pairs=0, interval_pairs=1, circle_pairs=1)
 SETTINGS = TrainSettings(
     flow=SMALL, steps=20, batch_size=64, validate_every=10, learning_rate=5e-3, averaging=0.9, seed=5, dtype="float64"
 )
@@ -114,7 +114,7 @@ def test_recorded_training_goes_on_from_its_checkpoint(tmp_path: Path, peroxide_
 
 
 @pytest.mark.slow
-def test_with_samples_loss_and_gradient_are_recorded_and_the_rest_is_not(
+def test_training_on_samples_records_the_loss_of_frames_alone(
     tmp_path: Path, peroxide_frames: Frames, force_field: Potential, captures: None
 ) -> None:
     few = {"weights": LossWeights(reverse_kl=0.5), "steps": 20, "n_samples": 8}
@@ -123,7 +123,7 @@ def test_with_samples_loss_and_gradient_are_recorded_and_the_rest_is_not(
     require_same_training(tmp_path / "captured", tmp_path / "plain")
 
 
-def test_the_first_frame_that_is_not_finite_is_named_when_results_are_asked_for(
+def test_a_frame_that_is_not_finite_is_named_when_results_are_read(
     tmp_path: Path, peroxide_frames: Frames, captures: None
 ) -> None:
     forces = peroxide_frames.forces.copy()
@@ -163,7 +163,7 @@ def test_tf32_is_a_precision_of_float32_on_a_gpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.cuda
-def test_a_gpu_trains_by_recorded_steps_as_without(tmp_path: Path, peroxide_frames: Frames) -> None:
+def test_training_on_a_gpu_is_the_same_with_recorded_steps(tmp_path: Path, peroxide_frames: Frames) -> None:
     on_gpu = {"device": "cuda"}
     train(peroxide_frames, SETTINGS.model_copy(update=on_gpu), tmp_path / "plain")
     train(peroxide_frames, COMPILED.model_copy(update=on_gpu), tmp_path / "captured")

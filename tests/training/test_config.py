@@ -70,7 +70,7 @@ def test_errors_name_file_line_and_field(tmp_path: Path, text: str, line: int, m
     assert "\n" not in str(caught.value)
 
 
-def test_fields_that_contradict_one_another(tmp_path: Path) -> None:
+def test_fields_that_contradict_one_another_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"likelihood_steps needs weights.nll to be positive\.$"):
         read(tmp_path, "likelihood_steps: 5\nweights: {nll: 0}\n")
 
@@ -81,7 +81,7 @@ def test_text_that_is_not_yaml_is_refused(tmp_path: Path, text: str, message: st
         read(tmp_path, text)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="no file"):
         read_settings(tmp_path / "none.yaml")
     with pytest.raises(FileFormatError, match="cannot be read"):

@@ -163,7 +163,7 @@ def test_processes_share_a_batch() -> None:
         ({"processes": 240, "batch_size": 240}, "240 processes cannot share 160 held-out frames"),
     ],
 )
-def test_impossible_numbers_of_processes(
+def test_impossible_numbers_of_processes_are_refused(
     tmp_path: Path, peroxide_frames: Frames, changes: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
@@ -179,7 +179,7 @@ def test_every_process_needs_a_device(tmp_path: Path, peroxide_frames: Frames, d
         train(peroxide_frames, settings, tmp_path / "run")
 
 
-def test_torchrun_and_the_settings_must_agree(
+def test_settings_that_disagree_with_torchrun_are_refused(
     tmp_path: Path, peroxide_frames: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launched = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
@@ -189,6 +189,6 @@ def test_torchrun_and_the_settings_must_agree(
         train(peroxide_frames, SETTINGS, tmp_path / "run")
 
 
-def test_what_cannot_be_sent_is_not_started() -> None:
+def test_arguments_that_cannot_be_pickled_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="cannot be sent to other processes"):
         in_processes(2, print, lambda: None, print)

@@ -52,7 +52,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, peroxide_frames: Frames) -> 
     return train(peroxide_frames, SETTINGS, tmp_path_factory.mktemp("likelihood") / "run")
 
 
-def test_goes_on_from_a_model_with_its_architecture(
+def test_training_from_a_model_keeps_its_architecture(
     tmp_path: Path, model: Path, peroxide_frames: Frames, force_field: Potential
 ) -> None:
     settings = SAMPLES.model_copy(update={"initial_model": str(model)})
@@ -93,7 +93,7 @@ def test_interrupted_run_on_samples_goes_on_bit_for_bit(
         assert torch.equal(value, read_model(parts).flow.state_dict()[name]), name
 
 
-def test_what_does_not_go_together_is_refused(
+def test_models_and_settings_that_do_not_match_are_refused(
     tmp_path: Path, model: Path, peroxide_frames: Frames, force_field: Potential
 ) -> None:
     settings = SAMPLES.model_copy(update={"initial_model": str(model)})

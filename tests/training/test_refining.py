@@ -14,6 +14,7 @@ import pytest
 import smoothflow.training.refining
 import torch
 from smoothflow.core.architecture import FlowSettings
+from smoothflow.core.descent import descend
 from smoothflow.core.errors import ConfigurationError, InversionError, TopologyError
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
@@ -27,7 +28,7 @@ from smoothflow.runs.workers import worker_processes
 from smoothflow.training.config import LossWeights, RefiningSettings, TrainSettings
 from smoothflow.training.losses import weighted_likelihood
 from smoothflow.training.module import FlowTraining
-from smoothflow.training.outside import descend, distort, outside_configurations
+from smoothflow.training.outside import DESCENT_STEPS, distort, outside_configurations
 from smoothflow.training.processes import ALONE, Rank
 from smoothflow.training.refining import Refiner, weighable_samples
 from smoothflow.training.reproduction import reproduce
@@ -92,57 +93,68 @@ def potential(model: Path) -> FlowPotential:
     return read_model(model).float()
 
 
+@pytest.fixture(scope="module")
+def refined(
+    settings: TrainSettings,
+    peroxide_frames: Frames,
+    force_field: Potential,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The folder of a refining that was not interrupted."""
+    folder = tmp_path_factory.mktemp("refined") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(smoothflow.training.refining, "n_cores", lambda: 1)
+        train(peroxide_frames, settings, folder, target=force_field)
+    return folder
+
+
 @pytest.fixture
 def refiner(settings: TrainSettings, force_field: Potential) -> Iterator[Refiner]:
     with worker_processes(1) as call:
         yield Refiner(settings, Target(force_field, thermal_energy(300.0), math.inf), None, call, ALONE)
 
 
-def test_refining_raises_the_sampling_efficiency(
-    tmp_path: Path, settings: TrainSettings, model: Path, peroxide_frames: Frames, force_field: Potential
-) -> None:
-    before = ess(model, force_field)
-    refined = train(peroxide_frames, settings, tmp_path / "run", target=force_field)
+def test_refining_raises_the_sampling_efficiency(refined: Path, model: Path, force_field: Potential) -> None:
+    before, best = ess(model, force_field), refined / "model.safetensors"
     # over three quarters of what was missing to 1
-    assert 1 - ess(refined, force_field) < 0.25 * (1 - before)
-    found = rows(tmp_path / "run")
+    assert 1 - ess(best, force_field) < 0.25 * (1 - before)
+    found = rows(refined)
     # a pool at steps 0, 30 and 60 of 600 samples and a tenth as many outside the bulk
     assert int(found[-1]["energy_evaluations"]) <= 3 * 660
     assert int(found[-1]["energy_evaluations"]) > 3 * 650
     assert float(found[-1]["pool_ess"]) > float(found[0]["pool_ess"])
     # 600 samples of the starting weights: the efficiency to a few percent
     assert float(found[0]["pool_ess"]) == pytest.approx(before, rel=0.15)
-    log = (tmp_path / "run" / "run.log").read_text()
+    log = (refined / "run.log").read_text()
     assert [line.split("pool of step ")[1].split(":")[0] for line in log.splitlines() if "pool of step" in line] == [
         "0",
         "30",
         "60",
     ]
-    kept = read_header(refined)["provenance"]["validation"]
-    assert kept["energy_evaluations"] == int(
-        next(r for r in found if int(r["step"]) == read_header(refined)["provenance"]["step"])["energy_evaluations"]
+    provenance = read_header(best)["provenance"]
+    assert provenance["validation"]["energy_evaluations"] == int(
+        next(r for r in found if int(r["step"]) == provenance["step"])["energy_evaluations"]
     )
 
 
 @pytest.mark.parametrize("at", [10, 25, 30, 50])
 def test_interrupted_refining_goes_on_bit_for_bit(
-    tmp_path: Path, settings: TrainSettings, peroxide_frames: Frames, force_field: Potential, at: int
+    tmp_path: Path, refined: Path, settings: TrainSettings, peroxide_frames: Frames, force_field: Potential, at: int
 ) -> None:
     def stop(progress: Progress) -> None:
         if progress.stage == "Training" and progress.done >= at:
             raise Stop
 
-    whole = train(peroxide_frames, settings, tmp_path / "whole", target=force_field)
     with pytest.raises(Stop):
         train(peroxide_frames, settings, tmp_path / "parts", force_field, stop)
     parts = train(peroxide_frames, settings, tmp_path / "parts", target=force_field)
-    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
-    for name, value in read_model(whole).flow.state_dict().items():
+    assert rows(tmp_path / "parts") == rows(refined)
+    for name, value in read_model(refined / "model.safetensors").flow.state_dict().items():
         assert torch.equal(value, read_model(parts).flow.state_dict()[name]), name
 
 
 def test_interrupted_while_a_pool_is_drawn_goes_on_bit_for_bit(
-    tmp_path: Path, settings: TrainSettings, peroxide_frames: Frames, force_field: Potential
+    tmp_path: Path, refined: Path, settings: TrainSettings, peroxide_frames: Frames, force_field: Potential
 ) -> None:
     pools = 0
 
@@ -152,12 +164,11 @@ def test_interrupted_while_a_pool_is_drawn_goes_on_bit_for_bit(
         if pools == 6:  # in the second pool of four parts, three of samples
             raise Stop
 
-    whole = train(peroxide_frames, settings, tmp_path / "whole", target=force_field)
     with pytest.raises(Stop):
         train(peroxide_frames, settings, tmp_path / "parts", force_field, stop)
-    train(peroxide_frames, settings, tmp_path / "parts", target=force_field)
-    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
-    assert whole.read_bytes() == (tmp_path / "parts" / "model.safetensors").read_bytes()
+    parts = train(peroxide_frames, settings, tmp_path / "parts", target=force_field)
+    assert rows(tmp_path / "parts") == rows(refined)
+    assert parts.read_bytes() == (refined / "model.safetensors").read_bytes()
 
 
 def test_a_pool_holds_weights_and_forces_of_the_reference(
@@ -296,7 +307,7 @@ class Own(Potential):
         return self.model.energy(positions)
 
 
-def test_a_model_that_is_the_target_is_left_alone(model: Path, settings: TrainSettings) -> None:
+def test_a_model_that_equals_the_target_does_not_change(model: Path, settings: TrainSettings) -> None:
     potential = read_model(model).double().requires_grad_(True)
     target = Target(Own(read_model(model)), potential.kT, math.inf)
     settings = settings.model_copy(update={"dtype": "float64"})
@@ -367,7 +378,7 @@ def test_a_descent_goes_down_the_energy_of_the_flow(potential: FlowPotential) ->
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         start = distort(potential, potential.sample(100, seed=1)[0], generator)
-        below = descend(potential, start)
+        below = descend(potential, start, DESCENT_STEPS)
         assert bool((potential.energy(below) <= potential.energy(start)).all())
         assert float((potential.energy(start) - potential.energy(below)).mean()) > potential.kT
     found = outside_configurations(potential, start, generator)
@@ -395,7 +406,7 @@ def test_hot_frames_make_up_half_of_what_is_outside(
         train(peroxide_frames, warm, tmp_path / "run", target=force_field)
 
 
-def test_what_does_not_go_together_is_refused(
+def test_settings_that_contradict_one_another_are_refused(
     tmp_path: Path, settings: TrainSettings, peroxide_frames: Frames, force_field: Potential
 ) -> None:
     with pytest.raises(ConfigurationError, match="refining, need the force field"):

@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, peroxide_frames: Frames) -> Pa
     return folder
 
 
-def test_a_run_made_again_is_the_same_to_the_last_bit(tmp_path: Path, run: Path, peroxide_frames: Frames) -> None:
+def test_a_reproduced_run_is_the_same_to_the_last_bit(tmp_path: Path, run: Path, peroxide_frames: Frames) -> None:
     assert recorded_source(run)["frames"] == "f.h5"
     # also when it is interrupted itself
     with pytest.raises(Stop):
@@ -52,7 +52,7 @@ def test_a_run_made_again_is_the_same_to_the_last_bit(tmp_path: Path, run: Path,
     assert text == (run / "metrics.csv").read_text()
 
 
-def test_what_differs_is_named(tmp_path: Path, peroxide_frames: Frames) -> None:
+def test_differences_of_a_reproduction_are_named(tmp_path: Path, peroxide_frames: Frames) -> None:
     run = tmp_path / "run"
     train(peroxide_frames, SETTINGS, run, source={"machine": "an old machine"})
     # as if it had been trained by another version: one number of an early validation
@@ -80,7 +80,7 @@ def test_samples_are_weighted_by_the_same_force_field(
     assert "val_reverse_kl" in {each.name for each in found.numbers}
 
 
-def test_what_cannot_be_made_again_is_refused(tmp_path: Path, run: Path, peroxide_frames: Frames) -> None:
+def test_runs_that_cannot_be_reproduced_are_refused(tmp_path: Path, run: Path, peroxide_frames: Frames) -> None:
     with pytest.raises(ConfigurationError, match=r"trained on other frames \(1600 of them; here are 1599\)"):
         reproduce(run, peroxide_frames[:-1], tmp_path / "again")
     # one component of one force

@@ -86,7 +86,7 @@ def test_training_approaches_the_force_field(tmp_path: Path, peroxide_frames: Fr
     assert header["provenance"]["step"] == int(best["step"])
 
 
-def test_run_that_goes_on_is_the_run_that_never_stopped(tmp_path: Path, peroxide_frames: Frames) -> None:
+def test_resumed_run_is_the_run_that_never_stopped(tmp_path: Path, peroxide_frames: Frames) -> None:
     whole = train(peroxide_frames, SETTINGS, tmp_path / "whole")
     for step in (30, 50):
         with pytest.raises(Stop):
@@ -111,7 +111,7 @@ def test_run_that_goes_on_is_the_run_that_never_stopped(tmp_path: Path, peroxide
     assert parts.stat().st_mtime_ns == written
 
 
-def test_killed_run_goes_on(tmp_path: Path, peroxide_frames: Frames) -> None:
+def test_killed_run_is_resumed(tmp_path: Path, peroxide_frames: Frames) -> None:
     write_frames(tmp_path / "f.h5", peroxide_frames)
     (tmp_path / "s.yaml").write_text(SETTINGS.model_dump_json(), encoding="utf-8")  # JSON is YAML
     script = f"""
@@ -158,7 +158,7 @@ def test_forces_come_after_the_likelihood(tmp_path: Path, peroxide_frames: Frame
     assert float(rows[1]["train_force_mse"]) > 0.5 * float(rows[1]["val_force_mse"])
 
 
-def test_importance_weights_count(peroxide_frames: Frames) -> None:
+def test_importance_weights_enter_the_likelihood(peroxide_frames: Frames) -> None:
     log_weights = np.zeros(len(peroxide_frames))
     log_weights[:800] = -700.0
     settings = SETTINGS.model_copy(update={"weights": LossWeights(force=0.0)})
@@ -208,7 +208,7 @@ def test_checkpoint_runs_no_code(tmp_path: Path, peroxide_frames: Frames) -> Non
     assert not Path("/tmp/smoothflow-was-here").exists()
 
 
-def test_one_run_at_a_time(tmp_path: Path, peroxide_frames: Frames) -> None:
+def test_a_folder_in_use_is_refused(tmp_path: Path, peroxide_frames: Frames) -> None:
     def again(progress: Progress) -> None:
         with pytest.raises(ConfigurationError, match="another process"):
             train(peroxide_frames, SETTINGS, tmp_path / "run")
@@ -229,7 +229,7 @@ def test_interrupt_stays_an_interrupt(tmp_path: Path, peroxide_frames: Frames) -
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_missing_forces_and_unusable_folders(tmp_path: Path, peroxide_frames: Frames) -> None:
+def test_missing_forces_and_unusable_folders_are_refused(tmp_path: Path, peroxide_frames: Frames) -> None:
     with pytest.raises(FileFormatError, match="no forces"):
         train(replace(peroxide_frames, forces=None), SETTINGS, tmp_path / "run")
     (tmp_path / "file").write_text("")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from smoothflow.core.files import write_atomically
+from smoothflow.core.files import write_json
 from smoothflow.runs.provenance import origin
 
 
@@ -27,4 +26,4 @@ def keep(path: Path | None, title: str, figures: Mapping[str, object], began: fl
     if path is not None:
         arguments = ["python", *sys.orig_argv[1:]]
         found = {"title": title, "figures": dict(figures), "seconds": seconds, "origin": origin(arguments)}
-        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+        write_json(path, found)

@@ -213,7 +213,7 @@ def test_held_out_frames_that_are_trained_on_are_refused(data: tuple[Frames, Fra
     assert not (tmp_path / "new").exists()
 
 
-def test_what_breaks_down_is_a_row_and_the_others_go_on(data: tuple[Frames, Frames], tmp_path: Path) -> None:
+def test_a_breakdown_is_a_row_and_the_others_go_on(data: tuple[Frames, Frames], tmp_path: Path) -> None:
     grid = GRID.model_copy(
         update={
             # a loss beyond float32; and a time step of 20 fs, at which every molecule explodes

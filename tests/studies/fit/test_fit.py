@@ -27,6 +27,7 @@ from smoothflow.studies.fit.annealing import WORTH, crude_configurations, next_t
 from smoothflow.studies.fit.decisions import Decisions
 from smoothflow.studies.fit.fit import fit
 from smoothflow.studies.fit.planning import Pace, first_training, round_training, seconds_per_step, sized
+from smoothflow.studies.fit.result import Fitted
 from smoothflow.studies.fit.settings import FitSettings, duration, spoken
 from smoothflow.training import refining
 from smoothflow.training.config import TrainSettings
@@ -57,37 +58,48 @@ def peroxide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return structure, xml
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def settings(peroxide: tuple[Path, Path]) -> FitSettings:
     structure, xml = peroxide
-    return FitSettings(structure, f"openmm:{xml}", ess=0.995, budget=240, n_samples=1000)
+    return FitSettings(structure, f"openmm:{xml}", ess=0.995, budget=160, n_samples=1000)
+
+
+def shorten(patch: pytest.MonkeyPatch) -> None:
+    """One process, and the least of everything."""
+    # whatever the machine is doing: plans are made for one that is quiet
+    patch.setattr(fit_module, "seconds_per_energy", lambda *_: 5e-5)
+    patch.setattr(fit_module, "n_cores", lambda: 1)
+    patch.setattr(refining, "n_cores", lambda: 1)
+    patch.setattr(fit_module, "FIRST_SHARE", 0.0)
+    patch.setattr(fit_module, "N_HOT", 100)
+    patch.setattr(planning, "STARTING", 1.0)
 
 
 @pytest.fixture
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One process, and the least of everything."""
-    # whatever the machine is doing: plans are made for one that is quiet
-    monkeypatch.setattr(fit_module, "seconds_per_energy", lambda *_: 1e-4)
-    monkeypatch.setattr(fit_module, "n_cores", lambda: 1)
-    monkeypatch.setattr(refining, "n_cores", lambda: 1)
-    monkeypatch.setattr(fit_module, "FIRST_SHARE", 0.0)
-    monkeypatch.setattr(fit_module, "N_HOT", 100)
-    monkeypatch.setattr(planning, "STARTING", 1.0)
+    shorten(monkeypatch)
 
 
 def hurried() -> float:
-    """A clock that runs ten times as fast."""
-    return 10 * time.monotonic()
+    """A clock of this process alone, whatever else the machine does, that runs ten times as fast."""
+    return 10 * time.process_time()
+
+
+@pytest.fixture(scope="module")
+def whole(settings: FitSettings, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    """A fit that was not interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        return fit(settings, tmp_path_factory.mktemp("whole") / "fit", clock=hurried)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_short")
-def test_an_interrupted_fit_goes_on_to_the_same_numbers(settings: FitSettings, tmp_path: Path) -> None:
-    whole = fit(settings, tmp_path / "whole", clock=hurried)
+def test_an_interrupted_fit_goes_on_to_the_same_numbers(settings: FitSettings, whole: Fitted, tmp_path: Path) -> None:
     # what was measured and decided there, and nothing else
     again = tmp_path / "again"
     again.mkdir()
-    shutil.copy(tmp_path / "whole" / "fit.json", again)
+    shutil.copy(whole.folder / "fit.json", again)
     seen: set[str] = set()
 
     def stop(progress: Progress) -> None:
@@ -112,10 +124,8 @@ def test_an_interrupted_fit_goes_on_to_the_same_numbers(settings: FitSettings, t
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_short")
-def test_a_fit_reaches_its_target_and_says_what_it_did(settings: FitSettings, tmp_path: Path) -> None:
-    folder = tmp_path / "fit"
-    found = fit(settings, folder, clock=hurried)
+def test_a_fit_reaches_its_target_and_says_what_it_did(settings: FitSettings, whole: Fitted) -> None:
+    found, folder = whole, whole.folder
     # the reference's own energies weigh samples of the model that was kept: its efficiency, independently
     potential = read_model(found.model).double()
     with torch.no_grad():
@@ -151,7 +161,7 @@ def test_a_fit_without_dynamics_is_annealed(
     monkeypatch.setattr(fit_module, "N_MEASURED", 1000)
     monkeypatch.setattr(fit_module, "CRUDE_SHARE", 0.0)
     folder = tmp_path / "fit"
-    found = fit(replace(settings, md=False, budget=1200), folder, clock=hurried)
+    found = fit(replace(settings, md=False, budget=240), folder, clock=hurried)
     assert not (folder / "frames.h5").exists()
     lines = (folder / "fit.log").read_text()
     assert "for 1200 K, by" in lines
@@ -201,7 +211,7 @@ def test_crude_configurations_are_those_of_the_molecule(peroxide: tuple[Path, Pa
 
 
 @pytest.mark.usefixtures("_short")
-def test_what_cannot_be_fitted_is_refused(settings: FitSettings, tmp_path: Path) -> None:
+def test_impossible_fits_are_refused(settings: FitSettings, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"A budget of 2 s is too short: .* Give at least"):
         fit(FitSettings(settings.structure, settings.reference, budget=2.0), tmp_path / "short")
     foreign = tmp_path / "foreign"

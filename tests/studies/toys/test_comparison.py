@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from smoothflow.core.display import count_parameters
 from smoothflow.core.errors import ConfigurationError, ManifoldError, UnknownNameError
 from smoothflow.core.manifolds import Circle, Interval, Product
 from smoothflow.potentials.toys import TOYS
 from smoothflow.studies.toys.comparison import compare_on_target, divergence, toy_table
 from smoothflow.studies.toys.smoothness import forces_and_gradients, largest_force_gradient, largest_force_jump
-from smoothflow.studies.toys.training import ExactSamples, ToySettings, count_parameters, toy_flow, train_on_toy
+from smoothflow.studies.toys.training import ExactSamples, ToySettings, toy_flow, train_on_toy
 from torch import Tensor
 
 QUICK = ToySettings(steps=20, batch_size=64, n_parameters=4000, pairs=1, n_evaluation=400)
