@@ -127,7 +127,7 @@ def find_minima(
     names = coordinates.codomain.names
     slow = [names.index(name) for name in slow_torsions(topology)]
     methyls = [i for i, name in enumerate(names) if name.startswith("methyl")]
-    widths = q.new_tensor([_width(name) for name in names])
+    widths = q.new_tensor([usual_width(name) for name in names])
     kT = thermal_energy(temperature)
     stream = torch.Generator().manual_seed(seed)
     away = torch.cat([*_grids(q, slow, stream), _turned(q, slow, N_RANDOM if slow else 0, stream)])
@@ -216,7 +216,8 @@ def examine_minima(
     return findings
 
 
-def _width(name: str) -> float:
+def usual_width(name: str) -> float:
+    """By how much an internal coordinate of that name varies at room temperature, nm or radians."""
     return next((width for kind, width in WIDTHS.items() if name.startswith(kind)), TORSION_WIDTH)
 
 

@@ -187,3 +187,13 @@ def test_jumps_within_dynamics(tutorial: Tutorial) -> None:
     # the dynamics in ASE is that of the flow itself, to which every proposal is its own
     assert names["jumps"].accepted == names["jumps"].attempted == 3
     assert len(read_frames(tutorial.folder / "frames.h5")) == 2000
+
+
+@pytest.mark.slow
+@follow("../how-to/thermo.md")
+def test_state_functions_of_a_molecule(tutorial: Tutorial) -> None:
+    assert "C_V, J/mol/K" in tutorial.printed
+    found = tutorial.names["found"]
+    # 22 atoms: three halves of k for each, and half of k for each of 60 vibrations
+    assert found.harmonic.heat_capacity.value == pytest.approx(63 * 8.314462618)
+    assert found.anharmonic.helmholtz_energy.error == 0
