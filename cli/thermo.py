@@ -49,11 +49,17 @@ def run(
     pressure: Annotated[float | None, typer.Option(help="Of the ideal gas, in bar.", show_default="1")] = None,
     concentration: Annotated[float | None, typer.Option(help="In its place, in mol/l.")] = None,
     symmetry_number: Annotated[
-        int, typer.Option(min=1, help="Rotations of the molecule and its parts that exchange equal atoms.")
+        int,
+        typer.Option("--symmetry", min=1, help="Rotations of the molecule and its parts that exchange equal atoms."),
     ] = 1,
     rigid_symmetry_number: Annotated[
         int | None,
-        typer.Option(min=1, help="Those of the rigid molecule, for the harmonic columns.", show_default="the same"),
+        typer.Option(
+            "--rigid-symmetry",
+            min=1,
+            help="Those of the rigid molecule, for the harmonic columns.",
+            show_default="the same",
+        ),
     ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -61,7 +67,7 @@ def run(
 ) -> None:
     """Helmholtz energy, entropy and heat capacity of the molecule as an ideal gas, anharmonic and harmonic.
 
-    Example: smoothflow thermo ala2-smooth --structure capped-alanine --symmetry-number 27 --rigid-symmetry-number 1
+    Example: smoothflow thermo ala2-smooth --structure capped-alanine --symmetry 27 --rigid-symmetry 1
     """
     from ..analysis.basins import Basin
     from ..analysis.thermodynamics import StandardState

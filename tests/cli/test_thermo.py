@@ -16,7 +16,7 @@ OWN = "torch:amber99sbildn.xml,amber99_obc.xml"
 
 def test_state_functions_of_a_reference_stand_in_three_columns(smoothflow: Smoothflow) -> None:
     options = ["--reference", OWN, "-n", 300, "--basin", "beta", "--structure", "capped-alanine"]
-    numbers = ["--symmetry-number", 27, "--rigid-symmetry-number", 1]
+    numbers = ["--symmetry", 27, "--rigid-symmetry", 1]
     found = smoothflow("thermo", MODEL, *options, *numbers, "--json")
     assert found.code == 0, found.err
     content = json.loads(found.out)
@@ -50,7 +50,7 @@ def test_what_cannot_be_is_one_line(smoothflow: Smoothflow, tmp_path: Path) -> N
         ("--basin", "left:phi=20..120"): 'not in the basin "left"',
         ("--basin", "x:chi=0..9"): "chi",
         ("--reference", "openmm:no.xml"): "There is no force-field file",
-        ("--symmetry-number", 0): "greater than or equal to 1",
+        ("--symmetry", 0): "greater than or equal to 1",
     }
     for options, said in cases.items():
         found = smoothflow("thermo", MODEL, "-n", 100, *options)
