@@ -93,7 +93,7 @@ class EnergyModel(nn.Module):
         return results
 
 
-OUTPUTS = ("energy", "energy_uncertainty", "energy_ensemble")
+OUTPUTS: tuple[str, ...] = ("energy", "energy_uncertainty", "energy_ensemble")
 """What a model has, by metatomic's names: of a committee all, of any other potential the first."""
 
 
@@ -105,7 +105,8 @@ def export(potential: Potential, path: Path, positions: Float[Tensor, "batch ato
     for configuration in positions.to("cpu", torch.float64).numpy():
         potential.require_configuration(configuration)
     numbers = torch.tensor(atomic_numbers(potential.topology))
-    energies, names = (potential, OUTPUTS[:1])
+    energies: nn.Module = potential
+    names = OUTPUTS[:1]
     if isinstance(potential, CommitteePotential):
         energies, names = MemberEnergies(potential), OUTPUTS
     with warnings.catch_warnings():
