@@ -108,7 +108,7 @@ def trust_figure(models: list[FlowPotential], positions: Tensor) -> Figure:
     familiar, committee = Familiarity(model), CommitteePotential(models)
     bond = next(scan for scan in bond_scans(positions, topology) if scan.name.endswith("ALA2-CA ALA2-C"))
     q, _ = model.coordinates.encode(positions[None])
-    column = model.coordinates.codomain.index("angle ALA2-N-CA-C")
+    column = model.coordinates.codomain.index("angle C:2-CA-N:2")
 
     def bent(angle: Tensor) -> Tensor:
         places = q.expand(len(angle), -1).clone()

@@ -16,8 +16,8 @@ def names_no_code(reference: str) -> bool:
     """Whether a reference, as ``PROVIDER:ARGUMENT``, runs only code that is installed.
 
     True for ``openmm:`` and ``torch:`` with files in XML, which OpenMM's provider checks, for ``smoothflow:`` and
-    ``committee:`` with model files or names of models, and for a few calculators of ``ase:``. Whatever else, like ``ase:module:function``,
-    compiled packages, TorchScript and what plug-ins' providers read, may be code.
+    ``committee:`` with model files or names of models, and for a few calculators of ``ase:``. Whatever else, like
+    ``ase:module:function``, compiled packages, TorchScript and what plug-ins' providers read, may be code.
     """
     provider, _, argument = reference.partition(":")
     if provider == "committee":

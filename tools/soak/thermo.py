@@ -47,6 +47,9 @@ TEMPERATURE = 300.0
 KT = thermal_energy(TEMPERATURE)
 XTB = "ase:tblite:GFN2-xTB"
 AMBER = "torch:amber99sbildn.xml,amber99_obc.xml"
+MANY = 40_000
+"""Frames of dynamics that are looked at."""
+
 LAMBDAS = [0.0, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.02, 0.04, 0.07, 0.11, 0.16, 0.22, 0.29, 0.37, 0.46, 0.55, 0.64]
 LAMBDAS += [0.73, 0.81, 0.88, 0.94, 1.0]
 
@@ -218,9 +221,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", help="frames of capped alanine in Amber; without them water alone")
     parser.add_argument("--points", type=int, default=28, help="of the grid, along each coordinate")
-    parser.add_argument("--replicas", type=int, default=16, help="at each place of the path")
-    parser.add_argument("--time", type=float, default=15.0, help="ps, of each replica")
-    parser.add_argument("--left-out", type=float, default=5.0, help="ps at the start")
+    parser.add_argument("--replicas", type=int, default=8, help="at each place of the path")
+    parser.add_argument("--time", type=float, default=12.0, help="ps, of each replica")
+    parser.add_argument("--left-out", type=float, default=4.0, help="ps at the start")
     parser.add_argument("-n", type=int, default=20_000, help="samples")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -258,6 +261,7 @@ def main() -> None:
         figures |= {f"capped alanine, {AMBER}, {name}": text for name, text in columns(found).items()}
         figures["capped alanine: ESS"] = f"{100 * (found.ess.value if found.ess else 1):.0f} %"
         frames = read_frames(options.frames)
+        frames = frames[:: max(1, len(frames) // MANY)]
         positions = torch.from_numpy(frames.positions).double()
         with torch.no_grad():
             energy = amber.energy(positions) / KT

@@ -84,10 +84,10 @@ class Visited(Reporter):
 
 
 def hot_frames(amber: Potential, positions: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    """Frames of dynamics with Amber, 4 ps after it was heated."""
+    """Frames of dynamics with Amber, from 1 ps after it was heated."""
     velocities = maxwell_boltzmann(weights, len(positions), temperature, torch.Generator().manual_seed(2))
-    settings = DynamicsSettings(6000, 0.0005, "nvt", temperature=temperature, friction=10.0, report_every=1000, seed=3)
-    visited = Visited(3000)
+    settings = DynamicsSettings(4000, 0.0005, "nvt", temperature=temperature, friction=10.0, report_every=500, seed=3)
+    visited = Visited(2000)
     start = State.start(amber, positions, velocities, weights)
     Simulation(amber, "langevin", start, settings, [visited]).run()
     return torch.cat(visited.kept)
@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--frames", type=Path, required=True, help="held-out frames of capped alanine in Amber")
     parser.add_argument("--model", default="ala2-smooth")
     parser.add_argument("--others", nargs="+", default=["ala2-spline", "ala2-affine"], help="the rest of the committee")
+    parser.add_argument("--temperatures", nargs="*", type=float, default=[450.0, 600.0, 1000.0], help="K")
     parser.add_argument("--walks", type=int, default=300, help="of each kind")
     parser.add_argument("-n", type=int, default=2000, help="held-out frames")
     parser.add_argument("--json", type=Path)
@@ -165,8 +166,8 @@ def main() -> None:
     limit_of["percentile"] = 99.9
     sources = {"held-out frames at 300 K": frames}
     weights = masses(model.coordinates.topology)
-    for temperature in (450.0, 600.0, 1000.0):
-        sources[f"dynamics at {temperature:g} K"] = hot_frames(amber, frames[::8], weights, temperature)
+    for temperature in options.temperatures:
+        sources[f"dynamics at {temperature:g} K"] = hot_frames(amber, frames[::20], weights, temperature)
     generator = torch.Generator().manual_seed(4)
     q, _ = model.coordinates.encode(frames)
     for name in ("phi", "psi"):
