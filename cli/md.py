@@ -110,6 +110,7 @@ def run(
     from ..core.potential import Potential
     from ..molecules.elements import masses
     from ..potentials.familiarity import Familiarity
+    from ..potentials.flow_potential import FlowPotential
     from ..potentials.shipped import load_flow, require_different
     from ..sampling.md import DynamicsPlan, run_dynamics
     from ..sampling.starting import origin_of, starting_positions
@@ -134,8 +135,9 @@ def run(
     if len(flows) > 1:
         # as they are first: compiled, they say less about what they are
         run_with = CommitteePotential(flows)
-        if compile_model:
-            run_with = CommitteePotential([flow.compile() for flow in flows])
+        fast = [flow.compile() for flow in flows] if compile_model else []
+        if fast and not any(isinstance(each, FlowPotential) and each.device.type == "cpu" for each in fast):
+            run_with = CommitteePotential(fast)
     elif compiled is not None or compile_model:
         run_with = potential.compile(compiled)
     trust = None

@@ -210,13 +210,19 @@ def thermochemistry(
         TopologyError: If the reference is of another molecule.
         GeometryError: If the configuration is not one of the molecule, or leads to no minimum.
         UnknownNameError: If the basin is one of other torsions than the molecule's.
-        ConfigurationError: If no sample, or not the minimum, is in the basin.
+        ConfigurationError: If no sample, or not the minimum, is in the basin, or a potential is not in float64.
     """
     settings = ThermoSettings() if settings is None else settings
     topology, temperature = flow.coordinates.topology, flow.temperature
     potential: Potential = flow if reference is None else reference
     if reference is not None and reference.topology is not None:
         topology.require_same(reference.topology, "the model", "the reference")
+    for each in (flow, potential):
+        if each.dtype != torch.float64:
+            raise ConfigurationError(
+                f"State functions need second derivatives in float64; the {type(each).__name__} computes in "
+                f"{each.dtype}. Move it with .double()."
+            )
     flow.require_configuration(start.double().cpu().numpy())
     masses = masses_of(topology)
     _require_torsions(flow, settings.basin)

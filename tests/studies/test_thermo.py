@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -243,6 +244,8 @@ def test_what_cannot_be_is_refused(flow: FlowPotential, force_field: Potential) 
         thermochemistry(flow, start, replace(few, basin=Basin("x", {"chi": (0, 9)})), force_field)
     with pytest.raises(GeometryError, match="nm"):
         thermochemistry(flow, start / ANGSTROM, few, force_field)
+    with pytest.raises(ConfigurationError, match="float64"):
+        thermochemistry(deepcopy(flow).float(), start, few)
     other = Topology(PEROXIDE.atoms[::-1], PEROXIDE.bonds)
     stranger = Peroxide()
     stranger.topology = other
