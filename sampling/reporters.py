@@ -8,7 +8,6 @@ from __future__ import annotations
 import struct
 import tempfile
 from collections.abc import Mapping
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -116,16 +115,13 @@ class CSVReporter(Reporter):
             self._file.append(self._header.encode())
 
     def report(self, step: int, state: State) -> None:
-        columns = (_array(x, np.float64) for x in (state.potential_energy, state.kinetic_energy, state.temperature))
         measured = {} if self.trust is None else self.trust.measure(state)
-        more = zip(*(values.tolist() for values in measured.values()), strict=True) if measured else repeat(())
-        lines = [
-            f"{step},{state.time:.9g},{replica},{potential:.10g},{kinetic:.10g},{temperature:.6g}"
-            f"{''.join(f',{value:.10g}' for value in trust)}\n"
-            for replica, ((potential, kinetic, temperature), trust) in enumerate(
-                zip(zip(*columns, strict=True), more, strict=False)
-            )
-        ]
+        columns = [state.potential_energy, state.kinetic_energy, state.temperature, *measured.values()]
+        digits = [10, 10, 6, *[10] * len(measured)]
+        lines = []
+        for replica, values in enumerate(zip(*(_array(x, np.float64) for x in columns), strict=True)):
+            numbers = ",".join(f"{value:.{n}g}" for value, n in zip(values, digits, strict=True))
+            lines.append(f"{step},{state.time:.9g},{replica},{numbers}\n")
         if self._file is not None:
             self._file.append("".join(lines).encode())
 
