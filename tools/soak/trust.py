@@ -201,7 +201,7 @@ def main() -> None:
             for other in ("energy", "spread of forces", "spread of energies")
         )
     )
-    late = []
+    early = []
     for name, x in gone.items():
         values = {key: each.reshape(x.shape[:2]) for key, each in found[f"walks along {name}"].items()}
         error = alarms(values["error"], limit_of["error"])
@@ -212,14 +212,16 @@ def main() -> None:
         for key in ("percentile", "spread of forces", "spread of energies"):
             ahead = error - alarms(values[key], limit_of[key])
             share = 100 * (ahead[reached] >= 0).mean()
-            late.append(share)
+            if key == "percentile":
+                early.append(share)
             steps = STEPS if x.shape[1] == len(STEPS) else FAR
             lead = np.median(ahead[reached]) * (steps[1] - steps[0])
             figures[f"walks along {name}: of these, {key} beyond one in a thousand before or with the error"] = (
                 f"{share:.0f} % (median {lead:.1f} standard deviations before)"
             )
     keep(options.json, "Percentiles, the spread of a committee, and errors of forces outside the data", figures, begin)
-    sys.exit(0 if min(late) > 50 else 1)
+    # an alarm that mostly comes too late is none
+    sys.exit(0 if min(early) > 50 else 1)
 
 
 if __name__ == "__main__":
