@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,10 +19,12 @@ from .options import (
     model_structure,
     provider_potential,
     require_device,
+    require_none_given,
 )
 
 
 def run(
+    context: typer.Context,
     model: Model,
     structure: Annotated[
         str | None,
@@ -42,6 +45,13 @@ def run(
     charge: Charge = None,
     multiplicity: Multiplicity = None,
     n_samples: Annotated[int, typer.Option("-n", "--n-samples", min=2, help="Samples of the model.")] = 10_000,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take these instead, which smoothflow sample has weighted to the reference.",
+            autocompletion=completion.FRAMES,
+        ),
+    ] = None,
     basin: Annotated[
         str | None,
         typer.Option(help="Count this region only: alpha, beta, ppii, or one in degrees, like left:phi=20..120."),
@@ -81,6 +91,8 @@ def run(
         raise ConfigurationError("A standard state has a pressure or a concentration: leave one of them out.")
     if reference is None and (charge, multiplicity) != (None, None):
         raise ConfigurationError("A charge or multiplicity is for a force field. Name it with --reference.")
+    if samples is not None:
+        require_none_given(context, ["n_samples", "seed"], "The samples of the file are taken as they are")
     standard = StandardState(1.0 if pressure is None else pressure)
     if concentration is not None:
         standard = StandardState(concentration, "mol/l")
@@ -94,7 +106,7 @@ def run(
         potential.coordinates.topology.require_same(molecule.topology, f'the model "{model}"', f'"{called}"')
         target = None if name is None else provider_potential(name, path, where)
     with task_progress() as on_progress:
-        found = thermochemistry(potential, molecule.positions[0], settings, target, on_progress)
+        found = thermochemistry(potential, molecule.positions[0], settings, target, on_progress, samples)
     if as_json:
         print_json(found.to_dict())
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from ..analysis.basins import Basin
 from ..analysis.estimates import Estimate, Verdict, percent, plain
-from ..analysis.reweighted import torsions_of
+from ..analysis.observation import CHECK_TOLERANCE, N_CHECKED
+from ..analysis.reweighted import observe_weights, torsions_of
 from ..analysis.reweighting import FEWEST_HITS, ess_fraction, kish, weight_tail
 from ..analysis.thermodynamics import (
     StandardState,
@@ -30,6 +32,7 @@ from ..core.manifolds import Circle
 from ..core.potential import Potential, hessian
 from ..core.units import thermal_energy
 from ..molecules.elements import masses as masses_of
+from ..molecules.frames_file import FramesReader
 from ..potentials.flow_potential import FlowPotential
 from ..runs.progress import OnProgress, Progress, silent
 from ..runs.randomness import generator
@@ -193,6 +196,7 @@ def thermochemistry(
     settings: ThermoSettings | None = None,
     reference: Potential | None = None,
     on_progress: OnProgress = silent,
+    samples: Path | None = None,
 ) -> Thermochemistry:
     """State functions of a molecule as an ideal gas at the flow's temperature, relative to the zero of the energy.
 
@@ -205,12 +209,16 @@ def thermochemistry(
         settings: What is asked for.
         reference: The potential whose state functions are wanted.
         on_progress: Told of samples.
+        samples: File of samples of the flow that were weighted to the reference, as `draw_samples` writes it; all of
+            them are taken in place of new ones, and none is evaluated again but a few, to check.
 
     Raises:
+        FileFormatError: If the file cannot be read.
         TopologyError: If the reference is of another molecule.
         GeometryError: If the configuration is not one of the molecule, or leads to no minimum.
         UnknownNameError: If the basin is one of other torsions than the molecule's.
-        ConfigurationError: If no sample, or not the minimum, is in the basin, or a potential is not in float64.
+        ConfigurationError: If no sample, or not the minimum, is in the basin, a potential is not in float64, or the
+            samples of the file are weighted to another reference.
     """
     settings = ThermoSettings() if settings is None else settings
     topology, temperature = flow.coordinates.topology, flow.temperature
@@ -232,7 +240,10 @@ def thermochemistry(
             f'The minimum that the structure leads to is not in the basin "{settings.basin.name}". Give a structure in '
             "it, or another basin."
         )
-    energy, weights, inside = _draw(flow, reference, settings, on_progress)
+    if samples is None:
+        energy, weights, inside = _draw(flow, reference, settings, on_progress)
+    else:
+        energy, weights, inside = _read(flow, reference, settings, samples)
     reasons = _reasons(flow, weights, least, positions) if reference is not None else []
     failed = int((~energy.isfinite()).sum())
     if failed > MANY_FAILED * len(energy):
@@ -306,6 +317,37 @@ def _draw(
         inside.append(_inside(flow, positions, settings.basin))
         on_progress(Progress("samples", first + size, settings.n_samples))
     return torch.cat(energies), torch.cat(weights), torch.cat(inside)
+
+
+def _read(
+    flow: FlowPotential, reference: Potential | None, settings: ThermoSettings, path: Path
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"], Tensor]:
+    """The same of samples in a file."""
+    if reference is None:
+        raise ConfigurationError(f'The samples in "{path}" are weighted to a reference. Say which.')
+    names = [] if settings.basin is None else list(settings.basin.ranges)
+    drawn = observe_weights(flow, path, names)
+    with FramesReader(path) as reader:
+        first = reader.read(0, N_CHECKED)
+    first.require_potential(flow, "the model")
+    positions = torch.from_numpy(first.positions).double()
+    log_prob = flow.log_prob(positions.to(flow.device)).double().cpu()
+    energy = reference.energy(positions.to(reference.device)).double().cpu() / flow.kT
+    for name, found, kept in (
+        ("density of the model", -log_prob, (drawn.energy / flow.kT + drawn.log_weights)[: len(first)]),
+        ("energy of the reference", energy, drawn.energy[: len(first)] / flow.kT),
+    ):
+        apart = (found - kept).abs()
+        largest = float(apart[kept.isfinite()].max()) if bool(kept.isfinite().any()) else 0.0
+        if not largest <= CHECK_TOLERANCE:
+            raise ConfigurationError(
+                f'The {name} at samples in "{path}" is another than the file says, by up to {largest:.3g} kT. Give the '
+                "model and the reference that the samples are of."
+            )
+    inside = torch.ones(len(drawn), dtype=torch.bool)
+    if settings.basin is not None:
+        inside = settings.basin.contains(drawn.torsions)
+    return drawn.energy / flow.kT, drawn.log_weights, inside
 
 
 def _require_torsions(flow: FlowPotential, basin: Basin | None) -> None:

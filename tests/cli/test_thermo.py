@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from scipy import constants
+from smoothflow.core.units import thermal_energy
 
 from .conftest import Smoothflow
 
-MODEL = "ala2-affine"
+MODEL, GOOD = "ala2-affine", "ala2-smooth"
 OWN = "torch:amber99sbildn.xml,amber99_obc.xml"
 
 
@@ -28,6 +29,36 @@ def test_state_functions_of_a_reference_stand_in_three_columns(smoothflow: Smoot
     table = smoothflow("thermo", MODEL, *options, *numbers)
     assert table.code == 0
     assert "C_V, J/mol/K" in table.out
+
+
+def test_samples_of_a_file_give_what_the_same_samples_would(smoothflow: Smoothflow, tmp_path: Path) -> None:
+    path = tmp_path / "samples.h5"
+    assert smoothflow("sample", GOOD, "-n", 400, "--reference", OWN, "--out", path).code == 0
+    options = ["--reference", OWN, "--samples", path, "--json"]
+    found = smoothflow("thermo", GOOD, *options)
+    assert found.code == 0, found.err
+    content = json.loads(found.out)
+    assert content["n_samples"] == 400
+    # the same estimate of the same weights, less what masses and the standard state add
+    summary = smoothflow("sample", GOOD, "-n", 400, "--reference", OWN, "--out", path, "--json")
+    weighed = json.loads(summary.out)["samples"]
+    kinetic = 33 * thermal_energy(300.0)
+    assert content["anharmonic"]["internal_energy"]["value"] == pytest.approx(weighed["mean_energy"]["value"] + kinetic)
+    assert content["anharmonic"]["internal_energy"]["error"] == pytest.approx(weighed["mean_energy"]["error"])
+    error = thermal_energy(300.0) * weighed["log_z"]["error"]
+    assert content["anharmonic"]["helmholtz_energy"]["error"] == pytest.approx(error)
+    wrong = {
+        ("--reference", "torch:amber96.xml,amber96_obc.xml", "--samples", path): "energy of the reference",
+        ("--samples", path): "Say which",
+        ("--reference", OWN, "--samples", path, "-n", 100): "leave out --n-samples",
+        ("--reference", OWN, "--samples", tmp_path / "no.h5"): "no.h5",
+    }
+    for options, said in wrong.items():
+        found = smoothflow("thermo", GOOD, *options)
+        assert found.code == 2, options
+        assert said in " ".join(found.err.split()), found.err
+    other = smoothflow("thermo", MODEL, "--reference", OWN, "--samples", path)
+    assert "density of the model" in other.err
 
 
 def test_without_a_reference_it_is_the_model_itself(smoothflow: Smoothflow) -> None:
