@@ -50,6 +50,9 @@ AMBER = "torch:amber99sbildn.xml,amber99_obc.xml"
 MANY = 40_000
 """Frames of dynamics that are looked at."""
 
+GROUPS = 8
+"""Of replicas, for the error of the path."""
+
 LAMBDAS = [0.0, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.02, 0.04, 0.07, 0.11, 0.16, 0.22, 0.29, 0.37, 0.46, 0.55, 0.64]
 LAMBDAS += [0.73, 0.81, 0.88, 0.94, 1.0]
 
@@ -175,7 +178,7 @@ class Keep(Reporter):
 
 
 def by_path(force_field: Potential, frames: Tensor, n_replicas: int, duration: float, left_out: float) -> Estimate:
-    """log Z of the force field, by MBAR along the path; four groups of replicas tell the error."""
+    """log Z of the force field, by MBAR along the path; groups of replicas tell the error."""
     places = torch.tensor(LAMBDAS, dtype=torch.float64).repeat_interleave(n_replicas)
     path = Coupled(force_field, frames, places)
     chosen = torch.linspace(0, len(frames) - 1, len(places)).long()
@@ -192,7 +195,7 @@ def by_path(force_field: Potential, frames: Tensor, n_replicas: int, duration: f
     unbound, bound = (
         torch.stack(each).reshape(len(each), len(LAMBDAS), n_replicas) for each in (kept.unbound, kept.bound)
     )
-    groups = [_mbar(unbound[:, :, i::4], bound[:, :, i::4]) for i in range(4)]
+    groups = [_mbar(unbound[:, :, i::GROUPS], bound[:, :, i::GROUPS]) for i in range(GROUPS)]
     return mean_of_independent(path.log_z() - torch.tensor(groups, dtype=torch.float64))
 
 
@@ -221,9 +224,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", help="frames of capped alanine in Amber; without them water alone")
     parser.add_argument("--points", type=int, default=28, help="of the grid, along each coordinate")
-    parser.add_argument("--replicas", type=int, default=8, help="at each place of the path")
-    parser.add_argument("--time", type=float, default=12.0, help="ps, of each replica")
-    parser.add_argument("--left-out", type=float, default=4.0, help="ps at the start")
+    parser.add_argument("--replicas", type=int, default=16, help="at each place of the path")
+    parser.add_argument("--time", type=float, default=20.0, help="ps, of each replica")
+    parser.add_argument("--left-out", type=float, default=6.0, help="ps at the start")
     parser.add_argument("-n", type=int, default=20_000, help="samples")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
