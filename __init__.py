@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .coordinates.zmatrix import ZMatrix
     from .core.architecture import FlowSettings, build_flow
     from .core.charts import Chart
+    from .core.committee import CommitteePotential
     from .core.engine import DynamicsSettings, Engine
     from .core.errors import SmoothflowError
     from .core.flow import Flow
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .potentials.captured import CapturedPotential
     from .potentials.compilation import compile_potential
     from .potentials.compiled import CompiledPotential
+    from .potentials.familiarity import Familiarity
     from .potentials.flow_potential import FlowPotential
     from .potentials.force_field import ForceField
     from .potentials.model_file import add_provenance, read_header, save_model
@@ -63,9 +65,11 @@ __all__ = [
     "CapturedPotential",
     "Chart",
     "Circle",
+    "CommitteePotential",
     "CompiledPotential",
     "DynamicsSettings",
     "Engine",
+    "Familiarity",
     "Flow",
     "FlowPotential",
     "FlowSettings",
@@ -132,9 +136,11 @@ _HOMES = {
     "CapturedPotential": ".potentials.captured",
     "Chart": ".core.charts",
     "Circle": ".core.manifolds",
+    "CommitteePotential": ".core.committee",
     "CompiledPotential": ".potentials.compiled",
     "DynamicsSettings": ".core.engine",
     "Engine": ".core.engine",
+    "Familiarity": ".potentials.familiarity",
     "Flow": ".core.flow",
     "FlowPotential": ".potentials.flow_potential",
     "FlowSettings": ".core.architecture",

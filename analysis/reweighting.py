@@ -154,6 +154,37 @@ def weighted_mean(values: Float[Tensor, "n"], log_weights: Float[Tensor, "n"]) -
     return _from_influence(float(mean), w * (values - mean) / w.mean())
 
 
+def weighted_variance(values: Float[Tensor, "n"], log_weights: Float[Tensor, "n"]) -> Estimate:
+    r"""The variance of an observable over the target.
+
+    .. math:: \mathrm{var} f \approx \frac{\sum_i w_i (f(x_i) - \bar f)^2}{\sum_i w_i}
+
+    That of the energy in kT is the heat capacity of the configurations in units of k.
+    """
+    w = _weights(log_weights)
+    values = torch.where(w > 0, values.detach().double().cpu(), 0.0)
+    squares = (values - (w * values).sum() / w.sum()) ** 2
+    variance = (w * squares).sum() / w.sum()
+    return _from_influence(float(variance), w * (squares - variance) / w.mean())
+
+
+def entropy(energy: Float[Tensor, "n"], log_weights: Float[Tensor, "n"]) -> Estimate:
+    r"""The differential entropy of the target, in units of k.
+
+    .. math:: -\int p \log p\,dx = \langle u \rangle + \log Z
+
+    What the mean energy and log Z have in common cancels in its error.
+
+    Args:
+        energy: u at draws of the sampler, kT.
+        log_weights: Their log weights.
+    """
+    w = _weights(log_weights)
+    mean = weighted_mean(energy, log_weights).value
+    deviations = torch.where(w > 0, energy.detach().double().cpu() - mean, 0.0)
+    return _from_influence(mean + log_z(log_weights).value, w * (deviations + 1) / w.mean())
+
+
 def weighted_fraction(flags: Bool[Tensor, "n"], log_weights: Float[Tensor, "n"]) -> Estimate:
     r"""The share of the target's weight in a region.
 

@@ -30,6 +30,7 @@ from . import (
     reproduce,
     sample,
     simulate,
+    thermo,
     train,
     transfer,
 )
@@ -65,7 +66,7 @@ app = typer.Typer(
     epilog="Any command takes --debug to show the traceback of an error.",
 )
 COMMANDS = (
-    *(demo, fit, simulate, init, train, reproduce, evaluate, sample, transfer, md),
+    *(demo, fit, simulate, init, train, reproduce, evaluate, sample, transfer, thermo, md),
     *(compile, compare, convert, check, plugins, info, bench),
 )
 for module in COMMANDS:

@@ -229,8 +229,10 @@ def provider_potential(name: str, structure: str | Path | None, device: torch.de
 
 def tell_code(name: str, potential: Potential) -> Potential:
     """The potential; for a compiled package, warn that it is a program before anything in it runs."""
+    from ..core.committee import CommitteePotential
     from ..potentials.compiled import CompiledPotential
 
-    if isinstance(potential, CompiledPotential):
+    parts = potential.members if isinstance(potential, CommitteePotential) else [potential]
+    if any(isinstance(part, CompiledPotential) for part in parts):
         note(f'"{name}" is native code: run it only if you trust who made it.')
     return potential

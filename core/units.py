@@ -5,7 +5,7 @@ With these units energies, masses and velocities are consistent: 1 amu (nm/ps)^2
 
 from __future__ import annotations
 
-from math import sqrt
+from math import pi, sqrt
 
 BOLTZMANN = 0.00831446261815324
 """Boltzmann constant times Avogadro's number, kJ/mol/K (exact in the SI of 2019)."""
@@ -30,6 +30,18 @@ HARTREE = 2625.4996394798254
 
 FEMTOSECOND = 0.001
 """One fs in ps."""
+
+PLANCK = 0.3990312712893431
+"""Planck constant times Avogadro's number, kJ/mol ps (exact in the SI of 2019)."""
+
+WAVENUMBER = 2 * pi * 0.0299792458
+"""The angular frequency of a wave of one 1/cm, rad/ps (exact)."""
+
+BAR = 0.0602214076
+"""One bar in kJ/mol/nm^3 (exact in the SI of 2019)."""
+
+MOLAR = 0.602214076
+"""One mol/l in molecules per nm^3 (exact in the SI of 2019)."""
 
 
 def thermal_energy(temperature: float) -> float:

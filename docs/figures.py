@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from smoothflow import DynamicsSettings, FlowPotential, State, registry
+from smoothflow import CommitteePotential, DynamicsSettings, Familiarity, FlowPotential, State, reference, registry
 from smoothflow.analysis.reweighting import ess_fraction
 from smoothflow.coordinates.zmatrix import ZMatrix
 from smoothflow.core.charts import Chart
@@ -53,6 +54,9 @@ def main(smooth_name: str = "ala2-smooth", spline_name: str = "ala2-spline") -> 
     save("volume", volume_figure(smooth, positions))
     save("ess", ess_figure())
     save("energy", energy_figure(smooth, spline, positions[:4]))
+    affine = registry().load("ala2-affine")
+    assert isinstance(affine, FlowPotential)
+    save("trust", trust_figure([smooth, spline, affine], positions[0]))
 
 
 def save(name: str, figure: Figure) -> None:
@@ -92,6 +96,42 @@ def scan_figure(smooth: FlowPotential, spline: FlowPotential, positions: Tensor)
         unit = unit.replace("/nm", "/nm²") if label == "change of force" else unit
         ax.set_ylabel(f"{label} ({unit})")
     axes[0].legend(frameon=False, fontsize=9)
+    return figure
+
+
+def trust_figure(models: list[FlowPotential], positions: Tensor) -> Figure:
+    """What tells, along a bond and an angle, that a model is left, and how wrong its forces are there."""
+    model = models[0]
+    topology = model.topology
+    assert topology is not None
+    amber = reference("torch:amber99sbildn.xml,amber99_obc.xml", molecule_path("capped-alanine"))
+    familiar, committee = Familiarity(model), CommitteePotential(models)
+    bond = next(scan for scan in bond_scans(positions, topology) if scan.name.endswith("ALA2-CA ALA2-C"))
+    q, _ = model.coordinates.encode(positions[None])
+    column = model.coordinates.codomain.index("angle C:2-CA-N:2")
+
+    def bent(angle: Tensor) -> Tensor:
+        places = q.expand(len(angle), -1).clone()
+        places[:, column] = angle
+        return model.coordinates.decode(places)[0]
+
+    angle = Scan("angle", 1.4, 2.5, bent)
+    figure, axes = new_figure((8, 4.6), 2, 2)
+    columns = [(replace(bond, low=0.13, high=0.185), 1.0, "bond Cα-C (nm)")]
+    columns.append((angle, 180 / math.pi, "angle N-Cα-C (degrees)"))
+    for i, (scan, unit, label) in enumerate(columns):
+        t = torch.linspace(scan.low, scan.high, 200, dtype=torch.float64)
+        x = scan.place(t)
+        energy, forces = model.energy_and_forces(x)
+        error = (forces - amber.energy_and_forces(x)[1]).norm(dim=-1).amax(-1)
+        spread = committee.energy_forces_and_spread(x)[3].amax(-1)
+        axes[i].semilogy(unit * t, (1 - familiar(energy) / 100).clamp(min=1e-12), color=BLUE, lw=1.2)
+        axes[2 + i].semilogy(unit * t, error, color=INK, lw=1.2, label="error of the model")
+        axes[2 + i].semilogy(unit * t, spread, color=RED, lw=1.2, label="spread of three models")
+        axes[2 + i].set_xlabel(label)
+    axes[0].set_ylabel("share of the model's samples\nthat lie higher")
+    axes[2].set_ylabel("worst force (kJ/mol/nm)")
+    axes[2].legend(frameon=False, fontsize=9)
     return figure
 
 

@@ -7,13 +7,15 @@ expected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..core.committee import CommitteePotential
 from ..core.errors import ConfigurationError, GeometryError
+from ..core.files import file_digest
 from ..core.plugins import PotentialProvider, hookimpl, registry
 from ..core.potential import Potential
 from ..molecules.topologies import topology_from_pdb
@@ -129,9 +131,37 @@ def model_provider(argument: str, structure: Path) -> Potential:
     return potential
 
 
+def committee_provider(argument: str, structure: Path) -> CommitteePotential:
+    """The mean of several models, which tells their spread: ``committee:FIRST,SECOND,...``.
+
+    Args:
+        argument: Two or more models as `model_provider` takes them, separated by commas.
+        structure: As `model_provider` takes it.
+
+    Raises:
+        ConfigurationError: If there are fewer than two models, one is given twice, or their temperatures differ.
+        TopologyError: If they are of different molecules, or of another one than the structure.
+        SmoothflowError: Whatever `model_provider` raises.
+    """
+    names = [name.strip() for name in argument.split(",") if name.strip()]
+    if len(names) < 2:
+        raise ConfigurationError(
+            f'"{argument}" is not a committee. Name two models or more, separated by commas: committee:FIRST,SECOND.'
+        )
+    require_different(names)
+    return CommitteePotential([model_provider(name, structure) for name in names])
+
+
+def require_different(models: Sequence[str | Path]) -> None:
+    """Raise a `ConfigurationError` if two names lead to one model."""
+    digests = [file_digest(registry().model_path(model)) for model in models]
+    if len(set(digests)) < len(digests):
+        raise ConfigurationError("One model is given twice. Give each once.")
+
+
 @hookimpl
 def smoothflow_providers() -> Mapping[str, PotentialProvider]:
-    return {"smoothflow": model_provider, "torch": torch_provider}
+    return {"smoothflow": model_provider, "torch": torch_provider, "committee": committee_provider}
 
 
 @hookimpl

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.errors import ConfigurationError, TopologyError
+from ..core.committee import common_topology
+from ..core.errors import ConfigurationError
 from ..core.identity import Geometry
 from ..core.potential import Potential
 
@@ -39,19 +40,7 @@ class SumPotential(Potential):
                 f"A sum needs potentials, and one weight for each; got {len(potentials)} and {len(self.weights)}."
             )
         self.shape = potentials[0].shape
-        for i, potential in enumerate(potentials):
-            if potential.shape != self.shape:
-                raise TopologyError(
-                    f"Potential {i} of a sum takes configurations of shape {potential.shape}, and the first one of "
-                    f"shape {self.shape}. Add potentials of one system."
-                )
-            if self.topology is None:
-                self.topology = potential.topology
-            elif potential.topology is not None:
-                self.topology.require_same(potential.topology, "the first potential", f"potential {i} of the sum")
-        devices = sorted({str(potential.device) for potential in potentials})
-        if len(devices) > 1:
-            raise ConfigurationError(f"The potentials of a sum are on {', '.join(devices)}. Move them to one device.")
+        self.topology = common_topology(potentials, "sum")
         self.potentials = nn.ModuleList(potentials)
         self.dtype = functools.reduce(torch.promote_types, (potential.dtype for potential in potentials))
         self.device = potentials[0].device

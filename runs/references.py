@@ -15,11 +15,13 @@ DATA = (
 def names_no_code(reference: str) -> bool:
     """Whether a reference, as ``PROVIDER:ARGUMENT``, runs only code that is installed.
 
-    True for ``openmm:`` and ``torch:`` with files in XML, which OpenMM's provider checks, for ``smoothflow:`` with
-    model files or names of models, and for a few calculators of ``ase:``. Whatever else, like ``ase:module:function``,
-    compiled packages, TorchScript and what plug-ins' providers read, may be code.
+    True for ``openmm:`` and ``torch:`` with files in XML, which OpenMM's provider checks, for ``smoothflow:`` and
+    ``committee:`` with model files or names of models, and for a few calculators of ``ase:``. Whatever else, like
+    ``ase:module:function``, compiled packages, TorchScript and what plug-ins' providers read, may be code.
     """
     provider, _, argument = reference.partition(":")
+    if provider == "committee":
+        return all(names_no_code(f"smoothflow:{member.strip()}") for member in argument.split(","))
     suffix = {"openmm": ".xml", "torch": ".xml", "smoothflow": ".safetensors"}.get(provider)
     files = argument.split(",") if suffix == ".xml" else [argument]
     if provider == "torch" and files[-1].strip() == "compiled":

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from ..runs.progress import OnProgress, Progress, silent
 from ..runs.provenance import require_same_run
 from ..runs.stopping import Asked, stop_requests
 from .reporters import CSVReporter, FramesReporter, TrajectoryReporter, replica_paths
+from .trust import Trust, TrustRecord
 
 WRITTEN = "files"
 """Where a checkpoint says which files the run writes."""
@@ -58,6 +59,7 @@ class DynamicsPlan:
         trajectory: XTC or DCD.
         log: CSV.
         checkpoint_seconds: Wall-clock time after which files and checkpoint are brought up to date.
+        stop_above: Percentile of the model's own samples at which the run stops; None for no bound.
     """
 
     settings: DynamicsSettings
@@ -68,6 +70,7 @@ class DynamicsPlan:
     trajectory: Path | None = None
     log: Path | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    stop_above: float | None = None
 
     @property
     def checkpoint(self) -> Path | None:
@@ -91,6 +94,7 @@ class DynamicsReport:
         resumed_from: Steps that were done before.
         stopped_by: Number of the signal that ended it before its last step, if one did.
         goes_on: Whether the same run, asked for again, goes on from there.
+        trust: What was measured of how far its frames can be trusted, by column; not of an earlier part of the run.
     """
 
     energies: EnergyRecord
@@ -98,6 +102,7 @@ class DynamicsReport:
     resumed_from: int
     stopped_by: int | None
     goes_on: bool
+    trust: Mapping[str, Float[Tensor, "reports replicas"]] = field(default_factory=dict)
 
 
 def run_dynamics(
@@ -109,6 +114,7 @@ def run_dynamics(
     velocities: Float[Tensor, "replicas atoms 3"],
     provenance: Mapping[str, Any] | None = None,
     on_progress: OnProgress = silent,
+    trust: Trust | None = None,
 ) -> DynamicsReport:
     """Run, and write files; in our own engine go on with a run that is in the files, bit for bit.
 
@@ -123,12 +129,14 @@ def run_dynamics(
         velocities: nm/ps.
         provenance: What the run is of, in JSON types; to go on it must be that of the files but for ``versions``.
         on_progress: Told of steps, energy, temperature and speed.
+        trust: What is measured of each frame beside.
 
     Raises:
         ConfigurationError: If files exist that this run cannot go on with, or another process writes them.
         UnknownNameError: If there is no engine of that name.
         FileFormatError: If a file cannot be written, or is damaged.
-        SimulationError: If an energy leaves its bounds, or is not finite; the message names replica and time.
+        SimulationError: If an energy or a percentile leaves its bounds, or an energy is not finite; the message names
+            replica and time.
     """
     plan = replace(plan, engine=registry().entry("engine", plan.engine).name)
     settings = plan.settings
@@ -148,8 +156,13 @@ def run_dynamics(
     if plan.trajectory is not None:
         reporters.insert(0, TrajectoryReporter(plan.trajectory))
     if plan.log is not None:
-        reporters.insert(0, CSVReporter(plan.log))
+        reporters.insert(0, CSVReporter(plan.log, trust))
     reporters.append(EnergyBounds(start, settings, plan.energy_bound))
+    if trust is None and plan.stop_above is not None:
+        raise ConfigurationError("A bound on percentiles needs the samples of a flow.")
+    record = None if trust is None else TrustRecord(trust, plan.stop_above)
+    if record is not None:
+        reporters.append(record)
     path = plan.checkpoint
     with nullcontext() if path is None else lock_file(path), stop_requests() as asked:
         if plan.engine == NativeEngine.name:
@@ -167,7 +180,8 @@ def run_dynamics(
             resumed_from, steps = 0, observer.step
         stopped_by = asked() if steps < settings.n_steps else None
     goes_on = plan.checkpoint is not None and plan.engine == NativeEngine.name
-    return DynamicsReport(energies, steps, resumed_from, stopped_by, goes_on)
+    measured = {} if record is None else record.measured
+    return DynamicsReport(energies, steps, resumed_from, stopped_by, goes_on, measured)
 
 
 class EnergyBounds(Reporter):

@@ -23,6 +23,7 @@ from ..molecules.frames import Frames, concatenate
 from ..molecules.frames_file import FramesWriter
 from ..molecules.trajectories import import_mdtraj
 from ..runs.appended import AppendedFile
+from .trust import Trust
 
 BUFFER_BYTES = 2**22
 """Positions that are held back before they are written."""
@@ -96,26 +97,31 @@ class CSVReporter(Reporter):
 
     Args:
         path: A name that is free, unless the run goes on.
+        trust: What is measured of each frame, in further columns.
     """
 
-    HEADER = "step,time_ps,replica,potential_energy_kJ_per_mol,kinetic_energy_kJ_per_mol,temperature_K\n"
+    HEADER = "step,time_ps,replica,potential_energy_kJ_per_mol,kinetic_energy_kJ_per_mol,temperature_K"
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, trust: Trust | None = None) -> None:
         self.path = Path(path)
+        self.trust = trust
+        self._header = ",".join([self.HEADER, *([] if trust is None else trust.columns)]) + "\n"
         self._file: AppendedFile | None = None
 
     def open(self, n_kept: int | None, state: State) -> None:
         n_bytes = None if n_kept is None else self._end(1 + n_kept * len(state.positions) if n_kept else 0)
         self._file = AppendedFile(self.path, n_bytes)
         if self._file.n_bytes == 0:
-            self._file.append(self.HEADER.encode())
+            self._file.append(self._header.encode())
 
     def report(self, step: int, state: State) -> None:
-        columns = (_array(x, np.float64) for x in (state.potential_energy, state.kinetic_energy, state.temperature))
-        lines = [
-            f"{step},{state.time:.9g},{replica},{potential:.10g},{kinetic:.10g},{temperature:.6g}\n"
-            for replica, (potential, kinetic, temperature) in enumerate(zip(*columns, strict=True))
-        ]
+        measured = {} if self.trust is None else self.trust.measure(state)
+        columns = [state.potential_energy, state.kinetic_energy, state.temperature, *measured.values()]
+        digits = [10, 10, 6, *[10] * len(measured)]
+        lines = []
+        for replica, values in enumerate(zip(*(_array(x, np.float64) for x in columns), strict=True)):
+            numbers = ",".join(f"{value:.{n}g}" for value, n in zip(values, digits, strict=True))
+            lines.append(f"{step},{state.time:.9g},{replica},{numbers}\n")
         if self._file is not None:
             self._file.append("".join(lines).encode())
 
@@ -131,8 +137,10 @@ class CSVReporter(Reporter):
     def _end(self, n_lines: int) -> int:
         """The number of bytes of the first lines."""
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
-        if lines and lines[0] != self.HEADER.encode():
-            raise ConfigurationError(f'"{self.path}" is not the table of a run. Give another name.')
+        if lines and lines[0] != self._header.encode():
+            raise ConfigurationError(
+                f'"{self.path}" is not the table of a run with the columns {self._header.strip()}. Give another name.'
+            )
         if len(lines) < n_lines:
             raise FileFormatError(f'"{self.path}" is shorter than the run that it is to go on with. Start it anew.')
         return sum(map(len, lines[:n_lines]))

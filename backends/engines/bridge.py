@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,6 +37,9 @@ def require_molecular(potential: Potential, program: str) -> None:
         )
 
 
+Compute = Callable[[Float[Tensor, "batch atoms 3"]], tuple[Float[Tensor, "batch"], Float[Tensor, "batch atoms 3"]]]
+"""Energies (kJ/mol) and forces (kJ/mol/nm) of positions (nm)."""
+
 JUMP = 0.05
 """Displacement of an atom since the last call, nm, after which a configuration counts as a new one. In a time step an
 atom moves ten times less; another unit, order or molecule is more than this away."""
@@ -51,16 +54,17 @@ class Evaluator:
     Args:
         potential: Any molecular potential; it computes in its own precision on its own device.
         program: Who calls, for messages.
+        compute: What gives its energies and forces, if they are not all that is wanted of it.
 
     Raises:
         ConfigurationError: If the potential is not a molecule's.
     """
 
-    def __init__(self, potential: Potential, program: str) -> None:
+    def __init__(self, potential: Potential, program: str, compute: Compute | None = None) -> None:
         require_molecular(potential, program)
         self.potential = potential
         self._shape = tuple(potential.shape)
-        self._compute = unchecked(potential, "energy_and_forces")
+        self._compute = unchecked(potential, "energy_and_forces") if compute is None else compute
         self._last: Float[np.ndarray, "atoms 3"] = np.full(self._shape, np.nan)
         self._begun = False
         self._ones = np.ones(math.prod(self._shape))

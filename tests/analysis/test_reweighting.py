@@ -9,6 +9,7 @@ from smoothflow.analysis.estimates import Blocks
 from smoothflow.analysis.reweighting import (
     bennett,
     clipped_ess_fraction,
+    entropy,
     ess_fraction,
     free_energy_difference,
     log_z,
@@ -16,6 +17,7 @@ from smoothflow.analysis.reweighting import (
     weight_tail,
     weighted_fraction,
     weighted_mean,
+    weighted_variance,
 )
 from smoothflow.core.errors import ConfigurationError
 
@@ -260,3 +262,19 @@ def test_intervals_of_reweighted_populations_hold_the_truth() -> None:
     assert quoted > 290
     # 95 % less three standard deviations of 300 repetitions
     assert held / quoted > 0.91
+
+
+def test_variance_and_entropy_of_a_gaussian_are_its_own_and_so_are_their_errors() -> None:
+    x = normal(400_000, 11)
+    u, w = (x - SHIFT) ** 2 / (2 * WIDTH**2) - 3.0, target_log_weights(x)
+    # of half a squared normal number, and log (s sqrt(2 pi e))
+    truth = {weighted_variance: 0.5, entropy: math.log(WIDTH * math.sqrt(2 * math.pi * math.e))}
+    for estimator, expected in truth.items():
+        found = estimator(u, w)
+        assert abs(found.value - expected) < 4 * found.error  # four standard errors
+        parts = [estimator(a, b) for a, b in zip(u.reshape(400, 1000), w.reshape(400, 1000), strict=True)]
+        spread = float(torch.tensor([part.value for part in parts]).std())
+        mean_error = float(torch.tensor([part.error for part in parts if part.reliable]).mean())
+        assert mean_error == pytest.approx(spread, rel=0.15)  # 400 repetitions know it to 3.5 %; tails are heavy
+    # the constant of the energy cancels
+    assert entropy(u + 7, w - 7).value == pytest.approx(entropy(u, w).value)

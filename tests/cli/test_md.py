@@ -164,3 +164,38 @@ def bad_starts(chain: Chain, folder: Path) -> dict[str, Path]:
     frames = read_frames(chain.frames)[:2]
     write_frames(folder / "angstrom.h5", replace(frames, positions=10 * frames.positions))
     return {**files, "angstrom": folder / "angstrom.h5"}
+
+
+def test_a_committee_runs_and_tells_its_spread_and_percentiles(smoothflow: Smoothflow, tmp_path: Path) -> None:
+    options = ["--steps", 4, "--timestep", 0.1, "--report-every", 2, "--log", tmp_path / "run.csv", "--json"]
+    found = smoothflow("md", "ala2-affine", "ala2-spline", *options, "--percentiles")
+    assert found.code == 0, found.err
+    content = json.loads(found.out)
+    assert re.fullmatch(r"[\d.]+ on average, up to [\d.]+ kJ/mol/nm", content["spread of the most disputed force"])
+    assert content["frames above the 99th percentile"].endswith("(1 % is due)")
+    with (tmp_path / "run.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(0 <= float(row["percentile"]) <= 100 for row in rows)
+    assert all(float(row["force_spread_kJ_per_mol_per_nm"]) > 0 for row in rows)
+    # another committee is another run
+    other = smoothflow("md", "ala2-affine", "ala2-smooth", *options, "--percentiles")
+    assert other.code == 2
+    assert "another run: committee" in other.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ala2-affine", "ala2-affine"], "One model is given twice"),
+        (["ala2-affine", "ala2-spline", "--compiled", "x.pt2"], "A package holds one model"),
+        (["ala2-affine", "--stop-above", "100"], "between 0 and 100"),
+        (["ala2-affine", "--stop-above", "1e-3"], "left what the model knows"),
+    ],
+)
+def test_committees_and_bounds_that_cannot_be_are_one_line(
+    smoothflow: Smoothflow, arguments: list[str], message: str
+) -> None:
+    found = smoothflow("md", *arguments, "--steps", 2)
+    assert found.code == 2
+    assert message in " ".join(found.err.split())
+    assert "Traceback" not in found.err

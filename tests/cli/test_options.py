@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from smoothflow.cli.options import provider_potential, tell_code
+from smoothflow.core.committee import CommitteePotential
 from smoothflow.core.errors import ConfigurationError
 from smoothflow.core.plugins import registry
 from smoothflow.potentials.compiled import CompiledPotential
@@ -22,6 +23,12 @@ def test_a_compiled_package_is_named_as_code_before_it_runs(capsys: pytest.Captu
     package = CompiledPotential({"shape": [3, 3], "functions": []}, b"")
     assert tell_code("x.pt2", package) is package
     assert '"x.pt2" is native code' in capsys.readouterr().err
+
+
+def test_code_in_a_committee_is_named_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    members = [CompiledPotential({"shape": [3, 3], "functions": []}, b"") for _ in range(2)]
+    tell_code("committee:x.pt2,y.pt2", CommitteePotential(members))
+    assert '"committee:x.pt2,y.pt2" is native code' in capsys.readouterr().err
 
 
 def test_models_are_opened_without_a_warning(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,7 @@ READS = {
     ("reproduce", "frames"),
     ("evaluate", "frames"),
     ("sample", "frames"),
+    ("thermo", "samples"),
     ("md", "start"),
     ("compile", "frames"),
     ("compare", "frames"),

@@ -78,8 +78,8 @@ def test_cheap_examples_run(
     [
         (["trian"], "Did you mean 'train'"),
         (["md", "x", "--step", "3"], "Did you mean '--steps'"),
-        (["md"], "Missing argument 'MODEL'. See: smoothflow md --help"),
-        (["md", "a", "b"], "unexpected extra argument"),
+        (["md"], "Missing argument 'MODEL...'. See: smoothflow md --help"),
+        (["thermo", "a", "b"], "unexpected extra argument"),
         (["md", "x", "--steps", "0"], "'--steps'.*greater than or equal to 1"),
         (["md", "x", "--steps", "many"], "'--steps'.*integer"),
         (["md", "x", "--ensemble", "npt"], "'--ensemble': 'npt' is not one of 'nve', 'nvt'"),

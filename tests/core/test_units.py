@@ -17,6 +17,11 @@ def test_constants_are_those_of_the_si() -> None:
     assert pytest.approx(constants.angstrom / constants.nano, rel=1e-15) == units.ANGSTROM
     assert pytest.approx(constants.femto / constants.pico, rel=1e-15) == units.FEMTOSECOND
     assert pytest.approx(constants.calorie, rel=1e-15) == units.KILOCALORIE
+    assert pytest.approx(constants.Planck * per_mole / constants.pico, rel=1e-14) == units.PLANCK
+    per_centimetre = constants.speed_of_light / constants.centi
+    assert pytest.approx(2 * constants.pi * per_centimetre * constants.pico, rel=1e-14) == units.WAVENUMBER
+    assert pytest.approx(constants.bar * constants.nano**3 * per_mole, rel=1e-14) == units.BAR
+    assert pytest.approx(constants.Avogadro / constants.liter * constants.nano**3, rel=1e-14) == units.MOLAR
     # measured, and told anew every four years in their tenth digit
     hartree = constants.physical_constants["Hartree energy"][0] * constants.Avogadro / constants.kilo
     assert pytest.approx(hartree, rel=1e-9) == units.HARTREE

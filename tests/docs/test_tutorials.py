@@ -202,3 +202,25 @@ def test_models_of_a_range_of_temperatures(tutorial: Tutorial) -> None:
     assert float(names["log_z"]) == pytest.approx(expected, abs=0.03)
     # the divergence, kT; from 0.9 untrained
     assert 0 < expected - float(names["log_weights"].mean()) < 0.15
+
+
+@pytest.mark.slow
+@follow("../how-to/thermo.md")
+def test_state_functions_of_a_molecule(tutorial: Tutorial) -> None:
+    assert "C_V, J/mol/K" in tutorial.printed
+    found = tutorial.names["found"]
+    # 22 atoms: three halves of k for each, and half of k for each of 60 vibrations
+    assert found.harmonic.heat_capacity.value == pytest.approx(63 * 8.314462618)
+    assert found.anharmonic.helmholtz_energy.error == 0
+
+
+@pytest.mark.slow
+@follow("../how-to/trust.md")
+def test_how_far_to_trust_a_model(tutorial: Tutorial) -> None:
+    assert "frames above the 99th percentile" in tutorial.printed
+    assert "spread of the most disputed force" in tutorial.printed
+    names = tutorial.names
+    assert names["force_spread"].shape == (3, 22)
+    assert 0 <= names["atoms"].calc.results["energy_percentile"] <= 100
+    with (tutorial.folder / "committee.csv").open(newline="") as file:
+        assert all(float(row["force_spread_kJ_per_mol_per_nm"]) > 0 for row in csv.DictReader(file))

@@ -9,8 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from smoothflow import CompiledPotential, FlowPotential, Potential, hookimpl, load, registry, save_model
-from smoothflow.core.errors import ConfigurationError, FileFormatError, UnknownNameError
+from smoothflow.core.committee import CommitteePotential
+from smoothflow.core.errors import ConfigurationError, FileFormatError, TopologyError, UnknownNameError
+from smoothflow.molecules.shipped import molecule_path
 from smoothflow.potentials.compiled import MANY, ONE, function_name
+from smoothflow.potentials.reference import reference
 from smoothflow.potentials.shipped import load_flow
 
 
@@ -70,3 +73,29 @@ def test_a_name_of_nothing_is_refused() -> None:
         load("ala2-smoth")
     with pytest.raises(FileFormatError, match="There is no file"):
         load("nothing.pt2")
+
+
+def test_a_committee_is_named_by_its_models() -> None:
+    committee = reference("committee:ala2-affine, ala2-spline", molecule_path("capped-alanine"))
+    assert isinstance(committee, CommitteePotential)
+    assert committee.temperature == 300
+    flows = [load_flow(name) for name in ("ala2-affine", "ala2-spline")]
+    positions, _ = flows[0].sample(2, seed=0)
+    expected = sum(flow.energy(positions) for flow in flows) / 2
+    torch.testing.assert_close(committee.energy(positions), expected)
+
+
+def test_committees_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    flow = load_flow("ala2-affine")
+    flow.temperature = 450.0
+    save_model(flow, tmp_path / "hot.safetensors", {})
+    with pytest.raises(ConfigurationError, match="Name two models or more"):
+        reference("committee:ala2-affine")
+    with pytest.raises(ConfigurationError, match="One model is given twice"):
+        reference("committee:ala2-affine,ala2-affine")
+    with pytest.raises(ConfigurationError, match="for 300 and 450 K"):
+        reference(f"committee:ala2-affine,{tmp_path / 'hot.safetensors'}")
+    with pytest.raises(UnknownNameError, match="ala2-afine"):
+        reference("committee:ala2-afine,ala2-spline")
+    with pytest.raises(TopologyError, match="water"):
+        reference("committee:ala2-affine,ala2-spline", "water")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from ase.calculators.calculator import BaseCalculator
 from ase.data import atomic_numbers
 from jaxtyping import Float
+from torch import Tensor
 
+from ....core.committee import CommitteePotential
 from ....core.errors import ConfigurationError, SimulationError
-from ....core.potential import Potential, hessian
+from ....core.potential import Potential, hessian, unchecked
 from ....core.units import ANGSTROM, ELECTRONVOLT
 from ....molecules.conversions import topology_from_ase
 from ..bridge import Evaluator
@@ -24,8 +28,12 @@ class SmoothflowCalculator(BaseCalculator):  # type: ignore[misc]  # ASE is unty
     The first configuration of each Atoms object, and any that jumps, is checked: names of the atoms where a file gave
     them, bonds, angles and stereocentres, which show a wrong unit, a wrong order of the atoms or another isomer.
 
+    A committee's spread stands beside: ``results["energy_std"]`` in eV, and ``results["forces_std"]`` in eV/Å, one for
+    each atom. With percentiles, ``results["energy_percentile"]`` says where the energy lies among the model's own.
+
     Args:
         potential: Any molecular potential; float64 ones suit vibrations and optimizers best.
+        percentiles: Percentiles of the potential's energies (kJ/mol), as `Familiarity` of a flow gives them.
 
     Raises:
         ConfigurationError: If the potential is not a molecule's; when calculating, if a periodic boundary is on.
@@ -36,17 +44,38 @@ class SmoothflowCalculator(BaseCalculator):  # type: ignore[misc]  # ASE is unty
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces"]
 
-    def __init__(self, potential: Potential) -> None:
+    def __init__(
+        self, potential: Potential, percentiles: Callable[[Float[Tensor, "n"]], Float[Tensor, "n"]] | None = None
+    ) -> None:
         super().__init__()
-        self._evaluator = Evaluator(potential, "ASE")
+        self._percentiles = percentiles
+        self._spread: list[Tensor] = []
+        self._with_spread = None
+        if isinstance(potential, CommitteePotential):
+            self._with_spread = unchecked(potential, "energy_forces_and_spread")
+        self._evaluator = Evaluator(potential, "ASE", self._with_spread and self._compute)
         self.potential = potential
         elements = () if potential.topology is None else potential.topology.elements
         self._numbers = np.array([atomic_numbers.get(element, -1) for element in elements])
 
+    def _compute(
+        self, positions: Float[Tensor, "batch atoms 3"]
+    ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch atoms 3"]]:
+        """Energies and forces of a committee, whose spread is kept."""
+        assert self._with_spread is not None
+        energy, forces, *self._spread = self._with_spread(positions)
+        return energy, forces
+
     def calculate(self, atoms: Any, properties: list[str], system_changes: list[str]) -> None:
-        energy, forces = self._evaluator(self._positions(atoms))
-        energy /= ELECTRONVOLT
+        kilojoules, forces = self._evaluator(self._positions(atoms))
+        energy = kilojoules / ELECTRONVOLT
         self.results = {"energy": energy, "free_energy": energy, "forces": forces * (ANGSTROM / ELECTRONVOLT)}
+        if self._spread:
+            energy_spread, forces_spread = (each[0].cpu().double().numpy() for each in self._spread)
+            self.results["energy_std"] = float(energy_spread) / ELECTRONVOLT
+            self.results["forces_std"] = forces_spread * (ANGSTROM / ELECTRONVOLT)
+        if self._percentiles is not None:
+            self.results["energy_percentile"] = float(self._percentiles(torch.tensor([kilojoules]).double()))
 
     def get_hessian(self, atoms: Any) -> Float[np.ndarray, "atoms 3 atoms 3"]:
         """Second derivatives of the energy in eV/Å^2, as ``ase.vibrations.VibrationsData`` takes them.

@@ -27,6 +27,9 @@ __all__ = ["metatomic_provider", "to_metatomic"]
 def to_metatomic(potential: Potential, path: str | Path, positions: Float[Tensor, "batch atoms 3"]) -> None:
     """Write a potential as a metatomic model: one file of TorchScript, with the output ``energy``.
 
+    That of a `CommitteePotential` has ``energy_ensemble``, the energy of each member, and ``energy_uncertainty``, their
+    standard deviation, as well.
+
     The energy is traced at the first configuration. What a trace cannot hold, like steps whose number depends on the
     positions or checks that raise, is found by comparing energies and forces at all configurations before the file is
     written: give at least two that differ as much as those in its later use.

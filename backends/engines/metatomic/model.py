@@ -21,20 +21,33 @@ from metatomic.torch import (
 )
 from torch import Tensor, nn
 
+from ....core.committee import CommitteePotential
 from ....core.errors import ConfigurationError
 from ....core.files import write_atomically
-from ....core.potential import Potential
+from ....core.potential import Potential, unchecked
 from ....molecules.elements import atomic_numbers
 
 
+class MemberEnergies(nn.Module):
+    """The energies of a committee's members as what is called."""
+
+    def __init__(self, committee: CommitteePotential) -> None:
+        super().__init__()
+        self.committee = committee
+
+    def forward(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch members"]:
+        energies: Tensor = unchecked(self.committee, "energies")(positions)
+        return energies
+
+
 class EnergyModel(nn.Module):
-    """What metatomic compiles: the traced energy of each system, after checks of its atoms."""
+    """What metatomic compiles: the traced energies of each system, after checks of its atoms."""
 
     numbers: Tensor
 
-    def __init__(self, energy: nn.Module, numbers: Tensor) -> None:
+    def __init__(self, energies: nn.Module, numbers: Tensor) -> None:
         super().__init__()
-        self.energy = energy
+        self.energies = energies
         self.register_buffer("numbers", numbers)
 
     def forward(
@@ -43,12 +56,13 @@ class EnergyModel(nn.Module):
         outputs: Dict[str, ModelOutput],
         selected_atoms: Optional[Labels] = None,
     ) -> Dict[str, TensorMap]:
-        """The energy (kJ/mol) of each system (nm), if it is asked for."""
+        """The energy (kJ/mol) of each system (nm), the members' and their standard deviation, as they are asked for."""
         results: Dict[str, TensorMap] = {}
-        if "energy" not in outputs:
+        for output in outputs.values():
+            if output.sample_kind != "system" or selected_atoms is not None:
+                raise ValueError("This model has one energy for the whole molecule, not for single atoms.")
+        if len(outputs) == 0:
             return results
-        if outputs["energy"].sample_kind != "system" or selected_atoms is not None:
-            raise ValueError("This model has one energy for the whole molecule, not for single atoms.")
         energies: List[Tensor] = []
         no_components: List[Labels] = []
         for system in systems:
@@ -58,17 +72,29 @@ class EnergyModel(nn.Module):
                 system.types.to(self.numbers.dtype), self.numbers
             ):
                 raise ValueError("Number, elements or order of the atoms are not those of this model's molecule.")
-            energies.append(self.energy(system.positions.unsqueeze(0)).reshape(1, 1))
+            energies.append(self.energies(system.positions.unsqueeze(0)).reshape(1, -1))
+        members = torch.cat(energies)
         numbered = torch.arange(len(systems), dtype=torch.int32, device=self.numbers.device).reshape(-1, 1)
         zero = torch.zeros(1, 1, dtype=torch.int32, device=self.numbers.device)
-        block = TensorBlock(
-            values=torch.cat(energies),
-            samples=Labels(["system"], numbered),
-            components=no_components,
-            properties=Labels(["energy"], zero),
-        )
-        results["energy"] = TensorMap(Labels(["_"], zero), [block])
+        for name in outputs:
+            values = members
+            if name == "energy":
+                values = members.mean(1, keepdim=True)
+            elif name == "energy_uncertainty":
+                values = members.std(1, keepdim=True)
+            properties = torch.arange(values.shape[1], dtype=torch.int32, device=self.numbers.device).reshape(-1, 1)
+            block = TensorBlock(
+                values=values,
+                samples=Labels(["system"], numbered),
+                components=no_components,
+                properties=Labels(["energy"], properties),
+            )
+            results[name] = TensorMap(Labels(["_"], zero), [block])
         return results
+
+
+OUTPUTS: tuple[str, ...] = ("energy", "energy_uncertainty", "energy_ensemble")
+"""What a model has, by metatomic's names: of a committee all, of any other potential the first."""
 
 
 def export(potential: Potential, path: Path, positions: Float[Tensor, "batch atoms 3"]) -> None:
@@ -79,15 +105,19 @@ def export(potential: Potential, path: Path, positions: Float[Tensor, "batch ato
     for configuration in positions.to("cpu", torch.float64).numpy():
         potential.require_configuration(configuration)
     numbers = torch.tensor(atomic_numbers(potential.topology))
+    energies: nn.Module = potential
+    names = OUTPUTS[:1]
+    if isinstance(potential, CommitteePotential):
+        energies, names = MemberEnergies(potential), OUTPUTS
     with warnings.catch_warnings():
         # branches on the positions; the comparison below finds those that matter
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
-            energy = torch.jit.trace(potential, positions[:1], check_trace=False)  # type: ignore[no-untyped-call]
+            traced = torch.jit.trace(energies, positions[:1], check_trace=False)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise ConfigurationError(f"torch cannot trace the energy of {type(potential).__name__}: {error}") from error
     capabilities = ModelCapabilities(
-        outputs={"energy": ModelOutput(unit="kJ/mol", sample_kind="system")},
+        outputs={name: ModelOutput(unit="kJ/mol", sample_kind="system") for name in names},
         atomic_types=sorted(set(numbers.tolist())),
         interaction_range=float("inf"),
         length_unit="nm",
@@ -95,7 +125,7 @@ def export(potential: Potential, path: Path, positions: Float[Tensor, "batch ato
         dtype=str(dtype).removeprefix("torch."),
     )
     metadata = ModelMetadata(name="smoothflow", description=f"{type(potential).__name__} of one molecule")
-    model = AtomisticModel(EnergyModel(energy.cpu().eval(), numbers).eval(), metadata, capabilities)
+    model = AtomisticModel(EnergyModel(traced.cpu().eval(), numbers).eval(), metadata, capabilities)
     _require_same(model, numbers, potential, positions)
     with tempfile.TemporaryDirectory() as folder:
         model.save(str(Path(folder) / "model.pt"))

@@ -20,6 +20,7 @@ from closed_forms import DoubleWell, Springs
 from smoothflow import FlowPotential
 from smoothflow.backends.engines import ase as backend
 from smoothflow.backends.engines.ase import ASEPotential, SmoothflowCalculator
+from smoothflow.core.committee import CommitteePotential
 from smoothflow.core.errors import (
     ConfigurationError,
     GeometryError,
@@ -240,3 +241,33 @@ def test_ase_absent_or_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "ase", None)
     with pytest.raises(MissingDependencyError, match=r"smoothflow\[ase\]"):
         _ = backend.SmoothflowCalculator
+
+
+def test_a_committee_tells_its_spread_beside_mean_energy_and_forces(chain: Potential, chain_positions: Tensor) -> None:
+    other = Springs([(0, 1), (1, 2), (2, 3), (0, 3)], 0.13, 3e4, chain.topology)
+    committee = CommitteePotential([chain, other])
+    atoms = ase.Atoms("CNOH", positions=10 * chain_positions[0].numpy())
+    atoms.calc = SmoothflowCalculator(committee)
+    energies, forces = zip(*(member.energy_and_forces(chain_positions[0]) for member in (chain, other)), strict=True)
+    n_before = chain.n_evaluations
+    assert atoms.get_potential_energy() == pytest.approx(float(sum(energies)) / 2 / EV, rel=1e-9)
+    np.testing.assert_allclose(atoms.get_forces(), (forces[0] + forces[1]).numpy() / 2 / (10 * EV), rtol=1e-9)
+    # of two numbers the standard deviation is their distance over the root of 2
+    apart = float((energies[0] - energies[1]).abs()) / math.sqrt(2)
+    assert atoms.calc.results["energy_std"] == pytest.approx(apart / EV, rel=1e-9)
+    distance = (forces[0] - forces[1]).norm(dim=-1).numpy() / math.sqrt(2)
+    np.testing.assert_allclose(atoms.calc.results["forces_std"], distance / (10 * EV), rtol=1e-9)
+    assert chain.n_evaluations == n_before + 1
+    assert "energy_percentile" not in atoms.calc.results
+
+
+def test_a_single_potential_has_no_spread_and_percentiles_if_asked(chain: Potential, chain_positions: Tensor) -> None:
+    atoms = ase.Atoms("CNOH", positions=10 * chain_positions[0].numpy())
+    energy = float(chain.energy(chain_positions[0]))
+    atoms.calc = SmoothflowCalculator(chain, percentiles=lambda energies: 2 * energies)
+    atoms.get_potential_energy()
+    assert atoms.calc.results["energy_percentile"] == pytest.approx(2 * energy)
+    assert "energy_std" not in atoms.calc.results
+    atoms.calc = SmoothflowCalculator(chain)
+    atoms.get_potential_energy()
+    assert set(atoms.calc.results) == {"energy", "free_energy", "forces"}

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import smoothflow
 import torch
+from closed_forms import Springs
 from smoothflow import load
 from smoothflow.backends.engines.metatomic import to_metatomic
 from smoothflow.backends.engines.openmm import OpenMMPotential
+from smoothflow.core.committee import CommitteePotential
 from smoothflow.core.errors import ConfigurationError, FileFormatError
 from smoothflow.core.plugins import registry
 from smoothflow.core.potential import Potential
@@ -106,6 +108,30 @@ def test_the_model_before_it_is_compiled(chain: Potential, chain_positions: Tens
     for other in (numbers.flip(0), numbers[:3]):
         with pytest.raises(ValueError, match="Number, elements or order"):
             model([System(other, chain_positions[0, : len(other)], cell, free)], wanted)
+
+
+def test_a_committee_has_its_members_and_their_spread_as_outputs(
+    chain: Potential, chain_positions: Tensor, tmp_path: Path
+) -> None:
+    others = [Springs([(0, 1), (1, 2), (2, 3), (0, 3)], length, 3e4, chain.topology) for length in (0.13, 0.15)]
+    committee = CommitteePotential([chain, *others])
+    to_metatomic(committee, tmp_path / "committee.pt", chain_positions)
+    registry().provider("metatomic")
+    from metatomic.torch import ModelEvaluationOptions, ModelOutput, System, load_atomistic_model
+    from smoothflow.backends.engines.metatomic import without_deprecations
+
+    with without_deprecations():
+        model = load_atomistic_model(str(tmp_path / "committee.pt"))
+    names = ("energy", "energy_uncertainty", "energy_ensemble")
+    wanted = ModelEvaluationOptions(length_unit="nm", outputs={name: ModelOutput(unit="kJ/mol") for name in names})
+    cell, free = torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.bool)
+    numbers = torch.tensor(atomic_numbers(chain.topology))
+    systems = [System(numbers, x, cell, free) for x in chain_positions]
+    found = {name: block.block().values for name, block in model(systems, wanted, check_consistency=True).items()}
+    energies = committee.energies(chain_positions)
+    torch.testing.assert_close(found["energy_ensemble"], energies)
+    torch.testing.assert_close(found["energy"], energies.mean(1, keepdim=True))
+    torch.testing.assert_close(found["energy_uncertainty"], energies.std(1, keepdim=True))
 
 
 class Branching(Potential):

@@ -1,0 +1,33 @@
+"""The scripts that measure state functions and trust compare with what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from smoothflow import load, write_frames
+from smoothflow.molecules.frames import Frames
+
+
+@pytest.mark.slow
+def test_state_functions_of_water_are_those_of_the_grid(figures: Callable[..., dict[str, Any]]) -> None:
+    # the script itself fails where they are three errors apart
+    found = figures("thermo.py", "-n", "1500", "--points", "14")
+    assert "errors from" in found["water on the grid: A, kJ/mol"]
+    # a coarser grid says nearly the same
+    assert abs(float(found["A of 14 points along each coordinate, less that of 8, kJ/mol"])) < 1
+
+
+@pytest.mark.slow
+def test_what_warns_is_compared_with_errors_of_forces(figures: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    model = load("ala2-smooth")
+    with torch.no_grad():
+        positions, _ = model.sample(200, seed=9)
+    write_frames(tmp_path / "frames.h5", Frames(model.topology, 300.0, positions.float().numpy()))
+    found = figures("trust.py", "--frames", str(tmp_path / "frames.h5"), "--walks", "20", "--temperatures")
+    # the model's own samples are what percentiles are uniform for: 1.95 / sqrt(200)
+    assert float(found["percentiles of held-out frames, largest distance from uniform (Kolmogorov, Smirnov)"]) < 0.14
+    assert int(found["walks along one bond or angle: of 20, with errors that one held-out frame in a thousand has"]) > 5
