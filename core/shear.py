@@ -1,4 +1,4 @@
-"""A linear map of many columns at once, whose coefficients are learned functions of others."""
+"""A map that takes correlations away, with coefficients that are learned functions of other columns."""
 
 from __future__ import annotations
 
@@ -15,24 +15,32 @@ from .errors import ConfigurationError
 from .layers import Layer, conditioned
 from .manifolds import FULL_TURN, Arc, Line, Product
 
+REACH = 8.0
+"""Bound w of what a line moves others by: in the bulk, where lines are about standard normal, they do so linearly."""
+
 
 class Shear(Layer):
-    r"""Each column is moved by a linear combination of those before it, with coefficients that a network computes.
+    r"""Each column is moved by a combination of those before it, with coefficients that a network computes.
 
     .. math:: z_i = x_i - b_i(x_C) - \sum_{j < i} M_{ij}(x_C) \, s_j(x_j), \qquad
-        s_j(x) = x \text{ on lines}, \quad s_j(x) = \frac{P}{2 \pi} \sin \frac{2 \pi x}{P} \text{ on arcs of period } P
+        s_j(x) = w \tanh \frac{x}{w} \text{ on lines}, \quad
+        s_j(x) = \frac{P}{2 \pi} \sin \frac{2 \pi x}{P} \text{ on arcs of period } P
 
-    The Jacobian is triangular with a unit diagonal, so that log|det| is zero. Columns that are normal and correlated
-    given the columns C, such as the vibrations of a molecule given its slow torsions, become uncorrelated in one such
-    map. Arcs come first and are rotated; lines follow, and are found from z by forward substitution.
+    Both s are the column itself where there are data, so that columns which are normal and correlated given the columns
+    C, such as the vibrations of a molecule given its slow torsions, become uncorrelated in one such map. Far outside
+    they are bounded: a bond that is torn moves others no further than one that is stretched. The Jacobian is triangular
+    with a unit diagonal, so that log|det| is zero. Arcs come first and are rotated; back from z, columns are found one
+    after another.
 
     Args:
         domain: All columns; a shear maps this product onto itself.
         moved: Indices of the moved columns, lines and arcs.
         conditioning: Indices of the conditioning columns C.
         conditioner: From columns C (in the order given) to b for all moved columns, arcs first, then to the
-            coefficients of `pairs`.
-        pairs: For each coefficient, the places i and j < i among the moved columns, arcs first; by default all.
+            coefficients of all pairs j < i, row after row.
+
+    Raises:
+        ConfigurationError: If a moved column is neither line nor arc, or is a conditioning one.
 
     Reference: Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, NeurIPS 2016, appendix A
         (the linear map), arXiv 1606.04934.
@@ -44,7 +52,6 @@ class Shear(Layer):
         moved: Sequence[int],
         conditioning: Sequence[int],
         conditioner: Conditioner,
-        pairs: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         super().__init__()
         self.domain = self.codomain = domain
@@ -55,13 +62,11 @@ class Shear(Layer):
         if both or len(members) < len(moved):
             raise ConfigurationError("A shear moves lines and arcs that are not among its conditioning columns.")
         n = len(members)
-        chosen = all_pairs(n) if pairs is None else list(pairs)
         self.n_arcs = len(domain.select(members).indices(Arc))
-        self.n_pairs = len(chosen)
         # where each element of the matrix is among the coefficients; one more stands for zero
-        places = torch.full((n, n), len(chosen), dtype=torch.long)
-        for k, (i, j) in enumerate(chosen):
-            places[i, j] = k
+        places = torch.full((n, n), n * (n - 1) // 2, dtype=torch.long)
+        rows, columns = torch.tril_indices(n, n, -1)
+        places[rows, columns] = torch.arange(len(rows))
         kept = [i for i in range(len(domain)) if i not in set(members)]
         periods = [cast("Arc", domain.columns[i].manifold).period for i in members[: self.n_arcs]]
         self._add("members", torch.tensor(members, dtype=torch.long))
@@ -81,9 +86,7 @@ class Shear(Layer):
         self.register_buffer(name, values, persistent=False)
 
     def extra_repr(self) -> str:
-        return (
-            f"{len(self.members)} moved, {self.n_pairs} coefficients given {len(self.conditioning)}, {n_weights(self)}"
-        )
+        return f"{len(self.members)} moved given {len(self.conditioning)}, {n_weights(self)}"
 
     def encode(
         self, x: Float[Tensor, "batch dim"], context: Float[Tensor, "batch n_context"] | None = None
@@ -91,7 +94,7 @@ class Shear(Layer):
         shift, matrix = self._coefficients(x, context)
         values = take_columns(x, self.members)
         arcs, lines = values[:, : self.n_arcs], values[:, self.n_arcs :]
-        sources = torch.cat([self._bent(arcs, self.periods.to(x.dtype)), lines], dim=-1)
+        sources = torch.cat([_of_arcs(arcs, self.periods.to(x.dtype)), _of_lines(lines)], dim=-1)
         moved = values - shift - (matrix @ sources[:, :, None]).squeeze(-1)
         return self._assembled(x, moved), x.new_zeros(x.shape[0])
 
@@ -99,19 +102,16 @@ class Shear(Layer):
         self, z: Float[Tensor, "batch dim"], context: Float[Tensor, "batch n_context"] | None = None
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch"]]:
         shift, matrix = self._coefficients(z, context)
-        n, periods = self.n_arcs, self.periods.to(z.dtype)
+        periods = self.periods.to(z.dtype)
         values = take_columns(z, self.members) + shift
-        arcs: list[Tensor] = []
-        bent = values[:, :0]
-        for i in range(n):
-            arcs.append(values[:, i] + (matrix[:, i, :i] * bent).sum(-1))
-            bent = torch.cat([bent, self._bent(arcs[-1], periods[i])[:, None]], dim=-1)
-        lines = values[:, n:] + (matrix[:, n:, :n] @ bent[:, :, None]).squeeze(-1)
-        if lines.shape[1] > 0:
-            unit = torch.eye(lines.shape[1], dtype=z.dtype, device=z.device) - matrix[:, n:, n:]
-            lines = torch.linalg.solve_triangular(unit, lines[:, :, None], upper=False, unitriangular=True).squeeze(-1)
-        found = torch.cat([torch.stack(arcs, dim=-1), lines], dim=-1) if arcs else lines
-        return self._assembled(z, found), z.new_zeros(z.shape[0])
+        found: list[Tensor] = []
+        sources = values[:, :0]
+        for i in range(len(self.members)):
+            column = values[:, i] + (matrix[:, i, :i] * sources).sum(-1)
+            found.append(column)
+            source = _of_arcs(column, periods[i]) if i < self.n_arcs else _of_lines(column)
+            sources = torch.cat([sources, source[:, None]], dim=-1)
+        return self._assembled(z, torch.stack(found, dim=-1)), z.new_zeros(z.shape[0])
 
     def _coefficients(
         self, x: Float[Tensor, "batch dim"], context: Float[Tensor, "batch n_context"] | None
@@ -121,12 +121,6 @@ class Shear(Layer):
         n = len(self.members)
         padded = torch.cat([outputs[:, n:], outputs.new_zeros(len(outputs), 1)], dim=-1)
         return outputs[:, :n], take_columns(padded, self.places).reshape(-1, n, n)
-
-    @staticmethod
-    def _bent(arcs: Float[Tensor, "*batch"], periods: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """What arcs contribute: themselves next to 0, and periodic."""
-        turns = FULL_TURN / periods
-        return (arcs * turns).sin() / turns
 
     def _assembled(
         self, x: Float[Tensor, "batch dim"], moved: Float[Tensor, "batch moved"]
@@ -145,6 +139,12 @@ def order_of_shear(domain: Product, moved: Sequence[int]) -> list[int]:
     return [i for kind in (Arc, Line) for i in moved if isinstance(domain.columns[i].manifold, kind)]
 
 
-def all_pairs(n: int) -> list[tuple[int, int]]:
-    """All places (i, j) with j < i below n, row after row."""
-    return [(i, j) for i in range(n) for j in range(i)]
+def _of_arcs(x: Float[Tensor, "*batch"], periods: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """What arcs move others by: themselves next to 0, and periodic."""
+    turns = FULL_TURN / periods
+    return (x * turns).sin() / turns
+
+
+def _of_lines(x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """What lines move others by: themselves next to 0, and bounded."""
+    return REACH * torch.tanh(x / REACH)

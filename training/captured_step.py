@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from ..core.capture import CapturedFunction
+from .clipping import Clipper
 from .compiled_step import TOLERANCE, LossAndGradient, Terms
 
 
@@ -46,6 +47,7 @@ class CapturedStep:
         n_averaged: Number of steps averaged over.
         decay: Decay of the average per step.
         step: Number of steps already done.
+        clipper: Shortens gradients that are too long.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class CapturedStep:
         n_averaged: Tensor,
         decay: float,
         step: int,
+        clipper: Clipper,
     ) -> None:
         self._loss = loss
+        self._clipper = clipper
         self._optimizer = optimizer
         self._parameters: list[nn.Parameter] = list(loss.potential.parameters())
         self._averages = list(averages)
@@ -86,7 +90,8 @@ class CapturedStep:
         if self._captured is None:
             self._names = list(batch)
             self._prepare()
-            changed = [*self._parameters, *self._averages, self._n_averaged, self._step, self._failed]
+            usual = self._clipper.prepare(self._step.device)
+            changed = [*self._parameters, *self._averages, self._n_averaged, self._step, self._failed, usual]
             changed += [value for state in self._optimizer.state.values() for value in state.values()]
             self._captured = CapturedFunction(
                 self._advance, changed, changed, tolerances={torch.float64: 1e-9, torch.float32: TOLERANCE}
@@ -126,6 +131,7 @@ class CapturedStep:
         self._write_down(torch.isfinite(loss) & torch.isfinite(norm), terms, frames)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
+        self._clipper(self._parameters, norm)
         self._optimizer.step()
         for parameter in self._parameters:
             parameter.grad = None

@@ -20,6 +20,7 @@ from ..molecules.frames import Frames
 from ..potentials.flow_potential import FlowPotential
 from ..runs.randomness import generator
 from .captured_step import CapturedStep, captured_terms
+from .clipping import Clipper
 from .compiled_step import CompiledLoss, LossAndGradient, Terms
 from .config import TrainSettings
 from .data import TrainingData
@@ -76,6 +77,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.frame_weights: Tensor | None
         self.context: Tensor | None
         self.best = math.inf
+        self._clipper = Clipper()
         on_gpu = _is_on_gpu(settings)
         self._compiled_loss = CompiledLoss(potential, self._frame_loss, on_gpu) if settings.compile else None
         # gradients of several processes are averaged between loss and optimizer, and samples are not captured
@@ -139,6 +141,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
                 self.averaged.n_averaged,
                 self.settings.averaging,
                 self.global_step,
+                self._clipper,
             )
         terms, loss = self._captured_step(tensors, batch)
         self._add_to_sums(terms, loss)
@@ -150,8 +153,12 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
             super().backward(loss, *args, **kwargs)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        gradients = [p.grad for p in self.potential.parameters() if p.grad is not None]
-        if bool(get_total_norm(gradients).isfinite()):
+        if self._captured_step is not None:
+            return
+        trained = [p for p in self.potential.parameters() if p.grad is not None]
+        norm = get_total_norm([p.grad for p in trained if p.grad is not None])
+        if bool(norm.isfinite()):
+            self._clipper(trained, norm)
             return
         for name, parameter in self.potential.named_parameters():
             if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
@@ -217,6 +224,8 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["best"] = self.best
+        if self._clipper.usual is not None:
+            checkpoint["usual_gradient"] = float(self._clipper.usual)
         if self.target is not None:
             checkpoint["energy_evaluations"] = self.target.n_evaluations
         if self.refiner is not None and self.refiner.pool is not None:
@@ -224,6 +233,8 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.best = float(checkpoint["best"])
+        if "usual_gradient" in checkpoint:
+            self._clipper.usual = torch.tensor(checkpoint["usual_gradient"])
         if self.target is not None:
             self.target.n_evaluations = int(checkpoint["energy_evaluations"])
         if self.refiner is not None and "pool" in checkpoint:

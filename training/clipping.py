@@ -1,0 +1,56 @@
+"""Gradients that are far larger than usual are shortened, whatever their usual size is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_
+
+LARGEST = 3.0
+"""Largest norm of a gradient, in units of its usual one."""
+
+NEWEST = 0.02
+"""Weight of the newest gradient in the average that tells the usual norm."""
+
+
+class Clipper:
+    r"""Shortens gradients g whose norm is more than three times the usual one, :math:`\bar g`.
+
+    .. math:: g \leftarrow g \min\left(1, \frac{3 \bar g}{|g|}\right), \qquad
+        \bar g \leftarrow \bar g + 0.02 \left(\min(|g|, 3 \bar g) - \bar g\right)
+
+    Adam divides a gradient by a long average of its squares: one configuration of very large gradient moves every
+    weight by some thirty learning rates, all at once, and undoes a training. Everything stays on the device.
+
+    Reference: Seetharaman et al., AutoClip: Adaptive Gradient Clipping for Source Separation Networks, 2020, arXiv
+        2007.14469 (with a quantile in place of the average).
+    """
+
+    def __init__(self) -> None:
+        self.usual: Float[Tensor, ""] | None = None
+
+    def prepare(self, device: torch.device) -> Float[Tensor, ""]:
+        """The usual norm as it is kept, 0 before the first gradient; allocated if it was not."""
+        if self.usual is None:
+            self.usual = torch.zeros((), device=device)
+        elif self.usual.device != device:
+            self.usual = self.usual.to(device)
+        return self.usual
+
+    def __call__(self, parameters: Sequence[nn.Parameter], norm: Float[Tensor, ""]) -> None:
+        """Shorten the parameters' gradients in place, if they are too long.
+
+        Args:
+            parameters: What is trained.
+            norm: Norm of all gradients together; finite.
+        """
+        usual = self.prepare(norm.device)
+        limit = torch.where(usual > 0, LARGEST * usual, norm.float())
+        # the bound may be a tensor: nothing waits for the device
+        clip_grads_with_norm_(parameters, cast("float", limit), norm)
+        shortened = torch.minimum(norm.float(), limit)
+        usual.copy_(torch.where(usual > 0, usual.lerp(shortened, NEWEST), shortened))
