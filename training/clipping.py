@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -49,7 +50,7 @@ class Clipper:
             norm: Norm of all gradients together; finite.
         """
         usual = self.prepare(norm.device)
-        limit = torch.where(usual > 0, LARGEST * usual, norm.float())
+        limit = torch.where(usual > 0, LARGEST * usual, math.inf)
         # the bound may be a tensor: nothing waits for the device
         clip_grads_with_norm_(parameters, cast("float", limit), norm)
         shortened = torch.minimum(norm.float(), limit)

@@ -145,7 +145,7 @@ def _evenly(string: Float[Tensor, "images dim"]) -> Float[Tensor, "images dim"]:
     wanted = torch.linspace(0, 1, len(string), dtype=string.dtype) * at[-1]
     place = torch.searchsorted(at, wanted).clamp(1, len(string) - 1)
     share = ((wanted - at[place - 1]) / lengths[place - 1].clamp(min=1e-30))[:, None]
-    return string[place - 1] + share * (string[place] - string[place - 1])
+    return torch.lerp(string[place - 1], string[place], share)
 
 
 def populated(paths: Sequence[Path], highest: float) -> list[Path]:

@@ -26,7 +26,7 @@ from ...runs.randomness import generator
 from ...training.losses import force_error
 from ..report import Picture, Report, Table, write_report
 from .figures import Field, field_on_grid, field_on_line, maps_figure, profiles_figure
-from .smoothness import CHUNK, forces_of, largest_force_gradient, largest_force_jump
+from .smoothness import CHUNK, LogDensity, forces_of, largest_force_gradient, largest_force_jump
 from .training import TOY_OPTIONS, ToySettings, toy_flow, train_on_toy
 
 FILES = ("comparison.json", "maps.png", "profiles.png", "report.html")
@@ -269,7 +269,10 @@ def _write_report(
 ) -> None:
     # the plane through the likeliest sample
     peak = held_out[target.log_prob(held_out).argmax()]
-    densities = {"target": target.log_prob, **{key: flow.log_prob for key, flow in flows.items()}}
+    densities: dict[str, LogDensity] = {
+        "target": target.log_prob,
+        **{key: flow.log_prob for key, flow in flows.items()},
+    }
     names = target.domain.names
     pictures = []
     if len(target.domain) > 1:
