@@ -67,6 +67,7 @@ from .planning import (
     LAST_SHARE,
     MD_SHARE,
     MOST_FRAMES,
+    NEAR,
     STARTING,
     TIMESTEP,
     Pace,
@@ -495,10 +496,11 @@ class _Fit:
                 left = self.settings.budget - self.decisions.seconds - reserve
                 if left < LAST_SHARE * self.settings.budget and number > 1:
                     return None, f"the budget is used up: {spoken(max(0.0, left))} are left before the evaluation"
-                # one long schedule is worth more than two short ones, and two tell whether the target is reached
-                compiling = COMPILED_BEFORE if compiled else COMPILING
+                # one long schedule is worth more than two short ones, unless a short one is enough
+                compiling = (COMPILED_BEFORE if compiled else COMPILING) if pace.can_compile else 0.0
                 early = compiling + EARLY_SHARE * (left - compiling)
-                seconds = early if number == 1 and left - early > LAST_SHARE * self.settings.budget else left
+                is_early = best_ess > NEAR * self.settings.ess and left - early > LAST_SHARE * self.settings.budget
+                seconds = early if is_early else left
                 seconds = max(seconds, 2 * STARTING, 0.05 * self.settings.budget)
                 settings = round_training(
                     first,

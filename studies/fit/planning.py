@@ -26,8 +26,9 @@ EQUILIBRATION = 2.0
 MD_SHARE, FIRST_SHARE = 0.12, 0.25
 """Shares of the budget for dynamics, and at most for a first model on its frames."""
 
-EARLY_SHARE = 0.35
-"""Share of the time that is left, without that of compiling, for a round after which another one follows."""
+NEAR, EARLY_SHARE = 0.8, 0.35
+"""A model whose sampling efficiency is this share of the target gets a short round first, which takes that share of the
+time left without that of compiling; another one all the time that is left."""
 
 LAST_SHARE = 0.2
 """Share of the budget that must be left for a round to be worth its start, but for the first one."""
@@ -49,13 +50,13 @@ MOST_PASSES = 8
 STARTING = 15.0
 """Time of a training before its first step, s."""
 
-N_REFRESHES = 6
+N_REFRESHES = 12
 """Pools in a round of refining."""
 
 DRAWING_SHARE = 0.35
 """Time for samples in units of that for training steps, unless samples would be reused too often."""
 
-MOST_USES = 12
+MOST_USES = 6
 """Largest number of times that a sample is trained on."""
 
 WARM_UP = 100
