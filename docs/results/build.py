@@ -65,6 +65,7 @@ def build(folder: Path, page: Path) -> None:
         "Written by `docs/results/build.py` from the files of `smoothflow compare`. What the numbers mean, and when "
         "not to trust them: [metrics](../reference/metrics.md).",
         "",
+        *_without_shear(content),
     ]
     for table in comparison_tables(cells, reference):
         lines += [f"## {table.title}", "", markdown(table)]
@@ -99,6 +100,17 @@ def _origins(rows: list[Measured]) -> Iterator[str]:
         yield from (f"{', '.join(titles)}:", "")
         yield from (f"- {name}: `{value}`" for name, value in origin)
         yield ""
+
+
+def _without_shear(content: dict[str, Any]) -> list[str]:
+    """A line for comparisons from before flows had a shear."""
+    trained = [cell["identity"]["training"]["flow"] for cell in content["cells"] if "training" in cell["identity"]]
+    if any(flow.get("shear") for flow in trained):
+        return []
+    return [
+        "These flows have no [shear](../explanation/shear.md): today's settings need `flow.shear: false` for them.",
+        "",
+    ]
 
 
 def _data(content: dict[str, Any], folder: Path) -> Iterator[str]:
