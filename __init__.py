@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .potentials.compilation import compile_potential
     from .potentials.compiled import CompiledPotential
     from .potentials.familiarity import Familiarity
+    from .potentials.features import Features
     from .potentials.flow_potential import FlowPotential
     from .potentials.force_field import ForceField
     from .potentials.model_file import add_provenance, read_header, save_model
@@ -70,6 +71,7 @@ __all__ = [
     "DynamicsSettings",
     "Engine",
     "Familiarity",
+    "Features",
     "Flow",
     "FlowPotential",
     "FlowSettings",
@@ -141,6 +143,7 @@ _HOMES = {
     "DynamicsSettings": ".core.engine",
     "Engine": ".core.engine",
     "Familiarity": ".potentials.familiarity",
+    "Features": ".potentials.features",
     "Flow": ".core.flow",
     "FlowPotential": ".potentials.flow_potential",
     "FlowSettings": ".core.architecture",

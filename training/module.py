@@ -77,6 +77,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         self.frame_weights: Tensor | None
         self.context: Tensor | None
         self.best = math.inf
+        self.n_left_out = 0
         self._clipper = Clipper()
         on_gpu = _is_on_gpu(settings)
         self._compiled_loss = CompiledLoss(potential, self._frame_loss, on_gpu) if settings.compile else None
@@ -121,9 +122,21 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
                 loss = loss + self._total(samples)
                 terms |= samples
         if not bool(torch.isfinite(loss)):
-            raise self._not_finite(terms, batch)
+            error = self._not_finite(terms, batch)
+            if not self._may_leave_out(terms, batch):
+                raise error
+            # no gradient: weights move by the momentum of earlier steps alone
+            return torch.stack([0.0 * parameter.sum() for parameter in self.potential.parameters()]).sum()
         self._add_to_sums(terms, loss)
         return loss
+
+    def _may_leave_out(self, terms: Terms, batch: Int[Tensor, "size"]) -> bool:
+        """Whether all that is not finite are samples of the model, and too few of them to stop for."""
+        bad = torch.stack([~torch.isfinite(values) for values in terms.values() if len(values) == len(batch)]).any(0)
+        if self.refiner is None or not bool(bad.any()) or bool((batch[bad] >= 0).any()):
+            return False
+        self.n_left_out += int(bad.sum())
+        return self.n_left_out <= 1 + LARGEST_SHARE_LEFT_OUT * len(batch) * self.global_step
 
     def _add_to_sums(self, terms: Terms, loss: Float[Tensor, ""]) -> None:
         for name, values in terms.items():
@@ -189,7 +202,8 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         model. Those of held-out frames have a standard error, as ``val_nll_error``; ``val_n`` is the number of frames.
         Consecutive frames are correlated, so that the true error is larger. ``energy_evaluations`` are those of the
             target since
-        training began; ``pool_ess``, ``pool_clipped`` and ``pool_lost`` are figures of the last `Pool`.
+        training began; ``pool_ess``, ``pool_clipped`` and ``pool_lost`` are figures of the last `Pool`, and
+        ``left_out`` counts its samples without a finite force so far, whose steps were left out.
         """
         if self._captured_step is not None and (failure := self._captured_step.failure()) is not None:
             step, term, frame = failure
@@ -213,7 +227,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         if self.target is not None:
             found["energy_evaluations"] = self.target.n_evaluations
         if self.refiner is not None:
-            found |= self.refiner.figures()
+            found |= self.refiner.figures() | {"left_out": float(self.n_left_out)}
         self.training_sums, self.validation_sums, self.sample_estimates = {}, {}, {}
         return found
 
@@ -230,6 +244,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
             checkpoint["energy_evaluations"] = self.target.n_evaluations
         if self.refiner is not None and self.refiner.pool is not None:
             checkpoint["pool"] = self.refiner.pool.state()
+            checkpoint["left_out"] = self.n_left_out
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.best = float(checkpoint["best"])
@@ -239,6 +254,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
             self.target.n_evaluations = int(checkpoint["energy_evaluations"])
         if self.refiner is not None and "pool" in checkpoint:
             self.refiner.pool = Pool(**checkpoint["pool"])
+            self.n_left_out = int(checkpoint.get("left_out", 0))
 
     def _over_processes(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """Sums over the frames of all processes; samples of the flow are the same in each of them."""
@@ -328,6 +344,9 @@ ADVICE = (
     "Training stopped; the best model and the last checkpoint are kept. "
     "Look at that frame, lower learning_rate, or train in float64."
 )
+
+LARGEST_SHARE_LEFT_OUT = 1e-4
+"""Share of samples that may have no finite force in the precision of training; their steps are left out."""
 
 N_VALIDATION_SAMPLES = 2000
 """Samples on which divergences are estimated in a validation."""

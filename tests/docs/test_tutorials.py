@@ -190,6 +190,17 @@ def test_jumps_within_dynamics(tutorial: Tutorial) -> None:
 
 
 @pytest.mark.slow
+@follow("../how-to/collective-variables.md")
+def test_collective_variables_for_plumed(tutorial: Tutorial) -> None:
+    assert "('cos phi', 'sin phi', 'cos psi', 'sin psi', 'log_prob')" in tutorial.printed
+    assert "SPECIES22=22" in tutorial.printed
+    names = tutorial.names
+    found = names["features"](names["positions"])
+    assert found.shape == (10, 5)
+    assert (tutorial.folder / "capped-alanine.pt").stat().st_size > 1e6
+
+
+@pytest.mark.slow
 @follow("../how-to/temperatures.md")
 def test_models_of_a_range_of_temperatures(tutorial: Tutorial) -> None:
     names, folder = tutorial.names, tutorial.folder

@@ -8,14 +8,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import smoothflow.training.module
 import smoothflow.training.refining
 import torch
 from smoothflow.core.architecture import FlowSettings
 from smoothflow.core.descent import descend
-from smoothflow.core.errors import ConfigurationError, InversionError, TopologyError
+from smoothflow.core.errors import ConfigurationError, InversionError, TopologyError, TrainingError
 from smoothflow.core.potential import Potential
 from smoothflow.core.units import thermal_energy
 from smoothflow.molecules.frames import Frames
@@ -26,7 +28,7 @@ from smoothflow.potentials.model_file import read_header, read_model
 from smoothflow.runs.progress import Progress
 from smoothflow.runs.workers import worker_processes
 from smoothflow.training.config import LossWeights, RefiningSettings, TrainSettings
-from smoothflow.training.losses import weighted_likelihood
+from smoothflow.training.losses import force_error, weighted_likelihood
 from smoothflow.training.module import FlowTraining
 from smoothflow.training.outside import DESCENT_STEPS, distort, outside_configurations
 from smoothflow.training.processes import ALONE, Rank
@@ -427,3 +429,50 @@ def test_settings_that_contradict_one_another_are_refused(
     with pytest.raises(TopologyError):
         train(peroxide_frames, settings.model_copy(update={"refining": share}), tmp_path / "run", target=force_field)
     assert not (tmp_path / "run").exists()
+
+
+def broken_at(place: int, n_times: int) -> Any:
+    """`force_error`, not finite at one place of a batch that is trained on, so many times."""
+    left = [n_times]
+
+    def error(forces: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        found = force_error(forces, reference)
+        if len(found) == REFINED.batch_size and found.requires_grad and left[0] > 0:
+            left[0] -= 1
+            found = found + torch.where(torch.arange(len(found)) == place, math.nan, 0.0)
+        return found
+
+    return error
+
+
+def test_a_sample_without_a_finite_force_is_left_out_and_counted(
+    settings: TrainSettings,
+    peroxide_frames: Frames,
+    force_field: Potential,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # of 64 places the last six are configurations outside the bulk, and the first 13 frames
+    monkeypatch.setattr(smoothflow.training.module, "force_error", broken_at(40, 1))
+    short = settings.model_copy(update={"steps": 20})
+    found = train(peroxide_frames, short, tmp_path / "run", target=force_field)
+    assert rows(tmp_path / "run")[-1]["left_out"] == "1.0"
+    for weight in read_model(found).flow.parameters():
+        assert bool(weight.isfinite().all())
+
+
+@pytest.mark.parametrize(("place", "n_times", "message"), [(3, 1, "frame"), (40, 9, "sample 40 of the batch")])
+def test_frames_and_many_samples_without_a_finite_force_stop_a_refining(
+    place: int,
+    n_times: int,
+    message: str,
+    settings: TrainSettings,
+    peroxide_frames: Frames,
+    force_field: Potential,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(smoothflow.training.module, "force_error", broken_at(place, n_times))
+    short = settings.model_copy(update={"steps": 20})
+    with pytest.raises(TrainingError, match=message):
+        train(peroxide_frames, short, tmp_path / "run", target=force_field)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....core.errors import ConfigurationError, FileFormatError
 from ....core.optional import import_optional
@@ -24,11 +24,17 @@ from ..ase.potential import ASEPotential
 __all__ = ["metatomic_provider", "to_metatomic"]
 
 
-def to_metatomic(potential: Potential, path: str | Path, positions: Float[Tensor, "batch atoms 3"]) -> None:
+def to_metatomic(
+    potential: Potential,
+    path: str | Path,
+    positions: Float[Tensor, "batch atoms 3"],
+    features: nn.Module | None = None,
+) -> None:
     """Write a potential as a metatomic model: one file of TorchScript, with the output ``energy``.
 
-    That of a `CommitteePotential` has ``energy_ensemble``, the energy of each member, and ``energy_uncertainty``, their
-    standard deviation, as well.
+    With features, such as the `Features` of a flow, it has the output ``feature`` as well, (systems, features), which
+    PLUMED takes as collective variables. That of a `CommitteePotential` has ``energy_ensemble``, the energy of each
+    member, and ``energy_uncertainty``, their standard deviation.
 
     The energy is traced at the first configuration. What a trace cannot hold, like steps whose number depends on the
     positions or checks that raise, is found by comparing energies and forces at all configurations before the file is
@@ -39,9 +45,11 @@ def to_metatomic(potential: Potential, path: str | Path, positions: Float[Tensor
             the CPU.
         path: The file's final name, with suffix ``.pt``.
         positions: nm.
+        features: From positions (batch, atoms, 3) to features (batch, features), differentiable and of torch.
 
     Raises:
-        ConfigurationError: If the potential cannot be exported, or the traced one gives other energies or forces.
+        ConfigurationError: If the potential or its features cannot be exported, or what is traced gives other energies,
+            forces or features.
         MissingDependencyError: If metatomic-torch is not installed.
     """
     path = Path(path)
@@ -55,7 +63,7 @@ def to_metatomic(potential: Potential, path: str | Path, positions: Float[Tensor
         import_optional("metatomic.torch", "The export to metatomic", "metatomic")
         from .model import export
 
-        export(potential, path, positions)
+        export(potential, path, positions, features)
 
 
 def metatomic_provider(argument: str, structure: Path) -> ASEPotential:

@@ -171,3 +171,31 @@ def test_bad_input_is_refused(chain: Potential, chain_positions: Tensor, structu
     (tmp_path / "broken.pt").write_bytes(b"no model")
     with pytest.raises(FileFormatError, match="cannot be read"):
         provider(str(tmp_path / "broken.pt"), structure)
+
+
+class Distances(torch.nn.Module):
+    """The distance of the first two atoms, and its square."""
+
+    def forward(self, positions: Tensor) -> Tensor:
+        distance = (positions[:, 0] - positions[:, 1]).norm(dim=-1)
+        return torch.stack([distance, distance**2], dim=-1)
+
+
+def test_features_are_an_output_with_a_gradient(chain: Potential, chain_positions: Tensor, tmp_path: Path) -> None:
+    to_metatomic(chain, tmp_path / "features.pt", chain_positions, Distances())
+    registry().provider("metatomic")
+    from metatomic.torch import ModelEvaluationOptions, ModelOutput, System, load_atomistic_model
+    from smoothflow.backends.engines.metatomic import without_deprecations
+
+    with without_deprecations():
+        model = load_atomistic_model(str(tmp_path / "features.pt"))
+    wanted = ModelEvaluationOptions(length_unit="nm", outputs={"feature": ModelOutput(unit="")})
+    cell, free = torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.bool)
+    numbers = torch.tensor(atomic_numbers(chain.topology))
+    x = chain_positions.clone().requires_grad_(True)
+    block = model([System(numbers, row, cell, free) for row in x], wanted, check_consistency=True)["feature"].block()
+    torch.testing.assert_close(block.values, Distances()(chain_positions))
+    assert block.properties.names == ["feature"]
+    # the square of a distance has the gradient 2 r
+    (gradient,) = torch.autograd.grad(block.values[:, 1].sum(), x)
+    torch.testing.assert_close(gradient[:, 0], 2 * (chain_positions[:, 0] - chain_positions[:, 1]))
