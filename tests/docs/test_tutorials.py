@@ -186,7 +186,7 @@ def test_jumps_within_dynamics(tutorial: Tutorial) -> None:
     assert "jumps accepted" in tutorial.printed
     # the dynamics in ASE is that of the flow itself, to which every proposal is its own
     assert names["jumps"].accepted == names["jumps"].attempted == 3
-    assert len(read_frames(tutorial.folder / "frames.h5")) == 2000
+    assert len(read_frames(tutorial.folder / "frames.h5")) == 400
 
 
 @pytest.mark.slow

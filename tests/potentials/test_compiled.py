@@ -272,7 +272,7 @@ def test_a_compiled_flow_is_found_again(tmp_path: Path) -> None:
     coordinates = InternalCoordinates(topology)
     place = coordinates.encode(positions)[0][0].tolist()
     charts = [ColumnChart("standard", value, width) for value, width in zip(place, (0.005, 0.005, 0.1), strict=True)]
-    settings = FlowSettings(line_pairs=1, interval_pairs=1, hidden=8)
+    settings = FlowSettings(line_pairs=0, interval_pairs=1, hidden=8)
     potential = FlowPotential(build_flow(settings, Chart(coordinates.codomain, charts)), coordinates, 300.0)
     potential = potential.double()
     package = tmp_path / "flow.pt2"

@@ -22,7 +22,7 @@ from smoothflow.training.batches import Batches
 from smoothflow.training.config import LossWeights, RefiningSettings, TrainSettings, read_settings
 from smoothflow.training.run import train
 
-SMALL = FlowSettings(hidden=12, n_hidden_layers=1, line_pairs=0, interval_pairs=1, circle_pairs=1)
+SMALL = FlowSettings(hidden=12, n_hidden_layers=1, line_pairs=1, interval_pairs=1, circle_pairs=1)
 SETTINGS = TrainSettings(
     flow=SMALL, steps=20, batch_size=64, validate_every=10, learning_rate=5e-3, averaging=0.9, seed=5, dtype="float64"
 )
