@@ -20,7 +20,6 @@ from .options import (
     Multiplicity,
     Precision,
     Seed,
-    Temperature,
     captured,
     model_reference,
     model_structure,
@@ -50,7 +49,14 @@ def run(
     n_samples: Annotated[
         int, typer.Option("-n", "--n-samples", min=2, help="Samples to draw from the model.")
     ] = 10_000,
-    temperature: Temperature = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Temperature in K, for a model of a range of temperatures; the frames must be of it.",
+            show_default="that of the frames",
+        ),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with figures here.")] = None,
     compile_model: Capture = False,
     seed: Seed = 0,

@@ -61,7 +61,7 @@ Temperature = Annotated[
     float | None,
     typer.Option(
         min=0.0,
-        help="Temperature in K, of a model of a range of temperatures; others have one alone.",
+        help="Temperature in K, for a model of a range of temperatures; other models have only their own.",
         show_default="the model's",
     ),
 ]
