@@ -15,10 +15,10 @@ from smoothflow.molecules.frames import Frames
 @pytest.mark.slow
 def test_state_functions_of_water_are_those_of_the_grid(figures: Callable[..., dict[str, Any]]) -> None:
     # the script itself fails where they are three errors apart
-    found = figures("thermo.py", "-n", "1500", "--points", "14")
+    found = figures("thermo.py", "-n", "1500", "--points", "20")
     assert "errors from" in found["water on the grid: A, kJ/mol"]
     # a coarser grid says nearly the same
-    assert abs(float(found["A of 14 points along each coordinate, less that of 8, kJ/mol"])) < 1
+    assert abs(float(found["A of 20 points along each coordinate, less that of 14, kJ/mol"])) < 0.05
 
 
 @pytest.mark.slow
