@@ -30,6 +30,7 @@ from ..potentials.force_field import CompiledForceField
 from ..runs.progress import OnProgress, Progress, silent
 from ..sampling.draws import SamplingPlan, draw_samples
 from ..training.captured_step import CapturedStep
+from ..training.clipping import Clipper
 from ..training.compiled_step import LossAndGradient
 from ..training.losses import damped, force_error, likelihood_and_forces
 from .device_run import N_COUNTED, DeviceRun, Timing, operations, peak_memory, precision_name
@@ -354,6 +355,7 @@ def _training(run: DeviceRun) -> None:
         averaged.n_averaged,
         AVERAGING,
         0,
+        Clipper(),
     )
 
     def captured(size: int) -> Callable[[], object]:

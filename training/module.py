@@ -136,7 +136,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         if self.refiner is None or not bool(bad.any()) or bool((batch[bad] >= 0).any()):
             return False
         self.n_left_out += int(bad.sum())
-        return self.n_left_out <= 1 + LARGEST_SHARE_LEFT_OUT * len(batch) * self.global_step
+        return bool(self.n_left_out <= 1 + LARGEST_SHARE_LEFT_OUT * len(batch) * self.global_step)
 
     def _add_to_sums(self, terms: Terms, loss: Float[Tensor, ""]) -> None:
         for name, values in terms.items():
