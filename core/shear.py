@@ -119,7 +119,7 @@ class Shear(Layer):
         """The shifts b and the matrix M."""
         outputs = conditioned(self.conditioner, take_columns(x, self.conditioning), context)
         n = len(self.members)
-        padded = torch.cat([outputs[:, n:], outputs.new_zeros(len(outputs), 1)], dim=-1)
+        padded = torch.cat([outputs[:, n:], outputs.new_zeros(outputs.shape[0], 1)], dim=-1)
         return outputs[:, :n], take_columns(padded, self.places).reshape(-1, n, n)
 
     def _assembled(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_
 
 LARGEST = 3.0
 """Largest norm of a gradient, in units of its usual one."""
@@ -51,7 +49,9 @@ class Clipper:
         """
         usual = self.prepare(norm.device)
         limit = torch.where(usual > 0, LARGEST * usual, math.inf)
-        # the bound may be a tensor: nothing waits for the device
-        clip_grads_with_norm_(parameters, cast("float", limit), norm)
+        factor = torch.where(norm > limit, limit / norm, 1.0)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor.to(parameter.grad.dtype))
         shortened = torch.minimum(norm.float(), limit)
         usual.copy_(torch.where(usual > 0, usual.lerp(shortened, NEWEST), shortened))

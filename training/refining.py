@@ -272,7 +272,7 @@ class Refiner:
             outside_forces=tensor(outside_forces, 1 / kT),
             ess=ess,
             clipped=float((weights > share.largest_weight).mean()),
-            lost=float(1 - clipped.mean()),
+            lost=max(0.0, float(1 - clipped.mean())),
             usable=bool(enough),
         )
 

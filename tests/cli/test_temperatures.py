@@ -47,7 +47,7 @@ def make_ladder(folder: Path) -> None:
     (folder / "config.yaml").write_text(
         "steps: 5\nvalidate_every: 5\nbatch_size: 32\nflow:\n  interval_pairs: 1\n  circle_pairs: 1\n  hidden: 8\n"
     )
-    simulate = "simulate capped-alanine -n 300 --interval 0.02 --walkers 1 --ladder 500 --keep all --out frames.h5"
+    simulate = "simulate capped-alanine -n 300 --interval 0.2 --walkers 1 --ladder 500 --keep all --out frames.h5"
     train = "train frames-500K.h5 frames.h5 --config config.yaml --out run"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

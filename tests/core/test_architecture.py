@@ -34,7 +34,7 @@ def kinds(flow: Flow) -> list[str]:
 
 
 def test_lines_first_then_intervals_then_circles() -> None:
-    settings = FlowSettings(line_pairs=1, interval_pairs=2, circle_pairs=1, hidden=4, tail_scale=2.5)
+    settings = FlowSettings(line_pairs=1, interval_pairs=2, circle_pairs=1, hidden=4, shear=False, tail_scale=2.5)
     flow = build_flow(settings, COLUMNS)
     assert kinds(flow) == [*2 * ["Coupling"], "CumulativeNormal", *6 * ["Coupling"]]
     (to_intervals,) = (layer for layer in flow.layer.layers if isinstance(layer, CumulativeNormal))
@@ -56,7 +56,9 @@ def test_every_two_columns_are_apart_in_some_pair() -> None:
 
 
 def test_without_a_transform_of_intervals_lines_stay_lines() -> None:
-    settings = FlowSettings(transforms={"circle": "smooth", "line": "affine"}, line_pairs=1, interval_pairs=2, hidden=4)
+    settings = FlowSettings(
+        transforms={"circle": "smooth", "line": "affine"}, line_pairs=1, interval_pairs=2, hidden=4, shear=False
+    )
     flow = build_flow(settings, COLUMNS)
     assert kinds(flow) == (6 + 6) * ["Coupling"]
     assert plan(flow)[:2] == [([0, 2], [1, 3, 4]), ([1], [0, 2, 3, 4])]
@@ -73,7 +75,7 @@ def test_circles_alone_need_no_map_to_intervals() -> None:
 
 def test_arcs_go_with_the_lines_and_then_with_the_intervals() -> None:
     domain = Product((*COLUMNS.columns[:2], Column("a0", Arc(20.0)), Column("a1", Arc(40.0)), *COLUMNS.columns[3:]))
-    flow = build_flow(FlowSettings(line_pairs=1, interval_pairs=1, circle_pairs=1, hidden=4), domain)
+    flow = build_flow(FlowSettings(line_pairs=1, interval_pairs=1, circle_pairs=1, hidden=4, shear=False), domain)
     assert kinds(flow) == [*2 * ["Coupling"], "CumulativeNormal", *4 * ["Coupling"]]
     outer = [([0, 2], [1, 3, 4, 5]), ([1, 3], [0, 2, 4, 5])]
     found = [(sorted(transformed), conditioning) for transformed, conditioning in plan(flow)]
@@ -84,7 +86,7 @@ def test_arcs_go_with_the_lines_and_then_with_the_intervals() -> None:
 def test_arcs_of_an_affine_flow_end_on_the_circle() -> None:
     domain = Product((Column("l", Line()), Column("a", Arc(20.0)), Column("c", Circle())))
     settings = FlowSettings(
-        transforms=transforms_for("affine"), line_pairs=1, interval_pairs=0, circle_pairs=1, hidden=4
+        transforms=transforms_for("affine"), line_pairs=1, interval_pairs=0, circle_pairs=1, hidden=4, shear=False
     )
     flow = build_flow(settings, domain)
     assert kinds(flow) == [*2 * ["Coupling"], "CumulativeNormal", "Coupling"]
@@ -160,7 +162,7 @@ def test_sizes_that_cannot_be_are_refused(values: dict[str, Any], message: str) 
 
 def test_the_smallest_sizes_are_accepted() -> None:
     smallest = {"line_pairs": 0, "interval_pairs": 0, "circle_pairs": 0, "hidden": 1, "n_hidden_layers": 1}
-    settings = FlowSettings(**smallest, n_harmonics=1, tail_scale=1e-3)  # type: ignore[arg-type]
+    settings = FlowSettings(**smallest, n_harmonics=1, tail_scale=1e-3, shear=False)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="a flow without a layer"):
         build_flow(settings, COLUMNS.select(CIRCLES))
     # the map of lines onto intervals is a layer, too
@@ -212,5 +214,5 @@ def test_a_chart_onto_columns_without_a_transform_is_refused_as_well() -> None:
 
 
 def test_lines_may_go_on_to_intervals_without_a_transform_of_their_own() -> None:
-    settings = FlowSettings(transforms={"interval": "smooth"}, line_pairs=0, interval_pairs=1, hidden=4)
+    settings = FlowSettings(transforms={"interval": "smooth"}, line_pairs=0, interval_pairs=1, hidden=4, shear=False)
     assert kinds(build_flow(settings, COLUMNS.select(LINES))) == ["CumulativeNormal", "Coupling", "Coupling"]
