@@ -34,12 +34,13 @@ Reference: Klimovich, Shirts, Mobley, J. Comput. Aided Mol. Des. 29, 397 (2015).
 """
 
 
-def _weights(log_weights: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+def _weights(log_weights: Float[Tensor, "n"], fewest: int = 2) -> Float[Tensor, "n"]:
     """Weights divided by the largest one."""
     log_weights = log_weights.detach().double().cpu()
-    if log_weights.ndim != 1 or len(log_weights) < 2:
+    if log_weights.ndim != 1 or len(log_weights) < fewest:
+        least = "two draws" if fewest == 2 else "one draw"
         raise ConfigurationError(
-            f"Reweighting needs one log-weight for each of at least two draws; got shape {tuple(log_weights.shape)}."
+            f"Reweighting needs one log-weight for each of at least {least}; got shape {tuple(log_weights.shape)}."
         )
     wrong = log_weights.isnan() | (log_weights == math.inf)
     if bool(wrong.any()):
@@ -419,7 +420,7 @@ def systematic_resample(log_weights: Float[Tensor, "n"], n: int, generator: torc
 
     Reference: Kitagawa, J. Comput. Graph. Stat. 5, 1 (1996); Douc, Cappé, Moulines, ISPA 2005, arXiv cs/0507025.
     """
-    w = _weights(log_weights)
+    w = _weights(log_weights, fewest=1)
     summed = w.cumsum(0)
     u = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device).cpu()
     places = (torch.arange(n, dtype=torch.float64) + u) / n * summed[-1]
