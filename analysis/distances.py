@@ -55,7 +55,7 @@ class Distance:
         title: In tables.
         unit: Unit; empty for a number without one.
         definition: What of the configurations is compared.
-        points: Configurations of each kind in one comparison.
+        points: Configurations of each kind in one comparison; 0 where nothing can be compared.
         samples: Of samples as they are drawn.
         reweighted: Of samples that were resampled by their weights.
         floor: Of frames from other frames, of other walkers or stretches of time: a perfect model is as far away.
@@ -73,6 +73,8 @@ class Distance:
     def row(self) -> tuple[str, str, str]:
         """As a row of a table: what, value with error, unit or remark."""
         unit = f"{self.unit}, " if self.unit else ""
+        if self.points == 0:
+            return self.title, str(self.samples), f"{unit}{self.definition}"
         remark = f"{unit}{self.points} points, {self.definition}; floor {self.floor}"
         return self.title, f"{self.samples}; reweighted {self.reweighted}", remark
 
@@ -101,8 +103,7 @@ class _Parts:
         """As many parts as there is room for, of ``most`` points or a quarter of the frames or samples."""
         fewer = min(n_frames, len(log_weights))
         points = max(1, min(most, fewer // FEWEST_PARTS))
-        # an even number, since pairs of them show the floor
-        n_parts = min(MOST_PARTS, fewer // points) // 2 * 2
+        n_parts = min(MOST_PARTS, fewer // points)
         generator = torch.Generator().manual_seed(RESAMPLING_SEED)
         stretches = np.array_split(np.arange(n_frames), n_parts)
         kinds = np.array_split(np.arange(len(log_weights)), n_parts)
@@ -126,8 +127,8 @@ def distances(
     """Distances of the samples of a flow from frames of molecular dynamics, each with its floor.
 
     Frames (walker by walker, in order of time) and samples are cut into 4 to 8 parts. A distance is the mean over the
-    parts, each of frames against one of samples; the floor is the mean over pairs of parts of the frames. Errors are
-    those of the means; they do not contain what all parts share.
+    parts, each of frames against one of samples; the floor is the mean over neighbouring parts of frames. Errors are
+    those of the means (`mean_over_parts`); they do not contain what all parts share.
 
     Args:
         domain: Columns of the internal coordinates.
@@ -150,20 +151,25 @@ def distances(
         """Everything of a `Distance` but its words."""
         seen, drawn = (x.double().cpu().numpy() for x in (theirs, ours))
 
-        def mean(pairs: list[tuple[ndarray, ndarray]]) -> Estimate:
+        def mean(pairs: list[tuple[ndarray, ndarray]], ring: bool = False) -> Estimate:
             finite = all(np.isfinite(x).all() for pair in pairs for x in pair)
             if not (pairs and finite):
                 what = "not all energies are finite" if pairs else "a part of the samples has no weight"
                 return Estimate(math.nan, math.nan, 0, f"not known: {what}")
-            return mean_over_parts([measure(*pair) for pair in pairs], parts.points).because(blocks.reason)
+            return mean_over_parts([measure(*pair) for pair in pairs], parts.points, ring).because(blocks.reason)
 
+        raw, weighted = (
+            [(seen[a], drawn[b]) for a, b in zip(parts.frames, chosen, strict=False)]
+            for chosen in (parts.drawn, parts.resampled)
+        )
+        ring = [(seen[a], seen[b]) for a, b in zip(parts.frames, parts.frames[1:] + parts.frames[:1], strict=True)]
+        # two parts have one distance
+        ring = ring[:1] if len(ring) == 2 else ring
         return {
             "points": parts.points,
-            "samples": mean([(seen[a], drawn[b]) for a, b in zip(parts.frames, parts.drawn, strict=True)]),
-            "reweighted": mean(
-                [(seen[a], drawn[b]) for a, b in zip(parts.frames, parts.resampled, strict=False)]
-            ).because(tail),
-            "floor": mean([(seen[a], seen[b]) for a, b in zip(parts.frames[::2], parts.frames[1::2], strict=True)]),
+            "samples": mean(raw),
+            "reweighted": mean(weighted).because(tail),
+            "floor": mean(ring, ring=True),
         }
 
     energies = measured(many, wasserstein_on_line, frames.energy, samples.energy)
@@ -188,7 +194,7 @@ def distances(
     except ConfigurationError as error:
         unknown = Estimate(math.nan, math.nan, 0, f"not known: {error}")
         known: dict[str, Any] = {"points": 0, "samples": unknown, "reweighted": unknown, "floor": unknown}
-        words = "not known"
+        words = f"sin and cos of {names}"
     else:
         components = [torch.from_numpy(slowest(x.numpy())) for x in circles]
         known = measured(few, wasserstein_in_space, *components)
@@ -204,13 +210,27 @@ def transported_torsions(domain: Product) -> list[int]:
     return backbone or [i for i in circles if is_slow(domain.names[i])]
 
 
-def mean_over_parts(values: Sequence[float], points: int) -> Estimate:
-    """The mean of a distance over disjoint parts of so many points each, with Student's t for few parts."""
+def mean_over_parts(values: Sequence[float], points: int, ring: bool = False) -> Estimate:
+    r"""The mean of a distance over N parts of so many points each.
+
+    .. math:: \delta^2 = \left( \frac{t}{2} \right)^2 \frac{s^2}{N}, \qquad
+              \delta^2 = \left( \frac{t}{2} \right)^2 \frac{2 (N - 1)}{N - 2} \frac{s^2}{N} \; \text{in a ring}
+
+    with the standard deviation s of the values and Student's t of N - 1, in a ring of N - 2, degrees of freedom.
+
+    Args:
+        values: Of disjoint parts.
+        points: In each part.
+        ring: Whether each value is of a part and the next one, in a ring. Values that share a part have a correlation
+            of 1/2 at most, which is what the error takes.
+    """
     n = len(values)
     found = Estimate(float(np.mean(values)), math.nan, n * points)
     if n < 2:
         return found.because("no error: one comparison")
-    return replace(found, error=student(n - 1) / 2 * float(np.std(values, ddof=1)) / math.sqrt(n))
+    inflation = 2 * (n - 1) / (n - 2) if ring else 1.0
+    spread = float(np.std(values, ddof=1)) * math.sqrt(inflation / n)
+    return replace(found, error=student(n - 2 if ring else n - 1) / 2 * spread)
 
 
 def frames_apart(times: Float[ndarray, "n"] | None, replica: Int[ndarray, "n"] | None) -> tuple[int, float]:
