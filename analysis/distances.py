@@ -1,7 +1,7 @@
 """Distances between distributions as the field reports them: of samples from frames, beside that of frames from frames.
 
 References: Klein, Noé, Transferable Boltzmann Generators, arXiv 2406.14426; Tan et al., Scalable Equilibrium Sampling
-with Sequential Boltzmann Generators, arXiv 2502.18462, for E-W2 and T-W2.
+with Sequential Boltzmann Generators, arXiv 2502.18462; Rehman et al., FALCON, arXiv 2512.09914.
 """
 
 from __future__ import annotations
@@ -162,14 +162,16 @@ def distances(
             [(seen[a], drawn[b]) for a, b in zip(parts.frames, chosen, strict=False)]
             for chosen in (parts.drawn, parts.resampled)
         )
-        ring = [(seen[a], seen[b]) for a, b in zip(parts.frames, parts.frames[1:] + parts.frames[:1], strict=True)]
+        neighbours = [
+            (seen[a], seen[b]) for a, b in zip(parts.frames, parts.frames[1:] + parts.frames[:1], strict=True)
+        ]
         # two parts have one distance
-        ring = ring[:1] if len(ring) == 2 else ring
+        neighbours = neighbours[:1] if len(neighbours) == 2 else neighbours
         return {
             "points": parts.points,
             "samples": mean(raw),
             "reweighted": mean(weighted).because(tail),
-            "floor": mean(ring, ring=True),
+            "floor": mean(neighbours, ring=True),
         }
 
     energies = measured(many, wasserstein_on_line, frames.energy, samples.energy)
