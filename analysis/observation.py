@@ -222,4 +222,4 @@ def _observe(
         n_done += len(q)
         on_progress(Progress("evaluate", n_done, n_all))
     observed = {name: torch.cat(parts) for name, parts in columns.items()}
-    return Configurations(**observed)
+    return Configurations(**observed, replica=None, times=None)
