@@ -58,7 +58,7 @@ class Distance:
         points: Configurations of each kind in one comparison; 0 where nothing can be compared.
         samples: Of samples as they are drawn.
         reweighted: Of samples that were resampled by their weights.
-        floor: Of frames from other frames, of other walkers or stretches of time: a perfect model is as far away.
+        floor: Of frames from frames of other walkers, or of other times of one: a perfect model is not farther away.
     """
 
     name: str

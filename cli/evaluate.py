@@ -52,7 +52,7 @@ def run(
     ] = 10_000,
     transport_points: Annotated[
         int,
-        typer.Option(min=1, help="Frames and samples in one exact transport (T-W2, TICA-W2)."),
+        typer.Option(min=1, help="Frames, and as many samples, in one exact transport: T-W2, TICA-W2."),
     ] = 1000,
     temperature: Temperature = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with figures here.")] = None,
