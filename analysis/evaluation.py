@@ -18,6 +18,7 @@ from ..molecules.sketch import Origin, SharedFrames, shared_frames
 from ..potentials.flow_potential import FlowPotential
 from ..runs.progress import OnProgress, silent
 from .correlation import Mixing, mixing
+from .distances import TRANSPORT_POINTS, Distance, distances
 from .estimates import (
     MOST_ERRORS,
     Blocks,
@@ -33,6 +34,7 @@ from .estimates import (
     plain,
     tail_reason,
 )
+from .found_basins import FoundBasin, found_basins
 from .observation import Configurations, observe_frames, observe_samples
 from .reweighting import (
     Partition,
@@ -79,6 +81,7 @@ class Evaluation:
         log_z_importance: :math:`\log Z` from the samples alone, by importance weights.
         nll_floor: The entropy of p, :math:`\langle u \rangle_p + \log Z`: no density has a smaller negative
             log-likelihood.
+        nll_without_reference_atoms: The NLL as programs report it that count no volume of the three reference atoms.
         forward_kl: The gap of the likelihood to its floor, :math:`\langle \log p / q \rangle_p`.
         reverse_kl: :math:`\langle \log q / p \rangle_q`.
         ess: Kish's fraction of the samples, raw: the sampling efficiency.
@@ -94,6 +97,7 @@ class Evaluation:
         handedness_by_atom: The same for each centre.
         divergences: Divergences of the distributions of phi and psi, residue by residue.
         populations: Populations of positive phi, residue by residue.
+        basins: Populations of the basins that frames and samples show.
         verdict: Whether errors hold, and if not, why.
         frames_are: Whether the frames are held-out ones.
         trained_share: Share of the frames that the flow was trained on; nan if it is not known.
@@ -107,6 +111,7 @@ class Evaluation:
         force_largest_samples: The same over samples.
         frames: What was observed on the frames, for figures.
         samples: What was observed on the samples, for figures.
+        distances: Distances of the samples from the frames as the field reports them, with their floors.
     """
 
     temperature: float
@@ -115,6 +120,7 @@ class Evaluation:
     log_z: Estimate
     log_z_importance: Estimate
     nll_floor: Estimate
+    nll_without_reference_atoms: Estimate
     forward_kl: Estimate
     reverse_kl: Estimate
     ess: Estimate
@@ -130,6 +136,7 @@ class Evaluation:
     handedness_by_atom: Mapping[str, Estimate]
     divergences: tuple[TorsionDivergence, ...]
     populations: tuple[Population, ...]
+    basins: tuple[FoundBasin, ...]
     verdict: Verdict
     frames_are: Origin
     trained_share: float
@@ -143,6 +150,7 @@ class Evaluation:
     force_largest_samples: float
     frames: Configurations = field(repr=False, compare=False)
     samples: Configurations = field(repr=False, compare=False)
+    distances: tuple[Distance, ...] = ()
 
     @property
     def force_rmse_data(self) -> Estimate:
@@ -156,9 +164,13 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers in plain JSON types; null where a number is not finite."""
-        numbers = [f.name for f in fields(self) if f.name not in ("frames", "samples", "frames_are", "mixing")]
-        found = {name: plain(getattr(self, name)) for name in numbers}
-        return {**found, "frames_are": self.frames_are.value, "mixing": self.mixing.to_dict()}
+        others = {
+            "basins": [basin.to_dict() for basin in self.basins],
+            "frames_are": self.frames_are.value,
+            "mixing": self.mixing.to_dict(),
+        }
+        numbers = [f.name for f in fields(self) if f.name not in ("frames", "samples", *others)]
+        return {**{name: plain(getattr(self, name)) for name in numbers}, **others}
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The numbers as a table: what, value with error, unit or remark."""
@@ -168,6 +180,12 @@ class Evaluation:
             (f"NLL of {self.frames_are.value}", str(self.nll), f"kT, {n_frames} frames"),
             ("NLL floor", str(self.nll_floor), "kT, <U>/kT + log Z"),
             ("NLL gap (forward KL)", str(self.forward_kl), "kT"),
+            (
+                "NLL without the reference atoms' volume",
+                str(self.nll_without_reference_atoms),
+                "kT, as other programs report it; "
+                f"floor {self.nll_floor.value + self.nll_without_reference_atoms.value - self.nll.value:.5g}",
+            ),
             ("reverse KL", str(self.reverse_kl), "kT"),
             ("log Z (BAR)", str(self.log_z), f"frames and samples; overlap {self.overlap:.2g}"),
             ("log Z (importance weights)", str(self.log_z_importance), "samples alone"),
@@ -193,6 +211,7 @@ class Evaluation:
             ("samples without finite energy", str(self.not_finite), f"of {n_samples}"),
             ("samples of wrong handedness", percent(self.wrong_handedness), "any tetrahedral centre"),
         ]
+        rows += [distance.row() for distance in self.distances]
         for item in self.divergences:
             floor = f"kT; noise floor {item.noise_floor}"
             rows.append((f"divergence of {' and '.join(item.names)}", str(item.divergence), floor))
@@ -211,6 +230,7 @@ def evaluate(
     generator: torch.Generator,
     on_progress: OnProgress = silent,
     provenance: Mapping[str, Any] | None = None,
+    transport_points: int = TRANSPORT_POINTS,
 ) -> Evaluation:
     """Compare a flow with the force field whose Boltzmann distribution it was trained on.
 
@@ -222,6 +242,7 @@ def evaluate(
         generator: Generator of the samples.
         on_progress: Told of configurations.
         provenance: Provenance of the flow, as its file's header holds it: says whether it was trained on the frames.
+        transport_points: Configurations of each kind in one exact transport, see `distances`.
 
     Raises:
         TopologyError: If the molecules differ.
@@ -234,13 +255,15 @@ def evaluate(
 
     observed = observe_frames(potential, frames, reference, after(0))
     samples = observe_samples(potential, n_samples, generator, reference, after(len(frames)))
-    return summarize(potential, observed, samples, shared_frames(frames, provenance or {}))
+    found = summarize(potential, observed, samples, shared_frames(frames, provenance or {}))
+    domain = potential.coordinates.codomain
+    return replace(found, distances=distances(domain, observed, samples, found.mixing.blocks, transport_points))
 
 
 def summarize(
     potential: FlowPotential, frames: Configurations, samples: Configurations, shared: SharedFrames
 ) -> Evaluation:
-    """The numbers of an `Evaluation` from what was observed."""
+    """The numbers of an `Evaluation` from what was observed, all but distances."""
     domain = potential.coordinates.codomain
     names, pairs = domain.names, ramachandran_pairs(domain)
     mixed = mixing(frames.internal, domain, frames.replica, (frames.energy, frames.log_weights))
@@ -278,6 +301,9 @@ def summarize(
         nll_floor=combined(
             entropy + log_z_value, partition.samples, frames.energy - entropy + partition.frames, len(frames)
         ),
+        nll_without_reference_atoms=mean_of_series(
+            -frames.log_prob - potential.coordinates.log_volume_of_reference_atoms(frames.internal), blocks
+        ),
         forward_kl=combined(
             gap - log_z_value, -partition.samples, frames.log_weights - gap - partition.frames, len(frames)
         ),
@@ -302,6 +328,7 @@ def summarize(
             for i, j in pairs
         ),
         populations=populations,
+        basins=tuple(found_basins(domain, samples, frames, blocks)),
         verdict=Verdict(
             (
                 *((_trained(shared.share),) if shared.origin is Origin.TRAINING else ()),

@@ -41,6 +41,7 @@ class Configurations:
         flow_forces: kT/nm.
         forces: The reference's, kT/nm.
         replica: The walker of each frame, in order of time for each; none for samples.
+        times: Of frames that have them, ps.
     """
 
     positions: Float[Tensor, "n atoms 3"]
@@ -50,6 +51,7 @@ class Configurations:
     flow_forces: Float[Tensor, "n atoms 3"]
     forces: Float[Tensor, "n atoms 3"]
     replica: Int[np.ndarray, "n"] | None = None
+    times: Float[np.ndarray, "n"] | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -127,7 +129,7 @@ def observe_frames(
             )
 
     observed = _observe(potential, reference, batches(), len(frames), on_progress)
-    return replace(observed, replica=frames.replica)
+    return replace(observed, replica=frames.replica, times=frames.times)
 
 
 def observe_samples(
@@ -195,7 +197,8 @@ def _observe(
 ) -> Configurations:
     """Evaluate batch by batch, computing only what is not known."""
     kT = potential.kT
-    columns: dict[str, list[Tensor]] = {field.name: [] for field in fields(Configurations) if field.name != "replica"}
+    own = ("replica", "times")  # of frames, whose walkers are not in a batch
+    columns: dict[str, list[Tensor]] = {field.name: [] for field in fields(Configurations) if field.name not in own}
     n_done = 0
     for batch in batches:
         flow_energy, flow_forces = potential.energy_and_forces(batch.positions)
@@ -219,4 +222,4 @@ def _observe(
         n_done += len(q)
         on_progress(Progress("evaluate", n_done, n_all))
     observed = {name: torch.cat(parts) for name, parts in columns.items()}
-    return Configurations(**observed, replica=None)
+    return Configurations(**observed, replica=None, times=None)

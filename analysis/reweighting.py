@@ -34,12 +34,13 @@ Reference: Klimovich, Shirts, Mobley, J. Comput. Aided Mol. Des. 29, 397 (2015).
 """
 
 
-def _weights(log_weights: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+def _weights(log_weights: Float[Tensor, "n"], fewest: int = 2) -> Float[Tensor, "n"]:
     """Weights divided by the largest one."""
     log_weights = log_weights.detach().double().cpu()
-    if log_weights.ndim != 1 or len(log_weights) < 2:
+    if log_weights.ndim != 1 or len(log_weights) < fewest:
+        least = "two draws" if fewest == 2 else "one draw"
         raise ConfigurationError(
-            f"Reweighting needs one log-weight for each of at least two draws; got shape {tuple(log_weights.shape)}."
+            f"Reweighting needs one log-weight for each of at least {least}; got shape {tuple(log_weights.shape)}."
         )
     wrong = log_weights.isnan() | (log_weights == math.inf)
     if bool(wrong.any()):
@@ -404,3 +405,24 @@ def metropolis_chain(log_weights: Float[Tensor, "n"], generator: torch.Generator
             current = i
         states.append(current)
     return torch.tensor(states)
+
+
+def systematic_resample(log_weights: Float[Tensor, "n"], n: int, generator: torch.Generator) -> Int[Tensor, "n_drawn"]:
+    r"""Indices of draws of equal weight: n of them, each draw :math:`n w_i / \sum w` times, rounded up or down.
+
+    .. math:: i_k = \min \left\{ i : \sum_{j \le i} w_j > \tfrac{k + u}{n} \sum_j w_j \right\}, \qquad
+              k = 0 \dots n - 1, \qquad u \sim \mathcal U(0, 1)
+
+    Args:
+        log_weights: Log weights of draws of the sampler.
+        n: How many to draw.
+        generator: Generator of u.
+
+    Reference: Kitagawa, J. Comput. Graph. Stat. 5, 1 (1996); Douc, Cappé, Moulines, ISPA 2005, arXiv cs/0507025.
+    """
+    w = _weights(log_weights, fewest=1)
+    summed = w.cumsum(0)
+    u = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device).cpu()
+    places = (torch.arange(n, dtype=torch.float64) + u) / n * summed[-1]
+    # rounding may carry the last place to the end, where a weight of zero may be
+    return torch.searchsorted(summed, places, right=True).clamp(max=int((w > 0).nonzero().max()))

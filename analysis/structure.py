@@ -59,6 +59,22 @@ def histogram_divergence(data: Float[np.ndarray, "..."], model: Float[np.ndarray
     return float(np.sum(p * np.log(np.where(p > 0, p, 1) / q)))
 
 
+def total_variation(first: Float[np.ndarray, "..."], second: Float[np.ndarray, "..."]) -> float:
+    r"""The total variation distance of two histograms of counts: 0 for equal shares, 1 for no bin in common.
+
+    .. math:: \tfrac 12 \sum_b |p_b - q_b|, \qquad p_b = \frac{n_b}{\sum n}, \qquad q_b = \frac{m_b}{\sum m}
+
+    Noise makes it positive even for two samples of one distribution, by :math:`\sum_b \sqrt{p_b / \pi n}` or so for n
+    draws of each: compare with that.
+
+    Raises:
+        ConfigurationError: If a histogram is empty.
+    """
+    if first.sum() == 0 or second.sum() == 0:
+        raise ConfigurationError("A total variation needs counts in both histograms; one is empty.")
+    return float(np.abs(first / first.sum() - second / second.sum()).sum() / 2)
+
+
 @dataclass(frozen=True)
 class TorsionDivergence:
     """How far the samples' distribution of two torsions is from the data's, and how far the data are from themselves.

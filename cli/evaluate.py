@@ -49,6 +49,10 @@ def run(
     n_samples: Annotated[
         int, typer.Option("-n", "--n-samples", min=2, help="Samples to draw from the model.")
     ] = 10_000,
+    transport_points: Annotated[
+        int,
+        typer.Option(min=1, help="Frames, and as many samples, in one exact transport: T-W2, TICA-W2."),
+    ] = 1000,
     temperature: Annotated[
         float | None,
         typer.Option(
@@ -71,6 +75,7 @@ def run(
     import torch
 
     from ..analysis.evaluation import evaluate
+    from ..analysis.found_basins import COLUMNS as BASINS
     from ..molecules.frames_file import read_frames
     from ..molecules.sketch import without_sketches
     from ..potentials.reference import with_electrons
@@ -103,16 +108,19 @@ def run(
             torch.Generator(where).manual_seed(seed),
             on_progress,
             provenance,
+            transport_points,
         )
+    basins = Table("Basins", BASINS, [basin.row() for basin in result.basins])
     if as_json:
         print_json(result.to_dict())
     else:
         print_table(f"{model} against {name}", COLUMNS, result.rows())
+        print_table(basins.title, basins.columns, basins.rows)
     if report is not None:
         content = Report(
             title=f"{Path(model).name} against {name}",
             paragraphs=[f"Verdict on the errors below: {result.verdict}."],
-            tables=[Table("Evaluation", COLUMNS, result.rows())],
+            tables=[Table("Evaluation", COLUMNS, result.rows()), basins],
             pictures=evaluation_pictures(result, potential.coordinates.codomain),
             provenance={
                 "model": model,

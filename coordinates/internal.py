@@ -139,6 +139,21 @@ class InternalCoordinates(nn.Module):
         positions = take_rows(placed, self.place).permute(2, 0, 1).contiguous()
         return positions, log_volume(bonds, angles)
 
+    def log_volume_of_reference_atoms(self, q: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch"]:
+        r"""The part of log|det dx/dq| that the first three atoms lose when they are put into a standard frame.
+
+        .. math:: \log \left( r_1^2 \, r_2 \sin \theta_2 \right)
+
+        With the first atom at the origin, the second moves on an axis, and its volume :math:`r_1^2\,dr_1` becomes
+        :math:`dr_1`; the third moves in a half-plane, and its :math:`r_2^2 \sin\theta_2\,dr_2\,d\theta_2` becomes
+        :math:`r_2\,dr_2\,d\theta_2`. A program that counts only these has this number more in its log-densities.
+
+        Args:
+            q: Internal coordinates, nm and radians.
+        """
+        first, second, theta = q[:, 0], q[:, 1], q[:, self.n_vectors[0]]
+        return 2 * first.log() + second.log() + theta.sin().log()
+
     def _first_three(
         self, bonds: Float[Tensor, "n_bonds batch"], angles: Float[Tensor, "n_angles batch"]
     ) -> Float[Tensor, "3 3 batch"]:

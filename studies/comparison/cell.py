@@ -279,6 +279,11 @@ def _quality(evaluation: Evaluation) -> dict[str, Estimate]:
         residue = " and ".join(item.names)
         found[f"torsion_divergence {residue}"] = item.divergence
         found[f"torsion_noise_floor {residue}"] = item.noise_floor
+    for distance in evaluation.distances:
+        # total variations are those of a residue
+        measure, _, residue = distance.name.partition(" ")
+        kinds = {"": distance.samples, "_reweighted": distance.reweighted, "_floor": distance.floor}
+        found |= {f"{measure}{kind} {residue}".strip(): value for kind, value in kinds.items()}
     return found
 
 

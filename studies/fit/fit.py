@@ -544,7 +544,7 @@ class _Fit:
             found = evaluate(
                 potential, test, self.reference, self.settings.n_samples, noise, self.on_progress, provenance_of(model)
             )
-            basins = found_basins(domain, found.samples, found.frames, found.mixing.blocks)
+            basins = list(found.basins)
             rest = f"gap of the likelihood {found.forward_kl} kT, force MSE {found.force_mse_data} (kT/nm)^2"
         kinds = "" if test is None else f"{len(test)} frames and "
         self.decisions.make(

@@ -14,6 +14,7 @@ from smoothflow.analysis.reweighting import (
     free_energy_difference,
     log_z,
     metropolis_chain,
+    systematic_resample,
     weight_tail,
     weighted_fraction,
     weighted_mean,
@@ -278,3 +279,28 @@ def test_variance_and_entropy_of_a_gaussian_are_its_own_and_so_are_their_errors(
         assert mean_error == pytest.approx(spread, rel=0.15)  # 400 repetitions know it to 3.5 %; tails are heavy
     # the constant of the energy cancels
     assert entropy(u + 7, w - 7).value == pytest.approx(entropy(u, w).value)
+
+
+def test_systematic_resampling_takes_each_draw_as_often_as_its_weight_rounded() -> None:
+    log_weights = torch.log(torch.tensor([0.5, 0.0, 2.3, 1.2, 0.0], dtype=torch.float64))
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.stack(
+        [torch.bincount(systematic_resample(log_weights, 8, generator), minlength=5) for _ in range(4000)]
+    ).double()
+    expected = 8 * torch.tensor([0.5, 0.0, 2.3, 1.2, 0.0], dtype=torch.float64) / 4
+    assert bool(((counts - expected).abs() < 1).all())
+    # unbiased: rounding up and down with a spread of 1/2 at most, in 4000 repetitions
+    torch.testing.assert_close(counts.mean(0), expected, rtol=0, atol=4 * 0.5 / math.sqrt(4000))
+
+
+def test_systematic_resampling_of_equal_weights_is_every_draw_once() -> None:
+    found = systematic_resample(torch.full((50,), -700.0), 50, torch.Generator().manual_seed(1))
+    assert torch.equal(found, torch.arange(50))
+    assert torch.equal(systematic_resample(torch.zeros(1), 3, torch.Generator()), torch.zeros(3, dtype=torch.long))
+
+
+def test_resampling_without_any_weight_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="Every weight is zero"):
+        systematic_resample(torch.full((3,), -math.inf), 3, torch.Generator())
+    with pytest.raises(ConfigurationError, match=r"at least one draw; got shape \(0,\)"):
+        systematic_resample(torch.zeros(0), 3, torch.Generator())

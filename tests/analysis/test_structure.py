@@ -10,6 +10,7 @@ from smoothflow.analysis.structure import (
     ramachandran_pairs,
     torsion_divergence,
     torsion_histogram,
+    total_variation,
 )
 from smoothflow.core.errors import ConfigurationError
 from smoothflow.core.manifolds import FULL_TURN, Circle, Column, Interval, Product
@@ -61,3 +62,23 @@ def test_divergence_against_its_noise_floor() -> None:
     # Gaussians one standard deviation apart: 1/2, above the noise
     assert shifted.divergence.value == pytest.approx(0.5 + equal.noise_floor.value, abs=0.05)
     assert shifted.divergence.n == 10_000
+
+
+def test_total_variation_of_histograms_counted_by_hand() -> None:
+    first, second = np.array([3.0, 1.0, 0.0, 0.0]), np.array([1.0, 0.0, 1.0, 0.0])
+    # shares 3/4, 1/4, 0 and 1/2, 0, 1/2
+    assert total_variation(first, second) == pytest.approx(0.5, rel=1e-15)
+    assert total_variation(second, first) == total_variation(5 * first, second)
+    assert total_variation(first, 7 * first) == 0
+    assert total_variation(np.eye(2), 1 - np.eye(2)) == 1
+    with pytest.raises(ConfigurationError, match="empty"):
+        total_variation(first, np.zeros(4))
+
+
+def test_total_variation_of_equal_distributions_is_its_noise() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(50))
+    n = 10_000
+    found = np.mean([total_variation(rng.multinomial(n, p), rng.multinomial(n, p)) for _ in range(100)])
+    # half the mean absolute difference of two normal numbers of variance p / n each
+    assert found == pytest.approx(float(np.sqrt(p * (1 - p) / (math.pi * n)).sum()), rel=0.03)  # 100 repetitions

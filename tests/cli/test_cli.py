@@ -68,6 +68,12 @@ def test_evaluation_prints_every_number_as_json(smoothflow: Smoothflow, chain: C
     numbers = json.loads(found.out)
     assert {"value", "error", "n"} <= set(numbers["forward_kl"])
     assert numbers["ess"]["n"] == 50
+    distances = {item["name"]: item for item in numbers["distances"]}
+    assert list(distances) == ["energy_w2", "total_variation phi and psi", "torsion_w2", "tica_w2"]
+    assert all({"samples", "reweighted", "floor", "points"} <= set(item) for item in distances.values())
+    # the fewer of frames and samples are cut into four parts
+    assert distances["energy_w2"]["points"] == min(50, numbers["nll"]["n"]) // 4
+    assert sum(basin["n_samples"] for basin in numbers["basins"] if basin["torsions"] == ["phi", "psi"]) in (0, 50)
     page = report.read_text()
     assert page.lstrip().startswith("<!")
     # the model was trained on them: nothing calls them held out

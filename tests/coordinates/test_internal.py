@@ -143,6 +143,23 @@ def test_standard_frame(molecule) -> None:
     assert (third[:, 1] > 0).all()
 
 
+def test_the_reference_atoms_volume_is_what_their_standard_frame_leaves_out(molecule) -> None:
+    q = molecule.random_q(1)
+    n_atoms = len(molecule.coordinates.topology)
+    second, third = (row.atom for row in molecule.coordinates.zmatrix.rows[1:3])
+
+    def in_the_frame(q: Tensor) -> Tensor:
+        positions = molecule.coordinates.decode(q[None])[0][0]
+        return torch.stack([positions[second, 0], positions[third, 0], positions[third, 1]])
+
+    # the first two bonds and the first angle; the first atom is at the origin
+    jacobian = torch.autograd.functional.jacobian(in_the_frame, q[0])[:, [0, 1, n_atoms - 1]]
+    left = torch.linalg.slogdet(jacobian).logabsdet
+    whole = 2 * q[0, :2].log().sum() + q[0, n_atoms - 1].sin().log()
+    found = molecule.coordinates.log_volume_of_reference_atoms(q)
+    torch.testing.assert_close(found[0], whole - left, **EXACT)
+
+
 def small() -> InternalCoordinates:
     """Four atoms, the whole of the mathematics: bond, angle and torsion."""
     atoms = tuple(Atom(symbol, f"{symbol}{i}", "HO2", 0) for i, symbol in enumerate("HOOH"))

@@ -46,7 +46,12 @@ WALKERS = (1, 4, 8)
 COLUMNS = ("log_prob", "energy", "squared_force_error", "phi", "psi")
 HELD_OUT = SharedFrames(Origin.HELD_OUT, 0.0)
 STAND_IN: Any = SimpleNamespace(
-    coordinates=SimpleNamespace(codomain=Product.of(Circle(), ["phi", "psi"])), topology=None, temperature=300.0
+    coordinates=SimpleNamespace(
+        codomain=Product.of(Circle(), ["phi", "psi"]),
+        log_volume_of_reference_atoms=lambda q: torch.zeros(len(q), dtype=q.dtype),
+    ),
+    topology=None,
+    temperature=300.0,
 )
 """What `summarize` asks of a flow, for configurations of which two torsions are known."""
 

