@@ -77,6 +77,7 @@ def run(
     from ..molecules.frames_file import write_frames
     from ..molecules.parts import Selection, require_system, select_part
     from ..molecules.structure_names import structure_file
+    from ..molecules.topologies import topology_from_pdb
     from ..potentials.reference import with_electrons
 
     require_free(destination)
@@ -86,9 +87,11 @@ def run(
     with ExitStack() as opened:
         pdb = None if structure is None else opened.enter_context(structure_file(structure))
         if source.suffix.lower() in OURS and is_frames_file(source):
-            frames = _ours(
-                source, pdb, {"temperature": temperature, "energy-key": energy_key, "forces-key": forces_key}
-            )
+            frames = _ours(source, {"temperature": temperature, "energy-key": energy_key, "forces-key": forces_key})
+            if reference is not None:
+                require_system(frames.provenance, f'The frames in "{source}"')
+            if pdb is not None:
+                frames.require_topology(topology_from_pdb(pdb)[0], f'"{pdb.name}"')
             if selection is not None:
                 frames = select_part(frames, selection, source=f'"{source}"')
         else:
@@ -97,7 +100,7 @@ def run(
         if match is not None:
             frames = _matched(frames, match)
         if reference is not None:
-            require_system(frames.provenance, "These frames")
+            require_system(frames.provenance, f'The frames selected from "{source}"')
             if pdb is None:
                 raise ConfigurationError("Recomputing forces needs the molecule: give --structure.")
             reference = with_electrons(reference, charge, multiplicity, frames.provenance)
@@ -130,15 +133,11 @@ def _matched(frames: Frames, model: str) -> Frames:
     return frames.reordered(topology, f'the model "{model}"')
 
 
-def _ours(source: Path, structure: Path | None, others: dict[str, object]) -> Frames:
+def _ours(source: Path, others: dict[str, object]) -> Frames:
     """Frames in our own format, which holds all that the options of other formats say."""
     from ..molecules.frames_file import read_frames
-    from ..molecules.topologies import topology_from_pdb
 
     given = [name for name, value in others.items() if value is not None]
     if given:
         raise ConfigurationError(f'"{source}" says that itself: leave --{given[0]} out.')
-    frames = read_frames(source)
-    if structure is not None:
-        frames.require_topology(topology_from_pdb(structure)[0], f'"{structure.name}"')
-    return frames
+    return read_frames(source)

@@ -8,10 +8,10 @@ is left out.
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from ..core.topology import Topology
 from .checks import STRETCHED, bond_ratios, require_unit
 from .conversions import topology_to_mdtraj
 from .elements import covalent_lengths
-from .foreign import say_left_out
+from .foreign import ExchangeWarning
 from .frames import COLUMNS, PART_OF, Frames
 from .label_checks import CONSTRAINED, MIN_FRAMES
 
@@ -179,8 +179,13 @@ def take_part(
     """
     whole = frames.topology
     topology = selection.topology(whole, chosen)
-    if frames.energies is not None:
-        say_left_out(Path(source), ["energies (they are those of the whole system, not of a part)"])
+    is_part = len(chosen) < n_atoms
+    if frames.energies is not None and is_part:
+        warnings.warn(
+            f"Energies of {source} are left out: they are those of the whole system, not of a part.",
+            ExchangeWarning,
+            stacklevel=3,
+        )
     if box is not None:
         links = [(chosen[first], chosen[second]) for first, second in topology.virtual_bonds]
         frames = replace(frames, positions=_made_whole(frames, [*whole.bonds, *links], chosen[0], box))
@@ -198,6 +203,8 @@ def take_part(
         said["forces"] = f"with those on {n_summed} atoms that are held to them by constraints"
     kept = {key: value for key, value in frames.provenance.items() if key not in OF_THE_WHOLE}
     columns = {name: getattr(frames, name) for name, (_, of_atoms) in COLUMNS.items() if not of_atoms}
+    if not is_part:
+        return replace(frames, topology=topology)
     return Frames(
         topology=topology,
         temperature=frames.temperature,
@@ -208,20 +215,26 @@ def take_part(
     )
 
 
-def require_system(provenance: Mapping[str, Any], what: str) -> None:
-    """Raise a `ConfigurationError` if ``what`` is part of a system, of which no force field gives the energy.
+NO_ENERGIES = (
+    "a potential of mean force contains the average over all others, and no force field gives its energies. Leave the "
+    "force field out; compare averages, like populations of torsions, with those of the simulation."
+)
+"""Why parts of systems are not compared with force fields."""
+
+
+def require_system(provenance: Mapping[str, Any], what: str, why: str = NO_ENERGIES) -> None:
+    """Raise a `ConfigurationError` if ``what`` is part of a system.
 
     Args:
         provenance: That of frames, or what a model's file says of the frames that it was trained on.
-        what: As messages begin.
+        what: As messages begin, in the plural.
+        why: As they end.
     """
     said = provenance.get(PART_OF)
     if isinstance(said, Mapping):
         raise ConfigurationError(
-            f"{what} are {said.get('atoms')} of {said.get('atoms of the system')} atoms "
-            f'("{said.get("selection")}"): a potential of mean force contains the average over all others, and no '
-            "force field gives its energies. Leave the force field out; compare averages, like populations of "
-            "torsions, with those of the simulation."
+            f'{what} are {said.get("atoms")} of {said.get("atoms of the system")} atoms ("{said.get("selection")}"): '
+            f"{why}"
         )
 
 
