@@ -2,10 +2,10 @@
 
     python tools/soak/part.py --time 12 --json docs/reliability/part.json
 
-Capped alanine in TIP3P water: molecular dynamics in OpenMM (heavy hydrogens held by constraints, 4 fs), the heavy atoms out of
-the trajectory as ``convert --select`` takes them, and a flow of them by likelihood. The free energies of phi and psi by
-samples of the flow are compared with those of the second half of the dynamics, which the flow has not seen, and with all
-of it; errors of the dynamics are those of blocks.
+Capped alanine in TIP3P water: molecular dynamics in OpenMM (heavy hydrogens held by constraints, 4 fs), the heavy atoms
+out of the trajectory as ``convert --select`` takes them, and a flow of them by likelihood on its first half. The free
+energies of phi and psi by samples of the flow are compared with those of the second half, which the flow has not seen,
+and with those of the whole of it; errors of the dynamics are those of blocks.
 """
 
 from __future__ import annotations
