@@ -9,29 +9,52 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from smoothflow import load, write_frames
 from smoothflow.molecules.foreign import ExchangeWarning
-from smoothflow.molecules.frames import PART_OF
+from smoothflow.molecules.frames import PART_OF, Frames
 from smoothflow.molecules.frames_file import read_frames
 
 Smoothflow = Callable[..., Any]
 SETTINGS = "steps: 5\nvalidate_every: 5\nbatch_size: 32\nflow:\n  interval_pairs: 1\n  circle_pairs: 1\n  hidden: 8\n"
 
 
-@pytest.fixture
-def heavy(smoothflow: Smoothflow, chain: Any, tmp_path: Path) -> Path:
-    """Frames of the heavy atoms of capped alanine, with their forces."""
-    with pytest.warns(ExchangeWarning, match="Energies of .* are left out: they are those of the whole system"):
-        done = smoothflow("convert", chain.frames, tmp_path / "heavy.h5", "--select", "not element H")
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Independent frames of capped alanine with their energies and forces: those of the model that draws them."""
+    model = load("ala2-smooth")
+    with torch.no_grad():
+        positions, _ = model.sample(300, seed=1)
+    energies, forces = (found.numpy() for found in model.energy_and_forces(positions))
+    frames = Frames(model.topology, 300.0, positions.numpy(), forces, energies, provenance={"charge": 0})
+    path = tmp_path_factory.mktemp("whole") / "frames.h5"
+    write_frames(path, frames)
+    return path
+
+
+def convert(smoothflow: Smoothflow, *arguments: object) -> Any:
+    """The outcome of a conversion that warns of energies."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ExchangeWarning)
+        done = smoothflow("convert", *arguments)
     assert done.code == 0, done.err
+    assert "are left out: they are those of the whole system" in " ".join(done.err.split())
+    return done
+
+
+@pytest.fixture
+def heavy(smoothflow: Smoothflow, whole: Path, tmp_path: Path) -> Path:
+    """Frames of the heavy atoms of capped alanine, with their forces."""
+    done = convert(smoothflow, whole, tmp_path / "heavy.h5", "--select", "not element H")
     assert 'part of  │ 22 atoms, by "not element H"' in done.out
     return tmp_path / "heavy.h5"
 
 
-def test_frames_of_a_part_keep_forces_and_lose_energies(heavy: Path, chain: Any) -> None:
-    whole, part = read_frames(chain.frames), read_frames(heavy)
-    chosen = [i for i, symbol in enumerate(whole.topology.elements) if symbol != "H"]
-    np.testing.assert_array_equal(part.positions, whole.positions[:, chosen])
-    np.testing.assert_array_equal(part.forces, whole.forces[:, chosen])
+def test_frames_of_a_part_keep_forces_and_lose_energies(heavy: Path, whole: Path) -> None:
+    frames, part = read_frames(whole), read_frames(heavy)
+    chosen = [i for i, symbol in enumerate(frames.topology.elements) if symbol != "H"]
+    np.testing.assert_array_equal(part.positions, frames.positions[:, chosen])
+    np.testing.assert_array_equal(part.forces, frames.forces[:, chosen])
     assert part.energies is None
     assert part.provenance[PART_OF]["atoms of the system"] == 22
 
@@ -40,14 +63,12 @@ def test_frames_of_a_part_keep_forces_and_lose_energies(heavy: Path, chain: Any)
     ("select", "bonds", "n_atoms"), [("not element H", None, 10), ("name CH3 CA CB O", "chain", 5)]
 )
 def test_a_model_of_a_part_runs_like_any_other(
-    smoothflow: Smoothflow, chain: Any, tmp_path: Path, select: str, bonds: str | None, n_atoms: int
+    smoothflow: Smoothflow, whole: Path, tmp_path: Path, select: str, bonds: str | None, n_atoms: int
 ) -> None:
     joined = [] if bonds is None else ["--bonds", bonds]
     frames, config, model = tmp_path / "part.h5", tmp_path / "config.yaml", tmp_path / "run" / "model.safetensors"
     config.write_text(SETTINGS)
-    with pytest.warns(ExchangeWarning):
-        done = smoothflow("convert", chain.frames, frames, "--select", select, *joined)
-    assert done.code == 0, done.err
+    convert(smoothflow, whole, frames, "--select", select, *joined)
     done = smoothflow("train", frames, "--config", config, "--out", tmp_path / "run")
     assert done.code == 0, done.err
     done = smoothflow("sample", model, "--out", tmp_path / "samples.h5", "-n", 20)
@@ -85,13 +106,13 @@ def test_a_model_of_a_part_runs_like_any_other(
     ids=lambda command: f"{command[0]}-{len(command)}",
 )
 def test_energies_of_a_part_are_refused_in_one_line(
-    smoothflow: Smoothflow, chain: Any, heavy: Path, tmp_path: Path, command: tuple[str, ...]
+    smoothflow: Smoothflow, whole: Path, heavy: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     model = tmp_path / "run" / "model.safetensors"
     if "MODEL" in command:
         (tmp_path / "config.yaml").write_text(SETTINGS)
         smoothflow("train", heavy, "--config", tmp_path / "config.yaml", "--out", tmp_path / "run")
-    names = {"MODEL": model, "PART": heavy, "WHOLE": chain.frames, "OUT": tmp_path / "out.h5"}
+    names = {"MODEL": model, "PART": heavy, "WHOLE": whole, "OUT": tmp_path / "out.h5"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExchangeWarning)
         done = smoothflow(*(names.get(word, word) for word in command))
@@ -113,18 +134,18 @@ def test_energies_of_a_part_are_refused_in_one_line(
     ],
 )
 def test_selections_that_make_no_part_stop_the_command(
-    smoothflow: Smoothflow, chain: Any, tmp_path: Path, options: list[str], message: str
+    smoothflow: Smoothflow, whole: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
-    done = smoothflow("convert", chain.frames, tmp_path / "out.h5", *options)
+    done = smoothflow("convert", whole, tmp_path / "out.h5", *options)
     assert done.code == 2
     assert message in done.err
     assert done.err.count("error:") == 1
     assert not (tmp_path / "out.h5").exists()
 
 
-def test_all_atoms_are_no_part(smoothflow: Smoothflow, chain: Any, tmp_path: Path) -> None:
-    done = smoothflow("convert", chain.frames, tmp_path / "out.h5", "--select", "all")
+def test_all_atoms_are_no_part(smoothflow: Smoothflow, whole: Path, tmp_path: Path) -> None:
+    done = smoothflow("convert", whole, tmp_path / "out.h5", "--select", "all")
     assert done.code == 0, done.err
-    found, frames = read_frames(tmp_path / "out.h5"), read_frames(chain.frames)
+    found, frames = read_frames(tmp_path / "out.h5"), read_frames(whole)
     assert found.digest() == frames.digest()
     assert found.provenance == frames.provenance
