@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from ..core.errors import ConfigurationError, FileFormatError, TopologyError
 from ..core.files import read_text

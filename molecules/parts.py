@@ -109,20 +109,28 @@ class Selection:
             if len(before) != len(after)
         }
         open_valences = sorted({*part.open_valences, *lost, *(i for bond in virtual for i in bond)})
-        bonds = tuple(sorted({*part.bonds, *virtual}))
-        made = Topology(part.atoms, bonds, tuple(open_valences), tuple(virtual))
+        bonds, virtual = sorted({*part.bonds, *virtual}), sorted({*part.virtual_bonds, *virtual})
+        made = Topology(part.atoms, tuple(bonds), tuple(open_valences), tuple(virtual))
         pieces = _pieces(made.neighbours())
         if len(pieces) > 1:
             raise TopologyError(
                 f'The selection "{self.text}" is not connected: it has {len(pieces)} pieces, and no chain of its bonds '
                 f"joins atom {pieces[0][0]} ({made.atoms[pieces[0][0]]}) and atom {pieces[1][0]} "
-                f"({made.atoms[pieces[1][0]]}). Select the atoms between them too; or give virtual bonds: --bonds "
-                f"{CHAIN} joins pieces along the molecule's own bonds, and --bonds 0-1,1-2 the atoms that you name."
+                f"({made.atoms[pieces[1][0]]}). {self._remedy}"
             )
         return made
 
-    def _virtual(self, whole: Topology, chosen: Sequence[int], part: Topology) -> Iterable[Bond]:
+    @property
+    def _remedy(self) -> str:
         if self.bonds == CHAIN:
+            return "They are in different molecules: select one of them, or name atoms to join, like --bonds 0-1,1-2."
+        return (
+            f"Select the atoms between them too; or give virtual bonds: --bonds {CHAIN} joins pieces along the "
+            "molecule's own bonds, and --bonds 0-1,1-2 the atoms that you name."
+        )
+
+    def _virtual(self, whole: Topology, chosen: Sequence[int], part: Topology) -> Iterable[Bond]:
+        if isinstance(self.bonds, str):
             return _along_chains(whole, chosen, part)
         for first, second in self.bonds:
             if first == second or int(second) >= len(chosen):
@@ -177,7 +185,10 @@ def take_part(
         box: As there.
         source: As there.
     """
-    whole = frames.topology
+    whole, text, earlier = frames.topology, selection.text, frames.provenance.get(PART_OF)
+    if isinstance(earlier, Mapping):
+        # a part of a part
+        text, n_atoms = f"{earlier['selection']}, of these {text}", int(earlier["atoms of the system"])
     topology = selection.topology(whole, chosen)
     is_part = len(chosen) < n_atoms
     if frames.energies is not None and is_part:
@@ -195,7 +206,7 @@ def take_part(
     if frames.forces is not None:
         groups = _rigid_groups(frames, chosen)
         forces = np.stack([frames.forces[:, group].sum(1) for group in groups], axis=1)
-    said: dict[str, Any] = {"selection": selection.text, "atoms": len(chosen), "atoms of the system": n_atoms}
+    said: dict[str, Any] = {"selection": text, "atoms": len(chosen), "atoms of the system": n_atoms}
     if topology.virtual_bonds:
         said["virtual bonds"] = [list(bond) for bond in topology.virtual_bonds]
     n_summed = sum(len(group) - 1 for group in groups)

@@ -110,7 +110,8 @@ def read_selected(path: Path, temperature: float | None, structure: Path | None,
             n_found = mdtraj.load_frame(str(path), 0, **options).n_atoms
             for part in mdtraj.iterload(str(path), chunk=CHUNK, atom_indices=read, **options):
                 parts.append(part.xyz)
-                boxes.append(part.unitcell_vectors)
+                has_box = part.unitcell_lengths is not None and bool((part.unitcell_lengths > 0).all())
+                boxes.append(part.unitcell_vectors if has_box else None)
     # mdtraj's readers raise whatever a wrong byte gives
     except Exception as error:
         raise FileFormatError(f'"{path}" is not a trajectory that mdtraj reads for this structure: {error}.') from error
@@ -118,7 +119,8 @@ def read_selected(path: Path, temperature: float | None, structure: Path | None,
         raise FileFormatError(f'"{path}" holds {n_found} atoms, and "{structure}" {theirs.n_atoms}.')
     if not parts:
         raise FileFormatError(f'"{path}" holds no frames.')
-    box = None if any(each is None or not each.any() for each in boxes) else np.concatenate(boxes)
+    known = [each for each in boxes if each is not None]
+    box = np.concatenate(known) if len(known) == len(boxes) else None
     frames = Frames(
         topology=topology_from_mdtraj(theirs.subset(read)),
         temperature=one_temperature(path, temperature, ()),

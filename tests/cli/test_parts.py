@@ -100,7 +100,6 @@ def test_a_model_of_a_part_runs_like_any_other(
             "capped-alanine",
         ),
         ("train", "PART", "--out", "OUT", "--reference", "openmm:amber99sbildn.xml", "--structure", "capped-alanine"),
-        ("transfer", "MODEL", "--reference", "openmm:amber14-all.xml", "--basin", "alpha", "--out", "OUT"),
         ("thermo", "MODEL"),
     ],
     ids=lambda command: f"{command[0]}-{len(command)}",

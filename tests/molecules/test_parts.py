@@ -302,3 +302,28 @@ def test_charges_of_the_whole_are_not_those_of_a_part() -> None:
     frames = replace(peptide(2), provenance={"charge": -1, "multiplicity": 1, "potential": "openmm:any.xml"})
     found = select(frames, "backbone")
     assert set(found.provenance) == {"potential", PART_OF}
+
+
+def test_a_part_of_a_part_is_a_part_of_the_system() -> None:
+    first = select(peptide(2), "name CA CB", "chain")
+    found = select_part(first, Selection("name CA"))
+    assert found.topology.virtual_bonds == found.topology.bonds == tuple((i, i + 1) for i in range(9))
+    expected = {"selection": "name CA CB, of these name CA", "atoms": 10, "atoms of the system": 166}
+    assert {key: found.provenance[PART_OF][key] for key in expected} == expected
+    again = select_part(found, Selection("all"))
+    assert again.provenance[PART_OF]["atoms of the system"] == 166
+
+
+def test_two_molecules_are_joined_only_where_the_user_says_so() -> None:
+    topology, whole = solution()
+    frames = Frames(topology, 300.0, whole)
+    with pytest.raises(TopologyError, match="They are in different molecules"):
+        select_part(frames, Selection("name O and water", "chain"))
+    with pytest.raises(TopologyError, match="has 2 pieces"):
+        select_part(frames, Selection("resid 0 1"))
+    box = np.repeat(CUBE[None], N_FRAMES, axis=0)
+    found = select_part(replace(frames, positions=wrapped(whole, CUBE)), Selection.parse("resid 0 1", "0-3"), box)
+    # the second molecule is the image whose named atom is nearest to that of the first
+    apart = found.positions[:, 3] - found.positions[:, 0]
+    assert np.abs(apart).max() <= 2.5 / 2 + 1e-5
+    np.testing.assert_allclose(distances(found.positions[:, 3:]), distances(whole[:, 3:6]), rtol=0, atol=1e-5)
