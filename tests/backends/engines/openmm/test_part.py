@@ -75,5 +75,6 @@ def test_a_part_acts_within_explicit_solvent_and_its_molecule_stays_whole(
 
 def test_a_part_of_other_atoms_is_refused(pdb: Any, solution: app.Modeller) -> None:
     model, particles = model_of(pdb, Selection("not element H"))
-    with pytest.raises(TopologyError):
-        to_openmm_force(model, solution.topology, [*particles[:-1], 0])
+    hydrogen = next(i for i in range(22) if i not in particles)
+    with pytest.raises(TopologyError, match="is C in the first and H in the second"):
+        to_openmm_force(model, solution.topology, [*particles[:-1], hydrogen])
