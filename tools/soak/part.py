@@ -101,6 +101,8 @@ def histogram(angles: dict[str, Tensor]) -> Tensor:
 def free_energy(population: Estimate) -> Estimate:
     """Of the basin against all else, kT."""
     p = population.value
+    if not 0 < p < 1:
+        return Estimate(math.nan, math.nan, population.n, "all on one side")
     return Estimate(-math.log(p / (1 - p)), population.error / (p * (1 - p)), population.n)
 
 
@@ -131,7 +133,7 @@ def compare(model: smoothflow.FlowPotential, frames: Frames, held_out: Frames, n
 
 
 def measured(estimate: Estimate) -> str:
-    return format_measured(estimate.value, estimate.error)
+    return estimate.reason or format_measured(estimate.value, estimate.error)
 
 
 def main() -> None:
