@@ -77,6 +77,7 @@ def run(
     from ..analysis.evaluation import evaluate
     from ..analysis.found_basins import COLUMNS as BASINS
     from ..molecules.frames_file import read_frames
+    from ..molecules.parts import require_system
     from ..molecules.sketch import without_sketches
     from ..potentials.reference import with_electrons
     from ..potentials.shipped import load_flow, provenance_of
@@ -89,7 +90,9 @@ def run(
     where = require_device(device)
     provenance = provenance_of(model)
     potential = load_flow(model, dtype.torch, where, temperature)
+    require_system(provenance.get("frames", {}), f'The frames of the model "{model}"')
     held_out = read_frames(frames)
+    require_system(held_out.provenance, f'The frames in "{frames}"')
     if potential.temperature_range is not None and temperature is None:
         # there is nothing else to evaluate it at
         potential = potential.at_temperature(held_out.temperature)

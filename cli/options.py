@@ -169,9 +169,11 @@ def model_reference(model: str, topology: Topology) -> str:
     Raises:
         ConfigurationError: If it does not say.
     """
+    from ..molecules.parts import require_system
     from ..potentials.shipped import provenance_of
 
     frames = provenance_of(model).get("frames", {})
+    require_system(frames, f'The frames of the model "{model}"')
     said = [frames.get(key) for key in ("potential", "weighted to", "energies and forces")] if frames else []
     for text in said:
         # "openmm:FILES of STRUCTURE", "recomputed with openmm:FILES"

@@ -82,9 +82,10 @@ def run(
     from ..analysis.basins import Basin
     from ..analysis.thermodynamics import StandardState
     from ..core.errors import ConfigurationError
+    from ..molecules.parts import require_system
     from ..molecules.topologies import read_structure
     from ..potentials.reference import with_electrons
-    from ..potentials.shipped import load_flow
+    from ..potentials.shipped import load_flow, provenance_of
     from ..studies.thermo import COLUMNS, ThermoSettings, thermochemistry
 
     if pressure is not None and concentration is not None:
@@ -99,6 +100,11 @@ def run(
     chosen = None if basin is None else Basin.parse(basin)
     settings = ThermoSettings(n_samples, seed, standard, symmetry_number, rigid_symmetry_number, chosen)
     where = require_device(device)
+    require_system(
+        provenance_of(model).get("frames", {}),
+        f'The frames of the model "{model}"',
+        "a potential of mean force changes with the temperature, and gives no state functions of a molecule.",
+    )
     potential = load_flow(model, device=where)
     name = None if reference is None else with_electrons(reference, charge, multiplicity)
     with model_structure(potential, structure) as (path, called):

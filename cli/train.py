@@ -79,6 +79,7 @@ def run(
     """
     from ..core.architecture import transforms_for
     from ..molecules.frames_file import read_frames
+    from ..molecules.parts import require_system
     from ..molecules.structure_names import absolute_name
     from ..potentials.reference import with_electrons
     from ..runs.provenance import origin
@@ -120,6 +121,9 @@ def run(
     if structure is not None and reference is None:
         raise ConfigurationError("A structure is for a force field. Name it with --reference.")
     data = [read_frames(path) for path in frames]
+    if reference is not None:
+        for path, part in zip(frames, data, strict=True):
+            require_system(part.provenance, f'The frames in "{path}"')
     reference = None if reference is None else with_electrons(reference, None, None, data[0].provenance)
     molecule = None if reference is None else structure or shipped_structure(data[0].topology)
     if reference is not None and molecule is None:

@@ -45,11 +45,14 @@ class Topology:
         bonds: Pairs of atom indices.
         open_valences: Atoms known to have fewer neighbours than usual, like those of radicals, carbenes and carbanions
             (sorted): no hydrogen is missed at them.
+        virtual_bonds: Those of the bonds that hold a part of a molecule together where the atoms between its pieces are
+            left out (sorted): the two atoms are not bonded in the molecule, and may be at any distance.
     """
 
     atoms: tuple[Atom, ...]
     bonds: tuple[tuple[int, int], ...]
     open_valences: tuple[int, ...] = ()
+    virtual_bonds: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if list(self.open_valences) != sorted(set(self.open_valences) & set(range(len(self.atoms)))):
@@ -61,6 +64,8 @@ class Topology:
                 raise TopologyError(
                     f"Bond ({first}, {second}) does not join two of the {len(self.atoms)} atoms, smaller index first."
                 )
+        if list(self.virtual_bonds) != sorted(set(self.virtual_bonds) & set(self.bonds)):
+            raise TopologyError(f"The virtual bonds {self.virtual_bonds} are not some of the bonds in order.")
 
     def __len__(self) -> int:
         return len(self.atoms)
@@ -81,6 +86,11 @@ class Topology:
         """The element symbol of each atom."""
         return tuple(atom.element for atom in self.atoms)
 
+    @cached_property
+    def chemical_bonds(self) -> tuple[tuple[int, int], ...]:
+        """The bonds that are not virtual."""
+        return tuple(sorted(set(self.bonds) - set(self.virtual_bonds)))
+
     def to_dict(self) -> dict[str, Any]:
         """The topology in plain JSON types; `from_dict` reads it back."""
         return {
@@ -88,6 +98,7 @@ class Topology:
             "bonds": [list(bond) for bond in self.bonds],
             # files written before there were open valences stay the same
             **({"open_valences": list(self.open_valences)} if self.open_valences else {}),
+            **({"virtual_bonds": [list(bond) for bond in self.virtual_bonds]} if self.virtual_bonds else {}),
         }
 
     @classmethod
@@ -101,9 +112,10 @@ class Topology:
             atoms = tuple(Atom(str(e), str(name), str(residue), int(i)) for e, name, residue, i in data["atoms"])
             bonds = tuple((int(first), int(second)) for first, second in data["bonds"])
             open_valences = tuple(int(i) for i in data.get("open_valences", ()))
+            virtual_bonds = tuple((int(first), int(second)) for first, second in data.get("virtual_bonds", ()))
         except (TypeError, ValueError, KeyError, IndexError, OverflowError, AttributeError) as error:
             raise TopologyError(f"Not a topology: {type(error).__name__}: {error}.") from error
-        return cls(atoms, bonds, open_valences)
+        return cls(atoms, bonds, open_valences, virtual_bonds)
 
     def neighbours(self) -> list[list[int]]:
         """The atoms bonded to each atom, in increasing order."""
@@ -116,9 +128,14 @@ class Topology:
     def take(self, indices: Sequence[int]) -> Topology:
         """The topology of some of the atoms in the order of ``indices``, with the bonds between them."""
         place = {index: i for i, index in enumerate(indices)}
-        bonds = [sorted((place[i], place[j])) for i, j in self.bonds if i in place and j in place]
+
+        def taken(bonds: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+            both = ((place[i], place[j]) for i, j in bonds if i in place and j in place)
+            return tuple(sorted((min(bond), max(bond)) for bond in both))
+
         unsaturated = tuple(sorted(place[i] for i in self.open_valences if i in place))
-        return Topology(tuple(self.atoms[i] for i in indices), tuple(sorted((i, j) for i, j in bonds)), unsaturated)
+        atoms = tuple(self.atoms[i] for i in indices)
+        return Topology(atoms, taken(self.bonds), unsaturated, taken(self.virtual_bonds))
 
     def require_same(self, other: Topology, ours: str, theirs: str) -> None:
         """Raise a `TopologyError` unless ``other`` is this molecule: equal elements, bonds and names, in one order.
@@ -193,10 +210,14 @@ class Topology:
         return order if sorted(order) == list(range(len(order))) else list(range(len(order)))
 
     def require_bonds(self, other: Topology, ours: str, theirs: str) -> None:
-        """Raise a `TopologyError` unless ``other``, with the same elements, has the same bonds; see `require_same`."""
+        """Raise a `TopologyError` unless ``other``, with the same elements, has the same bonds; see `require_same`.
+
+        Virtual bonds are known to one side alone, or are those of a molecule to the other: they are not compared.
+        """
         if not self.bonds or not other.bonds:
             return
-        different = sorted(set(self.bonds) ^ set(other.bonds))
+        virtual = {*self.virtual_bonds, *other.virtual_bonds}
+        different = sorted((set(self.bonds) ^ set(other.bonds)) - virtual)
         if different:
             first, second = different[0]
             here, there = (ours, theirs) if (first, second) in self.bonds else (theirs, ours)
@@ -217,7 +238,7 @@ class Topology:
         lengths = self._bond_lengths(positions)
         if not ((lengths < shortest) | (lengths > longest)).any():
             return
-        for (i, j), length in zip(self.bonds, lengths, strict=True):
+        for (i, j), length in zip(self.chemical_bonds, lengths, strict=True):
             if length < shortest or length > longest:
                 raise GeometryError(
                     f"The bond of atoms {i} ({self.atoms[i]}) and {j} ({self.atoms[j]}) is {length:.2g} nm long. Check "
@@ -226,7 +247,7 @@ class Topology:
 
     def require_unit(self, positions: Float[np.ndarray, "atoms 3"]) -> None:
         """Raise a `GeometryError` if most bonds have a length that no bond has: positions (nm) in a wrong unit."""
-        if not self.bonds:
+        if not self.chemical_bonds:
             return
         shortest, longest = BOND_LENGTHS
         lengths = self._bond_lengths(positions)
@@ -244,5 +265,5 @@ class Topology:
             )
 
     def _bond_lengths(self, positions: Float[np.ndarray, "atoms 3"]) -> Float[np.ndarray, "bonds"]:
-        first, second = np.array(self.bonds, dtype=int).reshape(-1, 2).T
+        first, second = np.array(self.chemical_bonds, dtype=int).reshape(-1, 2).T
         return np.asarray(np.linalg.norm(positions[first] - positions[second], axis=1))

@@ -58,7 +58,7 @@ def check_positions(topology: Topology, positions: Float[Tensor, "frames atoms 3
     arranged = []
     for start, part in _chunks(positions):
         _require_finite(topology, part, start)
-        ratios = _bond_ratios(topology, part)
+        ratios = bond_ratios(topology, part)
         require_unit(ratios)
         _require_apart(topology, part, start)
         _require_bonds(topology, ratios, start)
@@ -70,7 +70,8 @@ def check_positions(topology: Topology, positions: Float[Tensor, "frames atoms 3
 
 def require_unit(ratios: Float[Tensor, "*batch"]) -> None:
     """Raise a `GeometryError` if bond lengths, in units of the sums of covalent radii, show another unit of length."""
-    scale = float(ratios.median())
+    # virtual bonds have no ratio
+    scale = float(ratios.nanmedian())
     seem = "in Å where nm are expected. Divide" if scale > 1 else "in nm where Å are expected. Multiply"
     if 5 < scale < 20 or 0.05 < scale < 0.2:
         raise GeometryError(
@@ -99,8 +100,8 @@ def _require_finite(topology: Topology, positions: Float[Tensor, "frames atoms 3
         )
 
 
-def _bond_ratios(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> Float[Tensor, "frames bonds"]:
-    """Bond lengths in units of the sums of covalent radii."""
+def bond_ratios(topology: Topology, positions: Float[Tensor, "frames atoms 3"]) -> Float[Tensor, "frames bonds"]:
+    """Bond lengths in units of the sums of covalent radii; nan of virtual bonds."""
     bonds = torch.tensor(topology.bonds, device=positions.device)
     return norm(positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]]) / covalent_lengths(topology).to(positions)
 

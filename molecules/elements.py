@@ -5,6 +5,7 @@ The table is written out because every molecule needs it, also where no optional
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -171,13 +172,17 @@ def masses(topology: Topology) -> Float[Tensor, "atoms"]:
 
 
 def covalent_lengths(topology: Topology) -> Float[Tensor, "bonds"]:
-    """The sum of the covalent radii of each bond's atoms, nm, float64.
+    """The sum of the covalent radii of each bond's atoms, nm, float64; nan of virtual bonds, which may have any length.
 
     Raises:
         TopologyError: If an element is unknown; names the atom.
     """
     radii = [known.radius for known in _elements(topology)]
-    return torch.tensor([radii[first] + radii[second] for first, second in topology.bonds], dtype=torch.float64)
+    lengths = [
+        math.nan if (first, second) in topology.virtual_bonds else radii[first] + radii[second]
+        for first, second in topology.bonds
+    ]
+    return torch.tensor(lengths, dtype=torch.float64)
 
 
 def atomic_numbers(topology: Topology) -> list[int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from ..core.errors import ConfigurationError, FileFormatError, TopologyError
 from ..core.files import read_text
@@ -49,6 +50,19 @@ I_PI = re.compile(r"\b(?!cell\b)(\w+)\{(\w+)\}(?=\s+cell\{|\s*$)")
 
 def read_xyz(path: Path, temperature: float | None, topology: Topology | None, keys: LabelKeys) -> Frames:
     """Frames in an extended XYZ file; see `formats.import_frames`."""
+    frames, box = read_xyz_system(path, temperature, topology, keys)
+    if box is not None:
+        raise TopologyError(
+            f'Frame 0 of "{path}" is periodic. Frames are of one molecule in free space: select it (--select), with '
+            "the structure of the whole system."
+        )
+    return frames
+
+
+def read_xyz_system(
+    path: Path, temperature: float | None, topology: Topology | None, keys: LabelKeys
+) -> tuple[Frames, Float[np.ndarray, "frames 3 3"] | None]:
+    """The same of a system that may be periodic, and the vectors of its box (nm) in rows; None if it has none."""
     ase_io = import_optional("ase.io", "Extended XYZ", "ase")
     text = read_text(path).replace("\r\n", "\n")
     comments = _require_whole(path, text)
@@ -71,8 +85,17 @@ def read_xyz(path: Path, temperature: float | None, topology: Topology | None, k
             raise TopologyError(f'Frame {i} of "{path}" has atoms without an element (X). Write their symbols.')
         if tuple(atoms.get_chemical_symbols()) != symbols:
             raise TopologyError(f'Frame {i} of "{path}" holds other atoms than frame 0. Keep one molecule per file.')
-        if atoms.pbc.any():
-            raise TopologyError(f'Frame {i} of "{path}" is periodic. Frames are of one molecule in free space.')
+        if tuple(atoms.pbc) not in ((False,) * 3, (True,) * 3) or atoms.pbc.any() != images[0].pbc.any():
+            raise TopologyError(
+                f'Frame {i} of "{path}" is periodic, in some directions or unlike frame 0. Give all frames one '
+                "periodic box, or none."
+            )
+    is_periodic = bool(images[0].pbc.any())
+    if is_periodic and topology is None:
+        raise TopologyError(
+            f'"{path}" is periodic, and bonds across the box cannot be told from distances. Frames are of one '
+            "molecule in free space: select it (--select), and give the structure of the whole system (--structure)."
+        )
     energies = _labels(path, images, "energy", keys.energy, ())
     forces = _labels(path, images, "forces", keys.forces, (len(symbols), 3))
     numbers = {name: [_info(atoms, name) for atoms in images] for name in (*INFO, "temperature")}
@@ -82,7 +105,7 @@ def read_xyz(path: Path, temperature: float | None, topology: Topology | None, k
     electrons = electrons_of(path, {k: [v for v in values if v is not None] for k, values in said.items()})
     _say_what_is_left_out(path, images, comments, text, keys, energies is not None, forces is not None)
     positions = near_origin(np.array([atoms.positions for atoms in images]) * length, NEAR)
-    return Frames(
+    frames = Frames(
         topology=given_or_guessed(path, topology, symbols, positions),
         temperature=one_temperature(path, temperature, numbers["temperature"]),
         positions=positions,
@@ -91,6 +114,7 @@ def read_xyz(path: Path, temperature: float | None, topology: Topology | None, k
         provenance=provenance_of(path, topology is None) | electrons,
         **columns,
     )
+    return frames, np.array([atoms.cell[:] for atoms in images]) * length if is_periodic else None
 
 
 def _info(atoms: Any, name: str) -> object:

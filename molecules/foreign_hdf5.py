@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from ..core.errors import FileFormatError, TopologyError
 from ..core.files import parse_json
@@ -62,6 +63,16 @@ def read_mdtraj_hdf5(path: Path, temperature: float | None, topology: Topology |
         FileFormatError: If the file is of another program, which the message names, or damaged.
         TopologyError: If its topology cannot be read, or is another molecule's.
     """
+    frames, box = read_hdf5_system(path, temperature, topology)
+    if box is not None:
+        say_left_out(path, ["its periodic box: the molecule is taken to be whole, and in free space"])
+    return frames
+
+
+def read_hdf5_system(
+    path: Path, temperature: float | None, topology: Topology | None
+) -> tuple[Frames, Float[np.ndarray, "frames 3 3"] | None]:
+    """The same of a system that may be periodic, and the vectors of its box (nm) in rows; None if it has none."""
     kind = kind_of_hdf5(path)
     if kind != "mdtraj":
         raise FileFormatError(_OTHERS[kind].format(path=path))
@@ -77,17 +88,15 @@ def read_mdtraj_hdf5(path: Path, temperature: float | None, topology: Topology |
             energies = (
                 _array(path, file, "potentialEnergy", "kilojoules_per_mole") if "potentialEnergy" in file else None
             )
+            box = _box(path, file) if "cell_lengths" in file and not _is_empty(file, "cell_lengths") else None
             times = _array(path, file, "time", "picoseconds") if "time" in file else None
-            taken = ("coordinates", "topology", "potentialEnergy", "time")
+            taken = ("coordinates", "topology", "potentialEnergy", "time", "cell_lengths", "cell_angles")
             left_out = [name for name in file if name not in taken and not _is_empty(file, name)]
     except (*HDF5_ERRORS, KeyError, ValueError, TypeError) as error:
         raise FileFormatError(f'"{path}" is damaged ({type(error).__name__}: {error}). Write it anew.') from error
-    said = {
-        "cell_lengths": "its periodic box: the molecule is taken to be whole, and in free space",
-        "temperature": "temperature (the momentary one)",
-    }
+    said = {"temperature": "temperature (the momentary one)"}
     say_left_out(path, [said.get(name, name) for name in left_out])
-    return Frames(
+    frames = Frames(
         topology=given_or_found(path, topology, found),
         temperature=one_temperature(path, temperature, ()),
         positions=positions,
@@ -95,6 +104,23 @@ def read_mdtraj_hdf5(path: Path, temperature: float | None, topology: Topology |
         times=times,
         provenance=provenance_of(path, False),
     )
+    return frames, box
+
+
+def _box(path: Path, file: Any) -> Float[np.ndarray, "frames 3 3"]:
+    r"""Vectors a along x, b in the plane of x and y, and c, of lengths and angles (degrees)."""
+    lengths, angles = _array(path, file, "cell_lengths", "nanometers"), _array(path, file, "cell_angles", "degrees")
+    if lengths.shape != angles.shape or lengths.ndim != 2 or lengths.shape[1] != 3:
+        raise ValueError(f"cell_lengths of shape {lengths.shape} and cell_angles of {angles.shape}")
+    cos_alpha, cos_beta, cos_gamma = np.cos(np.radians(angles.astype(np.float64))).T
+    sin_gamma = np.sqrt(1 - cos_gamma**2)
+    c_y = (cos_alpha - cos_beta * cos_gamma) / sin_gamma
+    directions = np.zeros((len(lengths), 3, 3))
+    directions[:, 0, 0] = 1
+    directions[:, 1, :2] = np.stack([cos_gamma, sin_gamma], axis=1)
+    directions[:, 2] = np.stack([cos_beta, c_y, np.sqrt(1 - cos_beta**2 - c_y**2)], axis=1)
+    found: Float[np.ndarray, "frames 3 3"] = directions * lengths[:, :, None]
+    return found
 
 
 def _array(path: Path, file: Any, name: str, unit: str) -> Any:

@@ -15,19 +15,19 @@ import torch
 from ..core.errors import ConfigurationError, FileFormatError, GeometryError, TopologyError
 from ..core.files import write_atomically
 from ..core.potential import Potential
-from ..core.topology import Topology
 from ..runs.progress import OnProgress, Progress, silent
 from .checks import check_positions
-from .extended_xyz import read_xyz, xyz_content
+from .extended_xyz import read_xyz, read_xyz_system, xyz_content
 from .foreign import ExchangeWarning, LabelKeys
-from .foreign_hdf5 import read_mdtraj_hdf5
+from .foreign_hdf5 import read_hdf5_system, read_mdtraj_hdf5
 from .frames import BLOCK, COLUMNS, Frames
 from .label_checks import check_labels, describe_difference, warn_of_duplicates
+from .parts import Selection, select_part
 from .pdb import write_pdb
 from .sgdml import read_sgdml, sgdml_content
 from .topologies import STRUCTURE_SUFFIXES, topology_from_pdb
 from .topology_checks import require_molecule
-from .trajectories import read_models, read_trajectory, write_trajectory
+from .trajectories import read_models, read_selected, read_trajectory, write_trajectory
 
 XYZ_SUFFIXES = (".xyz", ".extxyz")
 TRAJECTORY_SUFFIXES = (".xtc", ".dcd", ".trr", ".nc")
@@ -40,6 +40,7 @@ def import_frames(
     structure: str | Path | None = None,
     energy_key: str | None = None,
     forces_key: str | None = None,
+    selection: Selection | None = None,
 ) -> Frames:
     """Frames from another program's file; the suffix says which format it is.
 
@@ -55,6 +56,8 @@ def import_frames(
         energy_key: What extended XYZ or npz files call the energy, in eV or the unit of ``e_unit``; ``none`` leaves
             energies out.
         forces_key: The same of the forces, in eV/Å or the unit of energy over that of length.
+        selection: The atoms of a system to take, with molecules whole: see `parts.select_part`. The file and
+            ``structure`` may then be of many molecules, and in a periodic box.
 
     Raises:
         FileFormatError: If the file is missing, damaged, of another format, leaves a unit open, or has labels that
@@ -66,34 +69,58 @@ def import_frames(
     path = Path(path)
     if not path.is_file():
         raise FileFormatError(f'There is no file "{path}".')
-    topology = None if structure is None else topology_from_pdb(Path(structure))[0]
-    keys = LabelKeys(energy_key, forces_key)
+    structure, keys = None if structure is None else Path(structure), LabelKeys(energy_key, forces_key)
+    if path.suffix.lower() not in (*XYZ_SUFFIXES, ".npz") and keys != LabelKeys():
+        raise ConfigurationError(
+            f'Only extended XYZ and npz files have keys of energies and forces; "{path}" has none.'
+        )
     try:
-        return _checked_frames(path, temperature, topology, keys)
+        if selection is None:
+            return _checked(path, _molecule(path, temperature, structure, keys))
+        return _checked(path, _part(path, temperature, structure, keys, selection))
     except (FileFormatError, GeometryError, TopologyError) as error:
         if str(path) in str(error):
             raise
         raise type(error)(f'In "{path}": {error}') from error
 
 
-def _checked_frames(path: Path, temperature: float | None, topology: Topology | None, keys: LabelKeys) -> Frames:
+def _molecule(path: Path, temperature: float | None, structure: Path | None, keys: LabelKeys) -> Frames:
+    """Frames of a molecule alone."""
     suffix = path.suffix.lower()
-    if suffix not in (*XYZ_SUFFIXES, ".npz") and keys != LabelKeys():
-        raise ConfigurationError(
-            f'Only extended XYZ and npz files have keys of energies and forces; "{path}" has none.'
-        )
+    topology = None if structure is None else topology_from_pdb(structure)[0]
     if suffix in XYZ_SUFFIXES:
-        frames = read_xyz(path, temperature, topology, keys)
+        return read_xyz(path, temperature, topology, keys)
+    if suffix == ".npz":
+        return read_sgdml(path, temperature, topology, keys)
+    if suffix in HDF5_SUFFIXES:
+        return read_mdtraj_hdf5(path, temperature, topology)
+    if suffix in STRUCTURE_SUFFIXES:
+        return read_models(path, temperature, topology)
+    if suffix in TRAJECTORY_SUFFIXES:
+        return read_trajectory(path, temperature, topology)
+    raise ConfigurationError(_formats(path))
+
+
+def _part(
+    path: Path, temperature: float | None, structure: Path | None, keys: LabelKeys, selection: Selection
+) -> Frames:
+    """Frames of selected atoms of a system."""
+    suffix, box = path.suffix.lower(), None
+    if suffix in (*STRUCTURE_SUFFIXES, *TRAJECTORY_SUFFIXES):
+        return read_selected(path, temperature, structure, selection)
+    topology = None if structure is None else topology_from_pdb(structure)[0]
+    if suffix in XYZ_SUFFIXES:
+        frames, box = read_xyz_system(path, temperature, topology, keys)
+    elif suffix in HDF5_SUFFIXES:
+        frames, box = read_hdf5_system(path, temperature, topology)
     elif suffix == ".npz":
         frames = read_sgdml(path, temperature, topology, keys)
-    elif suffix in HDF5_SUFFIXES:
-        frames = read_mdtraj_hdf5(path, temperature, topology)
-    elif suffix in STRUCTURE_SUFFIXES:
-        frames = read_models(path, temperature, topology)
-    elif suffix in TRAJECTORY_SUFFIXES:
-        frames = read_trajectory(path, temperature, topology)
     else:
         raise ConfigurationError(_formats(path))
+    return select_part(frames, selection, box, f'"{path}"')
+
+
+def _checked(path: Path, frames: Frames) -> Frames:
     if len(frames) == 0:
         raise FileFormatError(f'"{path}" holds no frames.')
     if frames.log_weights is not None and not np.isfinite(frames.log_weights).any():

@@ -22,6 +22,9 @@ N_LOOKED_AT = 100
 BLOCK = 1000
 """Frames that are checked or read at a time."""
 
+PART_OF = "part of"
+"""Where the provenance of frames says of what they are a part."""
+
 LOST = 2000.0
 """Farther (nm) from the origin, float32 resolves less than a twentieth of a bond's vibration."""
 
@@ -123,6 +126,11 @@ class Frames:
         Raises:
             FileFormatError: If there are none.
         """
+        if self.forces is None and PART_OF in self.provenance:
+            raise FileFormatError(
+                "These frames of part of a system hold no forces, which force matching needs. Set weights.force to 0: "
+                "a potential of mean force is then trained by likelihood alone."
+            )
         if self.forces is None:
             raise FileFormatError(
                 "These frames hold no forces, which force matching needs. Set weights.force to 0, or recompute them: "

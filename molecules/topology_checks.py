@@ -62,7 +62,7 @@ def _require_connected(topology: Topology) -> None:
 
 
 def _require_valences(topology: Topology) -> None:
-    neighbours = topology.neighbours()
+    neighbours = Topology(topology.atoms, topology.chemical_bonds).neighbours()
     for i, atom in enumerate(topology.atoms):
         symbol, n = atom.element, len(neighbours[i])
         if any(topology.atoms[j].element not in NON_METALS for j in neighbours[i]):

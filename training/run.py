@@ -27,6 +27,7 @@ from ..core.potential import Potential
 from ..core.units import thermal_energy
 from ..molecules.frames import Frames
 from ..molecules.label_checks import check_labels, compare_labels, warn_of_duplicates
+from ..molecules.parts import require_system
 from ..potentials.flow_potential import FlowPotential
 from ..potentials.shipped import load_flow, provenance_of
 from ..runs.locks import lock_folder
@@ -254,6 +255,8 @@ def _checked(
                 f'"{settings.device}". Set processes to at most {found} and device to "cuda".'
             )
     for part in data.parts:
+        if settings.needs_target:
+            require_system(part.provenance, "The frames")
         if settings.weights.force > 0:
             part.require_forces()
         part.require_precision()

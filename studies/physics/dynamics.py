@@ -296,7 +296,8 @@ class _Watch:
 
 def broken_lengths(topology: Topology) -> Float[Tensor, "bonds"]:
     """The length of each bond that counts as broken, nm."""
-    limits = BROKEN * covalent_lengths(topology)
+    # virtual bonds do not break
+    limits = (BROKEN * covalent_lengths(topology)).nan_to_num(nan=math.inf)
     pairs = [(topology.elements[i], topology.elements[j]) for i, j in topology.bonds]
     # without bonds, the type of an empty list has to be said
     hydrogen = torch.tensor(["H" in pair for pair in pairs], dtype=torch.bool)

@@ -45,7 +45,7 @@ def bond_scans(positions: Float[Tensor, "atoms 3"], topology: Topology) -> list[
     scans = []
     for bond, covalent in zip(topology.bonds, covalent_lengths(topology).tolist(), strict=True):
         moving = far_side(topology, bond)
-        if moving is None:
+        if moving is None or bond in topology.virtual_bonds:
             continue
         along = positions[bond[1]] - positions[bond[0]]
         length = float(along.norm())

@@ -122,3 +122,40 @@ def test_one_bond_among_others_may_be_between_the_limits(length: float, fits: bo
     else:
         with pytest.raises(GeometryError, match=rf"0 \(HOO1-O1\) and 2 \(HOO1-H1\) is {length:.2g} nm long"):
             PEROXIDE.require_bond_lengths(positions)
+
+
+# two pieces of a longer chain, with a virtual bond between their ends
+PIECES = Topology(
+    tuple(Atom("C", f"C{i}", "POL", 0) for i in range(4)), ((0, 1), (1, 2), (2, 3)), (1, 2), virtual_bonds=((1, 2),)
+)
+FAR_APART = np.array([[0.0, 0.0, 0.0], [0.15, 0.0, 0.0], [0.8, 0.0, 0.0], [0.8, 0.15, 0.0]])
+
+
+def test_virtual_bonds_may_have_any_length_and_others_may_not() -> None:
+    assert PIECES.chemical_bonds == ((0, 1), (2, 3))
+    PIECES.require_bond_lengths(FAR_APART)
+    with pytest.raises(GeometryError, match=r"atoms 1 .* and 2 .* is 0\.65 nm long"):
+        Topology(PIECES.atoms, PIECES.bonds).require_bond_lengths(FAR_APART)
+    torn = FAR_APART + np.array([[0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0]])
+    with pytest.raises(GeometryError, match=r"atoms 2 .* and 3 "):
+        PIECES.require_bond_lengths(torn)
+
+
+def test_virtual_bonds_are_those_of_one_side_alone() -> None:
+    molecule = Topology(PIECES.atoms, PIECES.chemical_bonds)
+    PIECES.require_same(molecule, "the model", "the file")
+    molecule.require_same(PIECES, "the file", "the model")
+    with pytest.raises(TopologyError, match=r"atoms 2 .* are bonded in the model but not in the file"):
+        PIECES.require_bonds(Topology(PIECES.atoms, ((0, 1),)), "the model", "the file")
+
+
+def test_virtual_bonds_survive_json_and_another_order() -> None:
+    assert Topology.from_dict(json.loads(json.dumps(PIECES.to_dict()))) == PIECES
+    assert PIECES.take([3, 2, 1, 0]).virtual_bonds == ((1, 2),)
+    assert PIECES.take([0, 1]).virtual_bonds == ()
+
+
+@pytest.mark.parametrize("virtual", [((0, 2),), ((1, 2), (0, 1)), ((1, 2), (1, 2))])
+def test_virtual_bonds_are_some_of_the_bonds_in_order(virtual: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(TopologyError, match="virtual bonds"):
+        Topology(PIECES.atoms, PIECES.bonds, virtual_bonds=virtual)

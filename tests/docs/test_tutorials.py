@@ -235,3 +235,19 @@ def test_how_far_to_trust_a_model(tutorial: Tutorial) -> None:
     assert 0 <= names["atoms"].calc.results["energy_percentile"] <= 100
     with (tutorial.folder / "committee.csv").open(newline="") as file:
         assert all(float(row["force_spread_kJ_per_mol_per_nm"]) > 0 for row in csv.DictReader(file))
+
+
+@pytest.mark.slow
+@follow("../how-to/part-of-a-system.md")
+def test_a_model_of_part_of_a_system(tutorial: Tutorial) -> None:
+    names, folder = tutorial.names, tutorial.folder
+    for file, n_frames in (("frames.h5", 300), ("samples.h5", 200), ("md.h5", 11)):
+        frames = read_frames(folder / file)
+        assert (len(frames), len(frames.topology)) == (n_frames, 22), file
+    assert read_frames(folder / "frames.h5").provenance["part of"]["atoms of the system"] > 600
+    # 1.5 ps from the shipped structure, which is in the basin of the strand
+    assert float((names["phi"]["frames.h5"] < 0).double().mean()) == 1
+    # the solute straddles no boundary of the box after steps within it
+    state = names["simulation"].context.getState(positions=True, enforcePeriodicBox=True)
+    x = torch.tensor(state.getPositions(asNumpy=True)._value[names["solute"]])
+    assert all(float((x[i] - x[j]).norm()) < 0.2 for i, j in names["model"].topology.bonds)

@@ -31,3 +31,11 @@ def test_what_warns_is_compared_with_errors_of_forces(figures: Callable[..., dic
     # the model's own samples are what percentiles are uniform for: 1.95 / sqrt(200)
     assert float(found["percentiles of held-out frames, largest distance from uniform (Kolmogorov, Smirnov)"]) < 0.14
     assert int(found["walks along one bond or angle: of 20, with errors that one held-out frame in a thousand has"]) > 5
+
+
+@pytest.mark.slow
+def test_a_potential_of_mean_force_is_compared_with_its_simulation(figures: Callable[..., dict[str, Any]]) -> None:
+    found = figures("part.py", "--time", "0.3", "--every", "5", "--steps", "50", "-n", "500")
+    assert float(found["dynamics in TIP3P water, ps"]) > 0
+    assert int(found["frames"]) > 50
+    assert {f"the same by dynamics, {name}, kT" for name in ("all frames", "the half not trained on")} < set(found)
