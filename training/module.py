@@ -201,9 +201,8 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
         kT, ``force_mse`` (raw) and ``force`` (damped) in (kT/nm)^2, ``loss`` is the weighted sum that chooses the best
         model. Those of held-out frames have a standard error, as ``val_nll_error``; ``val_n`` is the number of frames.
         Consecutive frames are correlated, so that the true error is larger. ``energy_evaluations`` are those of the
-            target since
-        training began; ``pool_ess``, ``pool_clipped`` and ``pool_lost`` are figures of the last `Pool`, and
-        ``left_out`` counts its samples without a finite force so far, whose steps were left out.
+        target since training began; ``pool_ess``, ``pool_clipped`` and ``pool_lost`` are figures of the last `Pool`,
+        and ``left_out`` counts its samples without a finite force so far, whose steps were left out.
         """
         if self._captured_step is not None and (failure := self._captured_step.failure()) is not None:
             step, term, frame = failure
