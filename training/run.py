@@ -304,7 +304,16 @@ def _provenance(
     begun = {} if origin is None else {"initial_model": dict(origin)}
     return {
         **begun,
-        "training": settings.model_dump(mode="json", exclude={"flow"}),
+        "training": _without_folders(settings),
         "frames": {**data.provenance, "sha256": digest, "number": len(data), "sketch": data.sketch},
         "versions": versions("smoothflow", "torch", "lightning"),
     }
+
+
+def _without_folders(settings: TrainSettings) -> dict[str, Any]:
+    """The settings for a model file, which goes to others: files by their names, without the folders they lie in."""
+    kept = settings.model_dump(mode="json", exclude={"flow"})
+    for part, name in ((kept, "initial_model"), (kept["refining"], "outside_frames")):
+        if part[name] is not None:
+            part[name] = Path(part[name]).name
+    return kept

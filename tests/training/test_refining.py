@@ -431,6 +431,12 @@ def test_settings_that_contradict_one_another_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_does_not_tell_the_folders_of_the_files_it_was_made_of(refined: Path, model: Path) -> None:
+    header = read_header(refined / "model.safetensors")
+    assert header["provenance"]["training"]["initial_model"] == model.name
+    assert str(model.parent) not in str(header)
+
+
 def broken_at(place: int, n_times: int) -> Any:
     """`force_error`, not finite at one place of a batch that is trained on, so many times."""
     left = [n_times]
