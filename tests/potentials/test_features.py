@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import mdtraj
 import pytest
 import torch
 from smoothflow import FlowPotential, load
@@ -24,7 +25,6 @@ def positions(model: FlowPotential) -> Tensor:
 
 
 def test_torsions_are_those_of_mdtraj(model: FlowPotential, positions: Tensor) -> None:
-    mdtraj = pytest.importorskip("mdtraj")
     features = Features(model, ["phi", "psi"])
     assert features.names == ("cos phi", "sin phi", "cos psi", "sin psi")
     trajectory = mdtraj.Trajectory(positions.numpy(), topology_to_mdtraj(model.topology))
