@@ -90,7 +90,7 @@ class CapturedStep:
         if self._captured is None:
             self._names = list(batch)
             self._prepare()
-            usual = self._clipper.prepare(self._step.device)
+            usual = self._clipper.prepare(self._parameters[0])
             changed = [*self._parameters, *self._averages, self._n_averaged, self._step, self._failed, usual]
             changed += [value for state in self._optimizer.state.values() for value in state.values()]
             self._captured = CapturedFunction(

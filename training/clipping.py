@@ -32,12 +32,11 @@ class Clipper:
     def __init__(self) -> None:
         self.usual: Float[Tensor, ""] | None = None
 
-    def prepare(self, device: torch.device) -> Float[Tensor, ""]:
-        """The usual norm as it is kept, 0 before the first gradient; allocated if it was not."""
-        if self.usual is None:
-            self.usual = torch.zeros((), device=device)
-        elif self.usual.device != device:
-            self.usual = self.usual.to(device)
+    def prepare(self, like: Tensor) -> Float[Tensor, ""]:
+        """The usual norm as it is kept, 0 before the first gradient; on the device and in the precision of a tensor."""
+        self.usual = (
+            torch.zeros((), dtype=like.dtype, device=like.device) if self.usual is None else self.usual.to(like)
+        )
         return self.usual
 
     def __call__(self, parameters: Sequence[nn.Parameter], norm: Float[Tensor, ""]) -> None:
@@ -47,11 +46,11 @@ class Clipper:
             parameters: What is trained.
             norm: Norm of all gradients together; finite.
         """
-        usual = self.prepare(norm.device)
+        usual = self.prepare(norm)
         limit = torch.where(usual > 0, LARGEST * usual, math.inf)
         factor = torch.where(norm > limit, limit / norm, 1.0)
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad.mul_(factor.to(parameter.grad.dtype))
-        shortened = torch.minimum(norm.float(), limit)
+        shortened = torch.minimum(norm, limit)
         usual.copy_(torch.where(usual > 0, usual.lerp(shortened, NEWEST), shortened))

@@ -248,7 +248,7 @@ class FlowTraining(LightningModule):  # type: ignore[misc]
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.best = float(checkpoint["best"])
         if "usual_gradient" in checkpoint:
-            self._clipper.usual = torch.tensor(checkpoint["usual_gradient"])
+            self._clipper.usual = torch.tensor(checkpoint["usual_gradient"], dtype=torch.float64)
         if self.target is not None:
             self.target.n_evaluations = int(checkpoint["energy_evaluations"])
         if self.refiner is not None and "pool" in checkpoint:

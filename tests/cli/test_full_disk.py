@@ -49,7 +49,7 @@ class Disk:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "smoothflow-test", str(folder)]
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "smoothflow-test", str(folder)]
         self.mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
         self._filler = folder / ".filler"
         self._usual = resource.getrlimit(resource.RLIMIT_FSIZE)
