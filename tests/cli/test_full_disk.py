@@ -19,7 +19,7 @@ Chain = Any
 examine = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "soak" / "examine.py"))
 
 AMBER = "openmm:amber99sbildn.xml,amber99_obc.xml"
-FLOW = "{hidden: 4, n_hidden_layers: 1, line_pairs: 1, interval_pairs: 1, circle_pairs: 1}"
+FLOW = "{hidden: 4, n_hidden_layers: 1, line_pairs: 1, interval_pairs: 1, circle_pairs: 1, shear: false}"
 TRAINING = f"steps: 8\nvalidate_every: 2\nbatch_size: 16\nflow: {FLOW}\n"
 GRID = f"""\
 training: {{steps: 4, validate_every: 2, batch_size: 16, flow: {FLOW}}}
@@ -49,7 +49,7 @@ class Disk:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "smoothflow-test", str(folder)]
+        mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "smoothflow-test", str(folder)]
         self.mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
         self._filler = folder / ".filler"
         self._usual = resource.getrlimit(resource.RLIMIT_FSIZE)
