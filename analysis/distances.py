@@ -56,9 +56,9 @@ class Distance:
         unit: Unit; empty for a number without one.
         definition: What of the configurations is compared.
         points: Configurations of each kind in one comparison; 0 where nothing can be compared.
-        samples: Of samples as they are drawn.
-        reweighted: Of samples that were resampled by their weights.
-        floor: Of frames from frames of other walkers, or of other times of one: a perfect model is not farther away.
+        samples: Distance of the samples as they were drawn.
+        reweighted: Distance of the samples after resampling by their weights.
+        floor: Distance of frames from frames of other walkers, or of one walker at other times: that of a perfect model.
     """
 
     name: str
@@ -221,7 +221,7 @@ def mean_over_parts(values: Sequence[float], points: int, ring: bool = False) ->
     with the standard deviation s of the values and Student's t of N - 1, in a ring of N - 2, degrees of freedom.
 
     Args:
-        values: Of disjoint parts.
+        values: One value for each of several disjoint parts.
         points: In each part.
         ring: Whether each value is of a part and the next one, in a ring. Values that share a part have a correlation
             of 1/2 at most, which is what the error takes.
@@ -239,11 +239,11 @@ def frames_apart(times: Float[ndarray, "n"] | None, replica: Int[ndarray, "n"] |
     """The lag of time-lagged components in frames, and the interval between frames, ps.
 
     Args:
-        times: Of the frames, ps; in order for each walker.
+        times: Times of the frames, ps; increasing for each walker.
         replica: The walker of each frame; one walker if there is none.
 
     Raises:
-        ConfigurationError: If there are no times, frames are not evenly spaced, or walkers are too short.
+        ConfigurationError: If the frames have no times or are not evenly spaced, or if the walkers are too short.
     """
     if times is None:
         raise ConfigurationError("the frames have no times")

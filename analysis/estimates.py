@@ -257,7 +257,7 @@ def mean_of_independent(values: Float[Tensor, "n"], steep: bool = False) -> Esti
 
     .. math:: \bar x \pm s / \sqrt n
 
-    There is no error where `tail_reason` gives a reason.
+    The error is left out where `tail_reason` gives a reason.
     """
     values = values.double()
     n = len(values)

@@ -41,7 +41,7 @@ class Configurations:
         flow_forces: kT/nm.
         forces: The reference's, kT/nm.
         replica: The walker of each frame, in order of time for each; none for samples.
-        times: Of frames that have them, ps.
+        times: Times of the frames, ps, if they have any.
     """
 
     positions: Float[Tensor, "n atoms 3"]

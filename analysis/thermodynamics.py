@@ -219,7 +219,7 @@ def vibrations(
     .. math:: M^{-1/2} H M^{-1/2} v_k = \omega_k^2 v_k
 
     Args:
-        positions: Of the minimum, nm.
+        positions: Positions of the minimum, nm.
         masses: amu.
         hessian: Second derivatives of the energy there, kJ/mol/nm^2.
         energy: At the minimum, kJ/mol.

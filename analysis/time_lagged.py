@@ -55,7 +55,7 @@ def time_lagged_components(
     with features x about their mean, over all pairs of frames of one walker that are the lag apart.
 
     Args:
-        features: Of frames in order of time for each walker, evenly spaced.
+        features: Features of the frames, evenly spaced and in order of time for each walker.
         lag: In frames.
         replica: The walker of each frame; one walker if there is none.
         n_components: How many components; fewer if the features have fewer directions.

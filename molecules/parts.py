@@ -151,7 +151,7 @@ def select_part(
     nothing to their sum.
 
     Args:
-        frames: Of the system, which may be many molecules.
+        frames: Frames of the whole system, which may hold many molecules.
         selection: Which atoms.
         box: Vectors of the periodic box in rows, nm; None where molecules are whole already.
         source: What messages call the frames.

@@ -164,7 +164,7 @@ class DeviceRun:
 
         Args:
             section: The section.
-            what: Of the section's figures.
+            what: What the figures of the section describe.
             way: How it is computed: eager, captured or compiled.
             dtype: Precision.
             size: Configurations in a call.

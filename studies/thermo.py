@@ -104,8 +104,8 @@ class Thermochemistry:
     Attributes:
         temperature: K.
         standard: Room of each molecule.
-        symmetry_number: Of the anharmonic column.
-        rigid_symmetry_number: Of the harmonic ones.
+        symmetry_number: Symmetry number for the anharmonic column.
+        rigid_symmetry_number: Symmetry number for the harmonic columns.
         n_samples: Samples of the flow.
         n_failed: Samples without a finite energy; their weight is zero.
         ess: Kish's fraction of the samples, raw; None where the energy is the flow's own, and nothing is weighted.
@@ -114,11 +114,11 @@ class Thermochemistry:
         verdict: Whether errors hold, and if not, why.
         minimum_energy: At the minimum, kJ/mol.
         zero_point_energy: kJ/mol.
-        wavenumbers: Of the harmonic vibrations, 1/cm.
-        positions: Of the minimum, nm.
+        wavenumbers: Wavenumbers of the harmonic vibrations, 1/cm.
+        positions: Positions of the minimum, nm.
         anharmonic: By samples; nuclei are classical.
-        harmonic: Of the minimum; nuclei are classical.
-        quantum: Of the minimum, with quantized vibrations and the zero-point energy.
+        harmonic: State functions of the harmonic minimum with classical nuclei.
+        quantum: The same with quantized vibrations and the zero-point energy.
     """
 
     temperature: float
