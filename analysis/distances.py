@@ -58,7 +58,7 @@ class Distance:
         points: Configurations of each kind in one comparison; 0 where nothing can be compared.
         samples: Distance of the samples as they were drawn.
         reweighted: Distance of the samples after resampling by their weights.
-        floor: Distance of frames from frames of other walkers, or of one walker at other times: that of a perfect model.
+        floor: Distance of frames from frames of other walkers, or of one at other times: that of a perfect model.
     """
 
     name: str

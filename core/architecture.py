@@ -48,8 +48,8 @@ LARGEST_OPTION = 10_000
 class FlowSettings:
     """The architecture of a flow.
 
-    Data to latent: couplings of the lines and arcs, the map of lines onto intervals and of arcs onto circles, couplings
-    of these, all conditioned on the other circles as well; then couplings of the other circles. So
+    Data to latent: a shear and couplings of the lines and arcs, the map of lines onto intervals and of arcs onto
+    circles, couplings of these, all conditioned on the other circles as well; then couplings of the other circles. So
     p = p(circles) p(lines, arcs | circles).
 
     Attributes:
@@ -65,8 +65,8 @@ class FlowSettings:
         seed: Seed of the initial weights.
         narrow_torsions: Where torsions that keep to a small arc are charted: on the circle (``arc``), whose energy is
             smooth all around, or on the line, with a jump of the energy opposite to their mean, as in version 0.1.
-        shear: Whether lines and arcs first pass through a linear map with coefficients that depend on the other
-            circles (`Shear`), which takes the correlations of vibrations away.
+        shear: Whether lines and arcs first pass through a `Shear`, whose coefficients depend on the other circles and
+            which removes the correlations of vibrations.
         context: Number of features of a context, on which every coupling depends; 0 for none. In training it is 1 where
             frames are of several temperatures.
     """
@@ -225,15 +225,7 @@ def _shear(settings: FlowSettings, domain: Product, moved: Sequence[int], contex
     """A shear that begins as the identity, up to small random coefficients."""
     n = len(moved)
     initial = torch.zeros(n + n * (n - 1) // 2)
-    conditioner = MLPConditioner(
-        domain.select(list(context)),
-        initial,
-        settings.hidden,
-        settings.n_hidden_layers,
-        settings.n_harmonics,
-        settings.context,
-    )
-    return Shear(domain, moved, context, conditioner)
+    return Shear(domain, moved, context, _conditioner(settings, domain, context, initial))
 
 
 def _couplings(
@@ -256,16 +248,22 @@ def _couplings(
             conditioning = [*other, *context]
             constants = _arc_constants(domain, transformed)
             initial = Coupling.initial_outputs(domain, transformed, transforms, constants.shape[1])
-            conditioner = MLPConditioner(
-                domain.select(conditioning),
-                initial,
-                settings.hidden,
-                settings.n_hidden_layers,
-                settings.n_harmonics,
-                settings.context,
-            )
+            conditioner = _conditioner(settings, domain, conditioning, initial)
             layers.append(Coupling(domain, transformed, conditioning, transforms, conditioner, arc_constants=constants))
     return layers
+
+
+def _conditioner(
+    settings: FlowSettings, domain: Product, conditioning: Sequence[int], initial: Float[Tensor, "n_outputs"]
+) -> MLPConditioner:
+    return MLPConditioner(
+        domain.select(list(conditioning)),
+        initial,
+        settings.hidden,
+        settings.n_hidden_layers,
+        settings.n_harmonics,
+        settings.context,
+    )
 
 
 def _arc_constants(domain: Product, transformed: Sequence[int]) -> Float[Tensor, "n_arcs n_constants"]:

@@ -57,7 +57,7 @@ class Shear(Layer):
         self.domain = self.codomain = domain
         self.conditioner = conditioner
         self.n_context = int(getattr(conditioner, "n_context", 0))
-        members = order_of_shear(domain, moved)
+        members = _order(domain, moved)
         both = sorted(set(moved) & set(conditioning))
         if both or len(members) < len(moved):
             raise ConfigurationError("A shear moves lines and arcs that are not among its conditioning columns.")
@@ -134,7 +134,7 @@ class Shear(Layer):
         return take_columns(torch.cat([take_columns(x, self.kept), moved], dim=-1), self.order)
 
 
-def order_of_shear(domain: Product, moved: Sequence[int]) -> list[int]:
+def _order(domain: Product, moved: Sequence[int]) -> list[int]:
     """The moved columns in the order in which a shear takes them: arcs, then lines."""
     return [i for kind in (Arc, Line) for i in moved if isinstance(domain.columns[i].manifold, kind)]
 

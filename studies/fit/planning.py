@@ -96,6 +96,12 @@ class Pace:
     cores: int
     can_compile: bool
 
+    @property
+    def shared_step(self) -> float:
+        """Time of a step, not compiled, that all cores share, s."""
+        # of several processes each computes a share of a batch, and they wait for one another
+        return self.per_step / max(1.0, 0.8 * self.cores)
+
     def steps(self, seconds: float, beside: float = 0.0, compiled_before: bool = False) -> tuple[int, bool]:
         """How many steps a training has time for, and whether it saves time to compile them.
 
@@ -104,8 +110,7 @@ class Pace:
             beside: Time that each step takes for what is not compiled, such as its share of a pool of samples, s.
             compiled_before: Whether the same has been compiled here.
         """
-        # of several processes each computes a share of a batch, and they wait for one another
-        per_step = self.per_step / max(1.0, 0.8 * self.cores)
+        per_step = self.shared_step
         left = seconds - STARTING
         compiling = COMPILED_BEFORE if compiled_before else COMPILING
         plain = left / (per_step + beside)
@@ -135,7 +140,7 @@ def sized(settings: TrainSettings, n_frames: int, seconds: float, pace: Pace) ->
     if steps > enough:
         # fewer steps may not be worth compiling for
         steps = enough
-        compiled = pace.can_compile and (1 - COMPILED) * steps * pace.per_step / max(1.0, 0.8 * pace.cores) > COMPILING
+        compiled = pace.can_compile and (1 - COMPILED) * steps * pace.shared_step > COMPILING
     return settings.model_copy(
         update={"steps": steps, "compile": compiled, "validate_every": max(1, math.ceil(steps / 8))}
     )
@@ -188,7 +193,7 @@ def round_training(
         pool_size=1, frames_share=0.1, outside_share=0.05, outside_frames=outside, outside_damping=1000.0
     )
     n_samples = first.batch_size * (1 - share.frames_share - share.outside_share)
-    quick = pace.per_step / max(1.0, 0.8 * pace.cores) * (COMPILED if pace.can_compile else 1.0)
+    quick = pace.shared_step * (COMPILED if pace.can_compile else 1.0)
     uses = min(MOST_USES, max(1, math.ceil(n_samples * per_sample / (DRAWING_SHARE * quick))))
     steps, compiled = pace.steps(seconds, n_samples * per_sample / uses, compiled_before)
     refresh = math.ceil(steps / N_REFRESHES)

@@ -16,9 +16,9 @@ from ...core.potential import Potential
 from ...core.topology import Topology
 from ...core.units import thermal_energy
 from ...runs.progress import OnProgress, Progress, silent
-from .paths import find_paths, populated
+from .paths import find_paths
 from .report import Finding, single
-from .widths import widths_of
+from .widths import energy_and_gradient, widths_of
 
 N_GRID = 12
 """Cells along each of two neighbouring slow torsions."""
@@ -233,7 +233,7 @@ def _along_paths(
     places = torch.stack([minimum.positions for minimum in minima])
     paths = find_paths(potential, places, InternalCoordinates(topology), kT, reference, on_progress)
     quantity = f"largest error of the energy along paths with barriers up to {CROSSED:g} kT, kT"
-    crossed = populated(paths, CROSSED)
+    crossed = [path for path in paths if path.barrier <= CROSSED]
     if not crossed:
         lowest = min(path.barrier for path in paths)
         return Finding("minima", quantity, single(0.0), high=ALONG_PATHS, note=f"the lowest barrier is {lowest:.1f} kT")
@@ -299,10 +299,8 @@ def _relaxed(
     """Ends of the minimizations, their energies in kT, and whether they are minima."""
 
     def energy_and_force(u: Tensor) -> tuple[Tensor, Tensor]:
-        u = u.detach().requires_grad_()
-        energy = potential.energy(coordinates.decode(u * widths)[0]) / kT
-        (gradient,) = torch.autograd.grad(energy.sum(), u)
-        return energy.detach(), -gradient
+        energy, gradient = energy_and_gradient(potential, coordinates, u, widths, kT)
+        return energy, -gradient
 
     end = starts / widths
     energy, force = energy_and_force(end)

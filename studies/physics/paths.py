@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +13,7 @@ from ...coordinates.internal import InternalCoordinates
 from ...core.manifolds import Circle
 from ...core.potential import Potential
 from ...runs.progress import OnProgress, Progress, silent
-from .widths import widths_of
+from .widths import energy_and_gradient, widths_of
 
 N_IMAGES = 15
 """Configurations on a path, its ends among them."""
@@ -91,18 +90,12 @@ def find_paths(
     period = torch.full_like(widths, math.inf)
     period[circles] = 2 * math.pi / widths[circles]
 
-    def gradient(u: Float[Tensor, "images dim"]) -> tuple[Tensor, Tensor]:
-        u = u.detach().requires_grad_()
-        energy = potential.energy(coordinates.decode(u * widths)[0]) / kT
-        (found,) = torch.autograd.grad(energy.sum(), u)
-        return energy.detach(), found
-
     edges = _tree(u, period)
     ways = [_nearest(u[j] - u[i], period) for i, j in edges]
     along = torch.linspace(0, 1, N_IMAGES, dtype=q.dtype)[:, None]
     strings = torch.stack([u[i] + along * way for (i, _), way in zip(edges, ways, strict=True)])
     for step in range(N_STEPS):
-        _, slope = gradient(strings[:, 1:-1].flatten(0, 1))
+        _, slope = energy_and_gradient(potential, coordinates, strings[:, 1:-1].flatten(0, 1), widths, kT)
         move = -STEP * slope.nan_to_num(0.0).reshape(len(edges), N_IMAGES - 2, -1)
         move = move * (LONGEST_STEP / move.abs().amax(-1, keepdim=True).clamp(min=1e-30)).clamp(max=1.0)
         strings[:, 1:-1] += move
@@ -146,8 +139,3 @@ def _evenly(string: Float[Tensor, "images dim"]) -> Float[Tensor, "images dim"]:
     place = torch.searchsorted(at, wanted).clamp(1, len(string) - 1)
     share = ((wanted - at[place - 1]) / lengths[place - 1].clamp(min=1e-30))[:, None]
     return torch.lerp(string[place - 1], string[place], share)
-
-
-def populated(paths: Sequence[Path], highest: float) -> list[Path]:
-    """Paths whose barrier a simulation crosses now and then: it is not higher than ``highest``, in kT."""
-    return [path for path in paths if path.barrier <= highest]
