@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.errors import ConfigurationError, UnknownNameError
-from ..core.manifolds import FULL_TURN, Circle
+from ..core.manifolds import FULL_TURN, Circle, Manifold
 from .flow_potential import FlowPotential
 
 LOG_PROB, LATENT = "log_prob", "latent"
@@ -43,48 +43,38 @@ class Features(nn.Module):
                 raise UnknownNameError("feature", name, (LOG_PROB, LATENT, *columns.names))
         if not names or len(set(names)) < len(names):
             raise ConfigurationError("Name at least one feature, and each of them once.")
-        self._chosen = tuple(names)
-        self.names: tuple[str, ...] = ()
+        # where each feature is in a row of internal coordinates, latent coordinates and the log-density
+        n, places = len(columns), list[tuple[str, int, Manifold | None]]()
         for name in names:
             if name == LOG_PROB:
-                self.names += (name,)
+                places.append((name, 2 * n, None))
             elif name == LATENT:
-                for column in base:
-                    self.names += _names(f"{LATENT} {column.name}", isinstance(column.manifold, Circle))
+                places += [(f"{LATENT} {column.name}", n + i, column.manifold) for i, column in enumerate(base)]
             else:
-                self.names += _names(name, isinstance(columns.columns[columns.index(name)].manifold, Circle))
+                i = columns.index(name)
+                places.append((name, i, columns.columns[i].manifold))
+        self._places = [(i, manifold.period if isinstance(manifold, Circle) else None) for _, i, manifold in places]
+        self.names = tuple(
+            each
+            for (name, *_), (_, period) in zip(places, self._places, strict=True)
+            for each in ((name,) if period is None else (f"cos {name}", f"sin {name}"))
+        )
+        self._encodes = any(i >= n for i, _ in self._places)
 
     def forward(self, positions: Float[Tensor, "batch atoms 3"]) -> Float[Tensor, "batch features"]:
         """The features of configurations (nm)."""
-        potential = self.potential
-        q, log_abs_det = potential.coordinates.encode(positions)
-        columns = potential.coordinates.codomain
-        latents = LOG_PROB in self._chosen or LATENT in self._chosen
-        z, log_density = q, log_abs_det
-        if latents:
-            z, log_flow = potential.flow.encode(q)
-            log_density = log_abs_det + log_flow + potential.flow.base.log_prob(z)
+        flow = self.potential.flow
+        q, log_abs_det = self.potential.coordinates.encode(positions)
+        row = q
+        if self._encodes:
+            z, log_flow = flow.encode(q)
+            log_density = log_abs_det + log_flow + flow.base.log_prob(z)
+            row = torch.cat([q, z, log_density[:, None]], dim=-1)
         found: list[Tensor] = []
-        for name in self._chosen:
-            if name == LOG_PROB:
-                found.append(log_density)
-            elif name == LATENT:
-                for i, column in enumerate(potential.flow.base.domain):
-                    period = column.manifold.period if isinstance(column.manifold, Circle) else None
-                    found += _smooth(z[:, i], period)
+        for i, period in self._places:
+            if period is None:
+                found.append(row[:, i])
             else:
-                i = columns.index(name)
-                manifold = columns.columns[i].manifold
-                found += _smooth(q[:, i], manifold.period if isinstance(manifold, Circle) else None)
+                angles = row[:, i] * (FULL_TURN / period)
+                found += [angles.cos(), angles.sin()]
         return torch.stack(found, dim=-1)
-
-
-def _names(name: str, on_circle: bool) -> tuple[str, ...]:
-    return (f"cos {name}", f"sin {name}") if on_circle else (name,)
-
-
-def _smooth(values: Float[Tensor, "batch"], period: float | None) -> list[Float[Tensor, "batch"]]:
-    if period is None:
-        return [values]
-    angles = values * (FULL_TURN / period)
-    return [angles.cos(), angles.sin()]
